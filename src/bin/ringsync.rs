@@ -1,0 +1,3 @@
+//! The `ringsync` program: arguments → configuration → run → exit code.
+
+fn main() {}

@@ -1,0 +1,7 @@
+//! ringsync: the library behind the live directory mirror.
+
+pub mod error;
+pub mod limits;
+pub mod model;
+pub mod stats;
+pub mod sys;

@@ -1,0 +1,1 @@
+//! rsync's include and exclude rules.

@@ -1,0 +1,10 @@
+//! Plain values that every room speaks: names and paths, metadata, operations, options, filter rules.
+//!
+//! Nothing here does I/O, knows a thread or holds a descriptor.
+
+pub mod event;
+pub mod filter;
+pub mod meta;
+pub mod op;
+pub mod options;
+pub mod path;

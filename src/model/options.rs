@@ -1,0 +1,80 @@
+//! What to carry, and what to do about a difference: one value, with rsync's names.
+
+/// The options of a mirror. [`Options::mirror`] is what a live mirror does unless told otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Set permission bits (`--perms`).
+    pub perms: bool,
+    /// Set the owner (`--owner`).
+    pub owner: bool,
+    /// Set the group (`--group`).
+    pub group: bool,
+    /// Set modification times (`--times`), also of directories and symbolic links.
+    pub times: bool,
+    /// Carry symbolic links as links (`--links`).
+    pub links: bool,
+    /// Carry device nodes (`--devices`).
+    pub devices: bool,
+    /// Carry FIFOs and sockets (`--specials`).
+    pub specials: bool,
+    /// Carry hard links as such (`--hard-links`).
+    pub hard_links: bool,
+    /// Delete what the source does not have (`--delete`).
+    pub delete: bool,
+    /// Delete also what the filter excludes (`--delete-excluded`).
+    pub delete_excluded: bool,
+}
+
+impl Options {
+    /// Everything is carried and what the source lacks is deleted.
+    pub fn mirror() -> Self {
+        Self {
+            perms: true,
+            owner: true,
+            group: true,
+            times: true,
+            links: true,
+            devices: true,
+            specials: true,
+            hard_links: true,
+            delete: true,
+            delete_excluded: false,
+        }
+    }
+}
+
+/// How changes are found (`--watch`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WatchChoice {
+    /// fanotify where the kernel and the filesystem allow it, inotify elsewhere.
+    #[default]
+    Auto,
+    /// fanotify only: a directory that it cannot serve is an error at the start.
+    Fanotify,
+    /// inotify only.
+    Inotify,
+}
+
+/// How sockets are driven (`--io`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IoChoice {
+    /// io_uring, or epoll where it is blocked or missing.
+    #[default]
+    Auto,
+    /// io_uring only.
+    Uring,
+    /// epoll only.
+    Epoll,
+}
+
+/// Whether frames are compressed (`--compress`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compress {
+    /// lz4 unless the peer is on this machine.
+    #[default]
+    Auto,
+    /// lz4 always, but for frames that do not shrink.
+    Lz4,
+    /// Never.
+    None,
+}

@@ -1,0 +1,5 @@
+//! The only room (beside the ring) with unsafe code: thin, safe faces of what the kernel offers.
+//!
+//! Nothing here decides anything; it says what the kernel says. Every other room reaches the system through it.
+
+pub mod dir;

@@ -1,0 +1,1 @@
+//! The one integration hub: every test of the whole lives in a module of it.
