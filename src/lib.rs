@@ -3,5 +3,6 @@
 pub mod error;
 pub mod limits;
 pub mod model;
+pub mod plan;
 pub mod stats;
 pub mod sys;

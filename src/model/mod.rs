@@ -1,10 +1,12 @@
-//! Plain values that every room speaks: names and paths, metadata, operations, options, filter rules.
+//! Plain values that every room speaks: names and paths, metadata, events, probes, operations, cycles, options, filter rules.
 //!
 //! Nothing here does I/O, knows a thread or holds a descriptor.
 
+pub mod cycle;
 pub mod event;
 pub mod filter;
 pub mod meta;
 pub mod op;
 pub mod options;
 pub mod path;
+pub mod probe;

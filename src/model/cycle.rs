@@ -1,0 +1,143 @@
+//! One micro-batch of work as plain values: what the planner emits, and what workers report back.
+
+use crate::model::meta::{Ident, Meta};
+use crate::model::op::{Op, Spot};
+use crate::model::path::{NameBuf, RelPath};
+
+/// A handle of a planner's node that goes stale when the node is freed: workers carry it and give it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeRef {
+    /// Slot of the node.
+    pub id: u32,
+    /// How often the slot has been freed.
+    pub generation: u32,
+}
+
+/// The operations of one cycle. FILES are `batches`, `metas` and `places`; their indexes run over all three.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Cycle {
+    /// Number, from 1, without gaps in a session.
+    pub number: u64,
+    /// In order, before the files.
+    pub pre: Vec<Op>,
+    /// Files whose content has to be read and sent, by directory.
+    pub batches: Vec<FileBatch>,
+    /// [`Op::SetMeta`] operations with their indexes.
+    pub metas: Vec<(u32, Op)>,
+    /// Staged files that are put in place.
+    pub places: Vec<Placing>,
+    /// In order, after the files.
+    pub post: Vec<Op>,
+}
+
+/// Files of one directory whose content has to be read and sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileBatch {
+    /// The cycle they belong to.
+    pub cycle: u64,
+    /// The directory, at the same relative path in source and mirror.
+    pub dir: RelPath,
+    /// Which directory the source must have there.
+    pub expect: Ident,
+    /// The files.
+    pub files: Vec<FileTask>,
+}
+
+/// A file whose content has to be read and sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileTask {
+    /// Number among the FILES of the cycle.
+    pub index: u32,
+    /// The planner's node.
+    pub node: NodeRef,
+    /// Name in the directory.
+    pub name: NameBuf,
+    /// Which object must be there.
+    pub ident: Ident,
+    /// Length when it was looked at.
+    pub size: u64,
+    /// Send what was read even if the file changed meanwhile: it has been tried often enough.
+    pub insist: bool,
+}
+
+/// A staged file that is put in place by the worker that staged it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placing {
+    /// Number among the FILES of the cycle.
+    pub index: u32,
+    /// The planner's node.
+    pub node: NodeRef,
+    /// The worker whose connection carried the content.
+    pub worker: usize,
+    /// Where it goes.
+    pub at: Spot,
+    /// Metadata.
+    pub meta: Meta,
+    /// Number of the staged file.
+    pub stage: u64,
+}
+
+/// A large file that has to be read and sent into staging.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageTask {
+    /// Number of the staged file, unique in a session.
+    pub stage: u64,
+    /// The planner's node.
+    pub node: NodeRef,
+    /// The directory in the source.
+    pub dir: RelPath,
+    /// Which directory must be there.
+    pub expect: Ident,
+    /// Name in the directory.
+    pub name: NameBuf,
+    /// Which object must be there.
+    pub ident: Ident,
+    /// Length when it was looked at.
+    pub size: u64,
+    /// Keep what was read even if the file changed meanwhile.
+    pub insist: bool,
+}
+
+/// What became of a [`FileTask`] or [`StageTask`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Read {
+    /// It is on its way.
+    Sent {
+        /// Metadata at the moment of reading, which the mirror will have.
+        meta: Meta,
+        /// Written or born so shortly before it was read that a further change may not show in its times.
+        racy: bool,
+        /// It changed while it was read and was sent nevertheless.
+        changed: bool,
+    },
+    /// Nothing was sent: the name holds nothing, or another object, or the directory is elsewhere.
+    Gone,
+    /// Nothing was sent: it changed while it was read.
+    Changed,
+    /// Nothing was sent: it cannot be read; the system's error number.
+    Failed(i32),
+}
+
+/// The report on one [`FileTask`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileDone {
+    /// The cycle.
+    pub cycle: u64,
+    /// The planner's node.
+    pub node: NodeRef,
+    /// What became of it.
+    pub read: Read,
+}
+
+/// The report on one [`StageTask`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StageDone {
+    /// Number of the staged file.
+    pub stage: u64,
+    /// The planner's node.
+    pub node: NodeRef,
+    /// The worker that did it.
+    pub worker: usize,
+    /// What became of it.
+    pub read: Read,
+}

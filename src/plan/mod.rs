@@ -1,0 +1,3 @@
+//! plan
+pub mod names;
+pub mod tree;

@@ -1,0 +1,673 @@
+//! The planner's memory of what the mirror holds, and which object of the source each name last was.
+//!
+//! An arena of nodes found by (parent, name), by the key of a watched directory, by the identity of the source's object and by the mirror's
+//! hard-link group. No path is stored: a renamed directory is one re-parented node. It does no I/O and decides nothing; the planner
+//! is its only user.
+//!
+//! Invariant ([`Tree::check`]): every live node but the root is in its parent's list of children and in the table of names; a node is in the table
+//! of identities exactly if its identity is known, and in the table of groups exactly if its group is not 0.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use crate::model::cycle::NodeRef;
+use crate::model::event::Key;
+use crate::model::meta::{Ident, Kind, Meta, Time};
+use crate::model::path::{Name, NameBuf, PathError, RelPath};
+use crate::plan::names::Names;
+
+/// Slot of a node. [`NONE`] is no node.
+pub type NodeId = u32;
+/// No node.
+pub const NONE: NodeId = u32::MAX;
+/// The root.
+pub const ROOT: NodeId = 0;
+
+/// Marks of a node.
+pub mod flag {
+    /// In the queue of nodes to be taken into a cycle.
+    pub const QUEUED: u16 = 1;
+    /// Waits for its time in the list of delayed nodes.
+    pub const DELAYED: u16 = 1 << 1;
+    /// The name has to be looked at in its parent.
+    pub const LOOK: u16 = 1 << 2;
+    /// The directory's own metadata has to be looked at.
+    pub const OWN: u16 = 1 << 3;
+    /// The directory has to be listed.
+    pub const SCAN: u16 = 1 << 4;
+    /// With `SCAN`: and all directories below it.
+    pub const DEEP: u16 = 1 << 5;
+    /// Its content is with a worker: it is in no cycle until the report is back.
+    pub const BUSY: u16 = 1 << 6;
+    /// What the mirror holds at the name is not known: whatever comes next is sent whole.
+    pub const UNKNOWN: u16 = 1 << 7;
+    /// Read so shortly after it was written that its times may not show a further change.
+    pub const RACY: u16 = 1 << 8;
+    /// With `RACY`: something happened to it since, so it is sent again even if it looks equal.
+    pub const RESEND: u16 = 1 << 9;
+    /// The filter excludes it: the mirror keeps what it has.
+    pub const PROTECTED: u16 = 1 << 10;
+    /// The directory makes no events and is listed again from time to time.
+    pub const UNWATCHED: u16 = 1 << 11;
+    /// Slot in use.
+    pub const LIVE: u16 = 1 << 12;
+    /// All reasons to be queued.
+    pub const DIRTY: u16 = LOOK | OWN | SCAN;
+}
+
+/// 80 bytes beside the name.
+#[derive(Debug, Clone)]
+struct Node {
+    parent: NodeId,
+    first_child: NodeId,
+    next: NodeId,
+    prev: NodeId,
+    name_at: u32,
+    generation: u32,
+    name_len: u8,
+    /// A [`Kind`], or 0: the mirror holds nothing here.
+    kind: u8,
+    flags: u16,
+    mode: u16,
+    /// Index + 1 into `devices`; 0: identity not known.
+    dev: u16,
+    uid: u32,
+    gid: u32,
+    mtime_nsec: u32,
+    group: u32,
+    mtime_sec: i64,
+    /// Length of a file, device number of a device, place of a link's target among the names.
+    size: u64,
+    ino: u64,
+    birth_ns: i64,
+}
+
+const EMPTY: Node = Node {
+    parent: NONE,
+    first_child: NONE,
+    next: NONE,
+    prev: NONE,
+    name_at: 0,
+    generation: 0,
+    name_len: 0,
+    kind: 0,
+    flags: 0,
+    mode: 0,
+    dev: 0,
+    uid: 0,
+    gid: 0,
+    mtime_nsec: 0,
+    group: 0,
+    mtime_sec: 0,
+    size: 0,
+    ino: 0,
+    birth_ns: 0,
+};
+
+/// The tree. See the module's comment.
+#[derive(Debug)]
+pub struct Tree {
+    nodes: Vec<Node>,
+    free: Vec<NodeId>,
+    names: Names,
+    devices: Vec<u64>,
+    hasher: DefaultHashBuilder,
+    by_name: HashTable<NodeId>,
+    by_ident: HashTable<NodeId>,
+    by_group: HashTable<NodeId>,
+    by_key: HashMap<Key, NodeId, DefaultHashBuilder>,
+    keys: HashMap<NodeId, Key, DefaultHashBuilder>,
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Tree {
+    /// A tree of the root alone, a directory of unknown metadata.
+    pub fn new() -> Self {
+        let mut root = EMPTY;
+        root.kind = Kind::Dir as u8;
+        root.flags = flag::LIVE;
+        Self {
+            nodes: vec![root],
+            free: Vec::new(),
+            names: Names::default(),
+            devices: Vec::new(),
+            hasher: DefaultHashBuilder::default(),
+            by_name: HashTable::new(),
+            by_ident: HashTable::new(),
+            by_group: HashTable::new(),
+            by_key: HashMap::default(),
+            keys: HashMap::default(),
+        }
+    }
+
+    /// Number of live nodes, the root included.
+    pub fn len(&self) -> usize {
+        self.nodes.len() - self.free.len()
+    }
+
+    /// Whether only the root is left.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 1
+    }
+
+    fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id as usize]
+    }
+
+    fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        &mut self.nodes[id as usize]
+    }
+
+    /// A handle that goes stale when the node is freed.
+    pub fn reference(&self, id: NodeId) -> NodeRef {
+        NodeRef { id, generation: self.node(id).generation }
+    }
+
+    /// The node of a handle, if it still lives.
+    pub fn resolve(&self, node: NodeRef) -> Option<NodeId> {
+        let found = self.nodes.get(node.id as usize)?;
+        (found.generation == node.generation && found.flags & flag::LIVE != 0).then_some(node.id)
+    }
+
+    /// Whether the slot is in use.
+    pub fn is_live(&self, id: NodeId) -> bool {
+        self.nodes.get(id as usize).is_some_and(|n| n.flags & flag::LIVE != 0)
+    }
+
+    /// The parent; [`NONE`] for the root.
+    pub fn parent(&self, id: NodeId) -> NodeId {
+        self.node(id).parent
+    }
+
+    /// The name; empty for the root.
+    pub fn name(&self, id: NodeId) -> &[u8] {
+        let node = self.node(id);
+        self.names.get(node.name_at, u32::from(node.name_len))
+    }
+
+    /// The name as a value of its own; `None` for the root.
+    pub fn name_buf(&self, id: NodeId) -> Option<NameBuf> {
+        Name::new(self.name(id)).ok().map(Name::to_owned)
+    }
+
+    /// What the mirror holds; `None` if nothing.
+    pub fn kind(&self, id: NodeId) -> Option<Kind> {
+        Kind::from_u8(self.node(id).kind)
+    }
+
+    /// Whether any of `flags` is set.
+    pub fn has(&self, id: NodeId, flags: u16) -> bool {
+        self.node(id).flags & flags != 0
+    }
+
+    /// Sets `flags`.
+    pub fn set(&mut self, id: NodeId, flags: u16) {
+        self.node_mut(id).flags |= flags;
+    }
+
+    /// Clears `flags`.
+    pub fn clear(&mut self, id: NodeId, flags: u16) {
+        self.node_mut(id).flags &= !flags;
+    }
+
+    fn hash_name(hasher: &DefaultHashBuilder, parent: NodeId, name: &[u8]) -> u64 {
+        hasher.hash_one((parent, name))
+    }
+
+    fn hash_ident(hasher: &DefaultHashBuilder, dev: u16, ino: u64) -> u64 {
+        hasher.hash_one((dev, ino))
+    }
+
+    /// The child of `parent` with this name.
+    pub fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
+        let hash = Self::hash_name(&self.hasher, parent, name);
+        self.by_name.find(hash, |id| self.node(*id).parent == parent && self.name(*id) == name).copied()
+    }
+
+    /// The child of `parent` with this name; made, holding nothing, where there is none.
+    pub fn child_or_insert(&mut self, parent: NodeId, name: Name<'_>) -> NodeId {
+        if let Some(id) = self.child(parent, name.as_bytes()) {
+            return id;
+        }
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.nodes.push(EMPTY);
+            (self.nodes.len() - 1) as NodeId
+        });
+        let generation = self.node(id).generation;
+        *self.node_mut(id) = Node { generation, flags: flag::LIVE, ..EMPTY };
+        self.attach(id, parent, name);
+        id
+    }
+
+    fn attach(&mut self, id: NodeId, parent: NodeId, name: Name<'_>) {
+        let name_at = self.names.add(name.as_bytes());
+        let next = self.node(parent).first_child;
+        let node = self.node_mut(id);
+        node.parent = parent;
+        node.name_at = name_at;
+        node.name_len = name.as_bytes().len() as u8;
+        node.next = next;
+        node.prev = NONE;
+        if next != NONE {
+            self.node_mut(next).prev = id;
+        }
+        self.node_mut(parent).first_child = id;
+        let Self { by_name, nodes, names, hasher, .. } = self;
+        let hash = Self::hash_name(hasher, parent, name.as_bytes());
+        by_name.insert_unique(hash, id, |other| {
+            let other = &nodes[*other as usize];
+            Self::hash_name(hasher, other.parent, names.get(other.name_at, u32::from(other.name_len)))
+        });
+    }
+
+    fn detach(&mut self, id: NodeId) {
+        let hash = Self::hash_name(&self.hasher, self.parent(id), self.name(id));
+        if let Ok(found) = self.by_name.find_entry(hash, |other| *other == id) {
+            found.remove();
+        }
+        let Node { parent, next, prev, name_len, .. } = *self.node(id);
+        self.names.release(u32::from(name_len));
+        if prev == NONE {
+            self.node_mut(parent).first_child = next;
+        } else {
+            self.node_mut(prev).next = next;
+        }
+        if next != NONE {
+            self.node_mut(next).prev = prev;
+        }
+    }
+
+    /// Gives the node another place. The place must be free, and must not be below the node.
+    pub fn reparent(&mut self, id: NodeId, parent: NodeId, name: Name<'_>) {
+        debug_assert!(self.child(parent, name.as_bytes()).is_none() && !self.is_within(parent, id));
+        self.detach(id);
+        self.attach(id, parent, name);
+    }
+
+    /// Frees the node, which has no children.
+    pub fn remove(&mut self, id: NodeId) {
+        debug_assert!(id != ROOT && self.node(id).first_child == NONE);
+        self.forget_object(id);
+        self.take_key(id);
+        self.detach(id);
+        let node = self.node_mut(id);
+        node.generation = node.generation.wrapping_add(1);
+        node.flags = 0;
+        self.free.push(id);
+        self.compact_names();
+    }
+
+    /// The children, in no order.
+    pub fn children(&self, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+        let some = |id: NodeId| (id != NONE).then_some(id);
+        std::iter::successors(some(self.node(id).first_child), move |at| some(self.node(*at).next))
+    }
+
+    /// Whether the node has children.
+    pub fn has_children(&self, id: NodeId) -> bool {
+        self.node(id).first_child != NONE
+    }
+
+    /// The nodes below `id` and `id` itself, each after all that is below it.
+    pub fn subtree_bottom_up(&self, id: NodeId) -> Vec<NodeId> {
+        let mut order = vec![id];
+        let mut at = 0;
+        while at < order.len() {
+            let node = order[at];
+            order.extend(self.children(node));
+            at += 1;
+        }
+        order.reverse();
+        order
+    }
+
+    /// Whether `id` is `ancestor` or below it.
+    pub fn is_within(&self, mut id: NodeId, ancestor: NodeId) -> bool {
+        while id != NONE {
+            if id == ancestor {
+                return true;
+            }
+            id = self.parent(id);
+        }
+        false
+    }
+
+    /// Number of ancestors.
+    pub fn depth(&self, mut id: NodeId) -> u32 {
+        let mut depth = 0;
+        while self.parent(id) != NONE {
+            id = self.parent(id);
+            depth += 1;
+        }
+        depth
+    }
+
+    /// The path from the root.
+    ///
+    /// # Errors
+    /// [`PathError::TooLong`].
+    pub fn path(&self, id: NodeId) -> Result<RelPath, PathError> {
+        let mut parts = Vec::new();
+        let mut at = id;
+        while at != ROOT {
+            parts.push(at);
+            at = self.parent(at);
+        }
+        let mut bytes = Vec::new();
+        for part in parts.iter().rev() {
+            if !bytes.is_empty() {
+                bytes.push(b'/');
+            }
+            bytes.extend_from_slice(self.name(*part));
+        }
+        RelPath::new(&bytes)
+    }
+
+    // What the mirror holds.
+
+    /// Metadata of what the mirror holds. Only where [`Tree::kind`] is some.
+    pub fn meta(&self, id: NodeId) -> Option<Meta> {
+        let node = self.node(id);
+        let kind = Kind::from_u8(node.kind)?;
+        Some(Meta {
+            kind,
+            mode: u32::from(node.mode),
+            uid: node.uid,
+            gid: node.gid,
+            mtime: Time { sec: node.mtime_sec, nsec: node.mtime_nsec },
+            size: if kind == Kind::File { node.size } else { 0 },
+            rdev: if kind.is_device() { node.size } else { 0 },
+        })
+    }
+
+    /// Records what the mirror holds. A link's target is set by [`Tree::set_target`] afterwards.
+    pub fn set_meta(&mut self, id: NodeId, meta: &Meta) {
+        self.drop_target(id);
+        let node = self.node_mut(id);
+        node.kind = meta.kind as u8;
+        node.mode = meta.mode as u16;
+        node.uid = meta.uid;
+        node.gid = meta.gid;
+        node.mtime_sec = meta.mtime.sec;
+        node.mtime_nsec = meta.mtime.nsec;
+        node.size = match meta.kind {
+            Kind::File => meta.size,
+            Kind::Char | Kind::Block => meta.rdev,
+            _ => 0,
+        };
+    }
+
+    /// Records that the mirror holds nothing at this name.
+    pub fn set_absent(&mut self, id: NodeId) {
+        self.forget_object(id);
+        self.node_mut(id).kind = 0;
+    }
+
+    /// What the mirror's link points to.
+    pub fn target(&self, id: NodeId) -> Option<&[u8]> {
+        let node = self.node(id);
+        (node.kind == Kind::Symlink as u8).then(|| self.names.get((node.size >> 16) as u32, (node.size & 0xffff) as u32))
+    }
+
+    /// Records what the mirror's link points to. Only for a node whose kind is a link.
+    pub fn set_target(&mut self, id: NodeId, target: &[u8]) {
+        self.drop_target(id);
+        debug_assert!(target.len() <= 0xffff);
+        let at = self.names.add(target);
+        self.node_mut(id).size = u64::from(at) << 16 | target.len() as u64;
+    }
+
+    fn drop_target(&mut self, id: NodeId) {
+        let node = self.node(id);
+        if node.kind == Kind::Symlink as u8 {
+            let len = (node.size & 0xffff) as u32;
+            self.node_mut(id).size = 0;
+            self.names.release(len);
+        }
+    }
+
+    fn forget_object(&mut self, id: NodeId) {
+        self.drop_target(id);
+        self.clear_ident(id);
+        self.set_group(id, 0);
+    }
+
+    /// The mirror's hard-link group; 0 where the object has one name.
+    pub fn group(&self, id: NodeId) -> u32 {
+        self.node(id).group
+    }
+
+    /// Records the mirror's hard-link group.
+    pub fn set_group(&mut self, id: NodeId, group: u32) {
+        let old = self.node(id).group;
+        if old == group {
+            return;
+        }
+        let Self { by_group, nodes, hasher, .. } = self;
+        if old != 0
+            && let Ok(found) = by_group.find_entry(hasher.hash_one(old), |other| *other == id)
+        {
+            found.remove();
+        }
+        nodes[id as usize].group = group;
+        if group != 0 {
+            by_group.insert_unique(hasher.hash_one(group), id, |other| hasher.hash_one(nodes[*other as usize].group));
+        }
+    }
+
+    /// The nodes of a hard-link group of the mirror.
+    pub fn of_group(&self, group: u32) -> impl Iterator<Item = NodeId> + '_ {
+        self.by_group.iter_hash(self.hasher.hash_one(group)).copied().filter(move |id| self.node(*id).group == group)
+    }
+
+    // Which object of the source a name last was.
+
+    /// The identity, where it is known.
+    pub fn ident(&self, id: NodeId) -> Option<Ident> {
+        let node = self.node(id);
+        let dev = *self.devices.get(usize::from(node.dev.checked_sub(1)?))?;
+        Some(Ident { dev, ino: node.ino, birth_ns: node.birth_ns })
+    }
+
+    /// Records the identity.
+    pub fn set_ident(&mut self, id: NodeId, ident: &Ident) {
+        if self.ident(id).as_ref() == Some(ident) {
+            return;
+        }
+        self.clear_ident(id);
+        let Some(dev) = self.device(ident.dev) else { return };
+        let Self { by_ident, nodes, hasher, .. } = self;
+        let node = &mut nodes[id as usize];
+        node.dev = dev;
+        node.ino = ident.ino;
+        node.birth_ns = ident.birth_ns;
+        by_ident.insert_unique(Self::hash_ident(hasher, dev, ident.ino), id, |other| {
+            let other = &nodes[*other as usize];
+            Self::hash_ident(hasher, other.dev, other.ino)
+        });
+    }
+
+    /// Number of a device among those known; `None` once 65,535 are (further objects then have no identity, and are copied instead of moved).
+    fn device(&mut self, dev: u64) -> Option<u16> {
+        let at = self.devices.iter().rposition(|d| *d == dev).unwrap_or_else(|| {
+            self.devices.push(dev);
+            self.devices.len() - 1
+        });
+        u16::try_from(at + 1).ok()
+    }
+
+    /// Forgets the identity.
+    pub fn clear_ident(&mut self, id: NodeId) {
+        let Node { dev, ino, .. } = *self.node(id);
+        if dev == 0 {
+            return;
+        }
+        if let Ok(found) = self.by_ident.find_entry(Self::hash_ident(&self.hasher, dev, ino), |other| *other == id) {
+            found.remove();
+        }
+        self.node_mut(id).dev = 0;
+    }
+
+    /// The nodes that were last seen to be this object.
+    pub fn of_ident(&self, ident: &Ident) -> impl Iterator<Item = NodeId> + '_ {
+        let ident = *ident;
+        let dev = self.devices.iter().rposition(|d| *d == ident.dev).map_or(0, |at| (at + 1) as u16);
+        let hash = Self::hash_ident(&self.hasher, dev, ident.ino);
+        self.by_ident.iter_hash(hash).copied().filter(move |id| self.ident(*id) == Some(ident))
+    }
+
+    // Keys of watched directories.
+
+    /// The directory whose events carry this key.
+    pub fn of_key(&self, key: &[u8]) -> Option<NodeId> {
+        self.by_key.get(key).copied()
+    }
+
+    /// The key of a directory.
+    pub fn key(&self, id: NodeId) -> Option<&Key> {
+        self.keys.get(&id)
+    }
+
+    /// Records the key of a directory; another directory that had it loses it.
+    pub fn set_key(&mut self, id: NodeId, key: Key) {
+        self.take_key(id);
+        if let Some(other) = self.by_key.insert(key.clone(), id) {
+            self.keys.remove(&other);
+        }
+        self.keys.insert(id, key);
+    }
+
+    /// Forgets the key of a directory and returns it.
+    pub fn take_key(&mut self, id: NodeId) -> Option<Key> {
+        let key = self.keys.remove(&id)?;
+        self.by_key.remove(&key);
+        Some(key)
+    }
+
+    fn compact_names(&mut self) {
+        if !self.names.wants_compaction() {
+            return;
+        }
+        let mut fresh = Names::default();
+        for at in 0..self.nodes.len() {
+            let node = &self.nodes[at];
+            if node.flags & flag::LIVE == 0 {
+                continue;
+            }
+            let name_at = fresh.add(self.names.get(node.name_at, u32::from(node.name_len)));
+            let target = self.target(at as NodeId).map(|t| u64::from(fresh.add(t)) << 16 | t.len() as u64);
+            let node = &mut self.nodes[at];
+            node.name_at = name_at;
+            node.size = target.unwrap_or(node.size);
+        }
+        self.names = fresh;
+    }
+
+    /// Panics if the invariant in the module's comment does not hold. For tests: it visits every node.
+    pub fn check(&self) {
+        let mut seen = 0;
+        for id in self.subtree_bottom_up(ROOT) {
+            seen += 1;
+            assert!(self.is_live(id));
+            assert_eq!(self.of_ident_of(id), self.ident(id).is_some(), "identity table");
+            assert_eq!(self.of_group(self.group(id)).any(|n| n == id), self.group(id) != 0, "group table");
+            if id != ROOT {
+                assert_eq!(self.child(self.parent(id), self.name(id)), Some(id), "name table");
+            }
+            if let Some(key) = self.key(id) {
+                assert_eq!(self.of_key(&key.0), Some(id), "key table");
+            }
+        }
+        assert_eq!(seen, self.len());
+        assert_eq!(self.by_name.len(), self.len() - 1);
+        assert_eq!(self.by_key.len(), self.keys.len());
+    }
+
+    fn of_ident_of(&self, id: NodeId) -> bool {
+        self.ident(id).is_some_and(|ident| self.of_ident(&ident).any(|n| n == id))
+    }
+}
+
+impl std::borrow::Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Name<'_> {
+        Name::new(text.as_bytes()).unwrap()
+    }
+
+    fn ident(ino: u64) -> Ident {
+        Ident { dev: 7, ino, birth_ns: 1 }
+    }
+
+    #[test]
+    fn a_renamed_directory_keeps_what_is_below() {
+        let mut tree = Tree::new();
+        let a = tree.child_or_insert(ROOT, name("a"));
+        let b = tree.child_or_insert(a, name("b"));
+        let c = tree.child_or_insert(b, name("c"));
+        tree.reparent(b, ROOT, name("x"));
+        assert_eq!(tree.path(c).unwrap().as_bytes(), b"x/c");
+        assert!(tree.child(a, b"b").is_none());
+        tree.check();
+        let stale = tree.reference(c);
+        tree.remove(c);
+        assert_eq!(tree.resolve(stale), None);
+        let again = tree.child_or_insert(ROOT, name("c"));
+        assert_eq!(again, c, "slots are used again");
+        assert_eq!(tree.resolve(stale), None);
+        tree.check();
+    }
+
+    #[test]
+    fn identities_groups_and_keys_are_found() {
+        let mut tree = Tree::new();
+        let ids: Vec<_> = (0..200).map(|i| tree.child_or_insert(ROOT, name(&format!("f{i}")))).collect();
+        for (i, id) in ids.iter().enumerate() {
+            tree.set_ident(*id, &ident(i as u64 / 2));
+            tree.set_group(*id, 1 + i as u32 / 4);
+            tree.set_key(*id, Key(vec![i as u8].into()));
+        }
+        tree.check();
+        assert_eq!(tree.of_ident(&ident(3)).count(), 2);
+        assert_eq!(tree.of_ident(&Ident { birth_ns: 2, ..ident(3) }).count(), 0);
+        assert_eq!(tree.of_group(2).count(), 4);
+        assert_eq!(tree.of_key(&[9]), Some(ids[9]));
+        for id in ids {
+            tree.remove(id);
+        }
+        tree.check();
+        assert!(tree.is_empty());
+    }
+
+    #[test]
+    fn names_are_compacted_and_targets_survive() {
+        let mut tree = Tree::new();
+        let link = tree.child_or_insert(ROOT, name("link"));
+        let meta = Meta { kind: Kind::Symlink, mode: 0o777, uid: 0, gid: 0, mtime: Time::default(), size: 0, rdev: 0 };
+        tree.set_meta(link, &meta);
+        tree.set_target(link, b"somewhere/else");
+        let long = "n".repeat(250);
+        for i in 0..40_000 {
+            let id = tree.child_or_insert(ROOT, name(&format!("{i}{}", &long[..240])));
+            tree.remove(id);
+        }
+        assert!(tree.names.len() < 4 << 20, "{} bytes of names", tree.names.len());
+        assert_eq!(tree.target(link), Some(&b"somewhere/else"[..]));
+        assert_eq!(tree.name(link), b"link");
+        tree.check();
+    }
+}
