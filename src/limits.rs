@@ -45,3 +45,13 @@ const _: () = {
     assert!(FRAME_FILL_BYTES <= FRAME_PAYLOAD_BYTES_MAX);
     assert!(MMAP_BYTES_MIN as usize <= INLINE_FILE_BYTES_MAX);
 };
+
+/// How often a round of probes is widened by names that a rename or hard link points to, before the rest is copied instead of moved. Chains are rare; each
+/// step is one more round trip to the workers.
+pub const RENAME_PROBES_MAX: u32 = 6;
+
+/// How many keys of directories not known yet are remembered while directories are being listed; beyond, all directories listed then are listed again.
+pub const UNKNOWN_KEYS_MAX: usize = 4096;
+
+/// A directory to be listed counts as so many names of a cycle: it stands for as many entries on average.
+pub const SCAN_WEIGHT: usize = 16;

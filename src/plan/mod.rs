@@ -1,3 +1,16 @@
-//! plan
+//! The planner: events, probe answers, reports and acknowledgements in; probes, cycles and manifest requests out.
+//!
+//! Pure: it does no I/O, starts no thread and reads no clock (time is a parameter), which is why the simulation can run it through years of
+//! bad luck. [`planner::Planner`] is its face; the sender is its only user.
+
+pub mod dirty;
+pub mod emit;
+pub mod fill;
+pub mod flight;
 pub mod names;
+pub mod planner;
+pub mod reconcile;
+pub mod round;
 pub mod tree;
+
+pub use planner::{Action, Planner, Trouble};

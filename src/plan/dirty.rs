@@ -1,0 +1,84 @@
+//! Which nodes wait to be looked at: now, or at a time. Only the planner uses it.
+//!
+//! Invariant: a node is in `ready` exactly if it is marked `QUEUED`. A node marked `DELAYED` has at least one entry in `delayed`; entries of
+//! nodes that are no longer marked, or no longer there, are dropped when their time comes.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+
+use crate::model::cycle::NodeRef;
+use crate::plan::tree::{NodeId, Tree, flag};
+
+/// The dirty set. Times are nanoseconds on the caller's monotonic clock.
+#[derive(Debug, Default)]
+pub struct Dirty {
+    ready: VecDeque<NodeRef>,
+    delayed: BinaryHeap<Reverse<(u64, NodeRef)>>,
+}
+
+impl Dirty {
+    /// Marks the node with `why` (some of `flag::DIRTY` and `flag::DEEP`) and queues it for the next cycle.
+    pub fn mark(&mut self, tree: &mut Tree, id: NodeId, why: u16) {
+        tree.set(id, why);
+        tree.clear(id, flag::DELAYED);
+        if !tree.has(id, flag::QUEUED) {
+            tree.set(id, flag::QUEUED);
+            self.ready.push_back(tree.reference(id));
+        }
+    }
+
+    /// Marks the node with `why` and queues it at `at`, unless it is queued already, or delayed already (then it stays where it is).
+    pub fn mark_at(&mut self, tree: &mut Tree, id: NodeId, why: u16, at: u64) {
+        tree.set(id, why);
+        if !tree.has(id, flag::QUEUED | flag::DELAYED) {
+            tree.set(id, flag::DELAYED);
+            self.delayed.push(Reverse((at, tree.reference(id))));
+        }
+    }
+
+    /// Queues what was delayed until `now` or earlier.
+    pub fn advance(&mut self, tree: &mut Tree, now: u64) {
+        while let Some(Reverse((at, node))) = self.delayed.peek().copied() {
+            if at > now {
+                return;
+            }
+            self.delayed.pop();
+            if let Some(id) = tree.resolve(node)
+                && tree.has(id, flag::DELAYED)
+            {
+                self.mark(tree, id, 0);
+            }
+        }
+    }
+
+    /// Takes the next queued node.
+    pub fn take(&mut self, tree: &mut Tree) -> Option<NodeId> {
+        while let Some(node) = self.ready.pop_front() {
+            if let Some(id) = tree.resolve(node) {
+                tree.clear(id, flag::QUEUED);
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Whether nothing is queued for the next cycle.
+    pub fn is_empty(&self) -> bool {
+        self.ready.is_empty()
+    }
+
+    /// Number of queued nodes; nodes freed meanwhile count until they are taken.
+    pub fn len(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// When the first delayed node's time comes.
+    pub fn next_at(&self) -> Option<u64> {
+        self.delayed.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// The nodes that wait for a time.
+    pub fn delayed<'a>(&'a self, tree: &'a Tree) -> impl Iterator<Item = NodeId> + 'a {
+        self.delayed.iter().filter_map(|Reverse((_, node))| tree.resolve(*node)).filter(|id| tree.has(*id, flag::DELAYED))
+    }
+}

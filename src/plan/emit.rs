@@ -1,0 +1,662 @@
+//! Turning the wants of a round into a cycle. Each operation is executed against the tree as it is emitted, so that every path is right at
+//! the moment its operation will run. Part of the planner.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::limits::INLINE_FILE_BYTES_MAX;
+use crate::model::cycle::{Cycle, FileBatch, FileTask, NodeRef, Placing, StageTask};
+use crate::model::meta::{Ident, Kind, Meta, Stat};
+use crate::model::op::{Op, Spot};
+use crate::model::path::{Name, RelPath, STAGING_NAME};
+use crate::model::probe::Seen;
+use crate::plan::flight::Flight;
+use crate::plan::planner::{Action, Planner, Staged};
+use crate::plan::reconcile::{Base, Difference, Want};
+use crate::plan::round::{Round, Slot};
+use crate::plan::tree::{NodeId, ROOT, Tree, flag};
+
+/// Files whose reading goes to one worker at once.
+const BATCH_FILES_MAX: usize = 64;
+/// Bytes whose reading goes to one worker at once.
+const BATCH_BYTES_MAX: u64 = 1 << 20;
+
+/// One cycle being built.
+struct Emit<'p> {
+    planner: &'p mut Planner,
+    round: Round,
+    wants: Vec<Want>,
+    state: Vec<State>,
+    /// Which unfinished move takes the object of a node.
+    claims: HashMap<NodeId, usize>,
+    cycle: Cycle,
+    pre: Vec<NodeRef>,
+    files: Vec<NodeRef>,
+    post: Vec<NodeRef>,
+    /// Directories whose entries the cycle changes, and directories whose metadata differs.
+    touched: HashSet<NodeId>,
+    /// Directories parked in staging, to be deleted.
+    trash: Vec<NodeId>,
+    batches: HashMap<NodeId, usize>,
+    dir_path: Option<(NodeId, RelPath)>,
+    now: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    Visiting,
+    Done,
+}
+
+impl Planner {
+    /// Builds the cycle of a round, sends it off if there is anything to do, and leaves the tree as it will be after it.
+    pub(super) fn emit(&mut self, round: Round, wants: Vec<Want>, now: u64, actions: &mut Vec<Action>) {
+        let claims = wants.iter().enumerate().filter_map(|(at, w)| if let Want::Move(source, _) = w { Some((*source, at)) } else { None });
+        let mut emit = Emit {
+            state: vec![State::Open; wants.len()],
+            claims: claims.collect(),
+            round,
+            wants,
+            cycle: Cycle::default(),
+            pre: Vec::new(),
+            files: Vec::new(),
+            post: Vec::new(),
+            touched: HashSet::new(),
+            trash: Vec::new(),
+            batches: HashMap::new(),
+            dir_path: None,
+            now,
+            planner: self,
+        };
+        emit.run(actions);
+        let Emit { mut cycle, pre, files, post, .. } = emit;
+        self.drop_unwanted_stages(actions);
+        if pre.is_empty() && files.is_empty() && post.is_empty() {
+            return;
+        }
+        cycle.number = self.next_cycle;
+        self.next_cycle += 1;
+        for batch in &mut cycle.batches {
+            batch.cycle = cycle.number;
+            self.busy += batch.files.len();
+        }
+        let cycle = Arc::new(cycle);
+        self.flights.push_back(Flight { cycle: cycle.clone(), pre, files, post });
+        actions.push(Action::Cycle(cycle));
+    }
+
+    /// Staged files that nobody waits for any more are dropped.
+    fn drop_unwanted_stages(&mut self, actions: &mut Vec<Action>) {
+        let Planner { staged, tree, .. } = self;
+        staged.retain(|_, s| {
+            let Some((worker, ..)) = s.ready else { return true };
+            let wanted = s.waiting.iter().filter_map(|n| tree.resolve(*n)).any(|id| tree.has(id, flag::LOOK));
+            if !wanted {
+                actions.push(Action::DropStage { worker, stage: s.stage });
+            }
+            wanted
+        });
+    }
+}
+
+impl Emit<'_> {
+    fn run(&mut self, actions: &mut Vec<Action>) {
+        for at in 0..self.wants.len() {
+            match self.wants[at] {
+                Want::Move(..) => self.place(at),
+                Want::Defer => self.look_again(at),
+                _ => {}
+            }
+        }
+        for at in 0..self.wants.len() {
+            self.build(at, actions);
+        }
+        self.link_all();
+        self.delete_all(actions);
+        self.directories();
+    }
+
+    fn tree(&mut self) -> &mut Tree {
+        &mut self.planner.tree
+    }
+
+    /// What was seen at a slot, copied out, and the node of its directory; `None` if either is gone or the directory cannot be written to now.
+    fn present(&self, at: usize) -> Option<(NodeId, Stat)> {
+        let slot = &self.round.slots[at];
+        let parent = self.parent(slot)?;
+        match &slot.seen {
+            Seen::Present { stat, .. } => Some((parent, *stat)),
+            _ => None,
+        }
+    }
+
+    fn parent(&self, slot: &Slot) -> Option<NodeId> {
+        let tree = &self.planner.tree;
+        tree.resolve(slot.parent).filter(|p| tree.kind(*p) == Some(Kind::Dir) && !tree.has(*p, flag::UNKNOWN))
+    }
+
+    fn at_name(&self, parent: NodeId, at: usize) -> Option<NodeId> {
+        self.planner.tree.child(parent, self.round.slots[at].name.as_bytes())
+    }
+
+    fn look_again(&mut self, at: usize) {
+        let node = self.round.slots[at].node;
+        if let Some(id) = self.planner.tree.resolve(node) {
+            let now = self.now;
+            self.planner.dirty.mark_at(&mut self.planner.tree, id, flag::LOOK, now + 1_000_000);
+        }
+    }
+
+    fn dir_path(&mut self, dir: NodeId) -> Option<RelPath> {
+        if let Some((of, path)) = &self.dir_path
+            && *of == dir
+        {
+            return Some(path.clone());
+        }
+        let path = self.planner.tree.path(dir).ok()?;
+        self.dir_path = Some((dir, path.clone()));
+        Some(path)
+    }
+
+    fn spot(&mut self, id: NodeId) -> Option<Spot> {
+        let parent = self.planner.tree.parent(id);
+        let name = self.planner.tree.name_buf(id)?;
+        Some(Spot { dir: self.dir_path(parent)?, name })
+    }
+
+    /// The spot of a slot; a path that is too long for any operation is reported.
+    fn slot_spot(&mut self, parent: NodeId, at: usize) -> Option<Spot> {
+        let name = self.round.slots[at].name.clone();
+        let spot = self.dir_path(parent).filter(|dir| dir.join(name.as_name()).is_ok()).map(|dir| Spot { dir, name });
+        if spot.is_none() {
+            self.planner.trouble(parent, "carry an entry of the directory", libc::ENAMETOOLONG);
+        }
+        spot
+    }
+
+    fn push_pre(&mut self, op: Op, parent: NodeId) {
+        self.touched.insert(parent);
+        self.pre.push(self.planner.tree.reference(parent));
+        self.cycle.pre.push(op);
+        self.dir_path = None;
+    }
+
+    fn push_post(&mut self, op: Op, parent: NodeId) {
+        if !matches!(op, Op::DirMeta { .. }) {
+            self.touched.insert(parent);
+        }
+        self.post.push(self.planner.tree.reference(parent));
+        self.cycle.post.push(op);
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.planner.next_id += 1;
+        self.planner.next_id
+    }
+
+    // Moves.
+
+    /// Emits the move of a slot, after the moves that make its place ready.
+    fn place(&mut self, at: usize) {
+        let Want::Move(source, _) = self.wants[at] else { return };
+        if self.state[at] != State::Open {
+            return;
+        }
+        self.state[at] = State::Visiting;
+        self.settle_parents(at);
+        let Some((parent, _)) = self.present(at).filter(|(p, _)| !self.planner.tree.is_within(*p, source)) else {
+            self.demote(at);
+            return;
+        };
+        let directory = self.planner.tree.kind(source) == Some(Kind::Dir);
+        if !self.vacate(parent, at, directory) {
+            self.demote(at);
+            return;
+        }
+        let old_parent = self.planner.tree.parent(source);
+        let (Some(from), Some(to)) = (self.spot(source), self.slot_spot(parent, at)) else {
+            self.demote(at);
+            return;
+        };
+        self.clear_name(parent, at);
+        self.touched.insert(old_parent);
+        let name = to.name.clone();
+        self.push_pre(Op::Move { from, to }, parent);
+        self.tree().reparent(source, parent, name.as_name());
+        self.claims.remove(&source);
+        self.state[at] = State::Done;
+    }
+
+    /// A move that cannot be made becomes a copy.
+    fn demote(&mut self, at: usize) {
+        if let Want::Move(source, _) = self.wants[at] {
+            self.claims.remove(&source);
+            // The object's identity is the new name's from here on.
+            self.tree().clear_ident(source);
+        }
+        self.wants[at] = Want::New;
+        self.state[at] = State::Open;
+    }
+
+    /// Makes the moves of the slot's ancestors first, so that it goes to where its directory will be.
+    fn settle_parents(&mut self, at: usize) {
+        let Some(parent) = self.planner.tree.resolve(self.round.slots[at].parent) else { return };
+        loop {
+            let mut id = parent;
+            let mut pending = None;
+            while id != ROOT && self.planner.tree.is_live(id) {
+                if let Some(other) = self.claims.get(&id)
+                    && self.state[*other] == State::Open
+                {
+                    pending = Some(*other);
+                }
+                id = self.planner.tree.parent(id);
+                if id == u32::MAX {
+                    break;
+                }
+            }
+            match pending {
+                Some(other) => self.place(other),
+                None => return,
+            }
+        }
+    }
+
+    /// Takes what the mirror has at the slot's name out of the way. `for_directory`: what comes cannot replace a file by renaming over it.
+    /// False if it has to stay.
+    fn vacate(&mut self, parent: NodeId, at: usize, for_directory: bool) -> bool {
+        let Some(occupant) = self.at_name(parent, at) else { return true };
+        let Some(kind) = self.planner.tree.kind(occupant) else { return true };
+        if let Some(other) = self.claims.get(&occupant).copied() {
+            if self.state[other] == State::Open {
+                self.place(other);
+            }
+            return match self.at_name(parent, at).filter(|o| self.planner.tree.kind(*o).is_some()) {
+                // Two that wait for each other's place: one goes to staging meanwhile.
+                Some(still) if self.claims.contains_key(&still) => self.park(still).is_some(),
+                Some(_) => self.vacate(parent, at, for_directory),
+                None => true,
+            };
+        }
+        if kind == Kind::Dir {
+            if !self.planner.options.delete || self.holds_protected(occupant) {
+                self.planner.trouble(occupant, "replace the directory, which holds what is not to be deleted", libc::ENOTEMPTY);
+                return false;
+            }
+            match self.park(occupant) {
+                Some(parked) => self.trash.push(parked),
+                None => return false,
+            }
+        } else if for_directory {
+            let Some(spot) = self.slot_spot(parent, at) else { return false };
+            self.push_pre(Op::Unlink { at: spot }, parent);
+            self.tree().set_absent(occupant);
+        }
+        true
+    }
+
+    fn holds_protected(&self, id: NodeId) -> bool {
+        let tree = &self.planner.tree;
+        !self.planner.filter.is_empty() && tree.subtree_bottom_up(id).into_iter().any(|n| tree.has(n, flag::PROTECTED))
+    }
+
+    /// Moves an object to staging and returns its node.
+    fn park(&mut self, id: NodeId) -> Option<NodeId> {
+        let parent = self.planner.tree.parent(id);
+        let from = self.spot(id)?;
+        let number = self.next_id();
+        let name = format!("p{number}");
+        let name = Name::new(name.as_bytes()).ok()?;
+        let staging = Name::new(STAGING_NAME).ok()?;
+        let staging = self.tree().child_or_insert(ROOT, staging);
+        self.push_pre(Op::Park { from, id: number }, parent);
+        self.tree().reparent(id, staging, name);
+        Some(id)
+    }
+
+    /// Frees the node at the slot's name, which holds nothing, or a file that will be replaced by a rename.
+    fn clear_name(&mut self, parent: NodeId, at: usize) {
+        if let Some(id) = self.at_name(parent, at) {
+            self.planner.drop_below(id);
+            self.tree().remove(id);
+        }
+    }
+
+    // What is made or changed at its name.
+
+    fn build(&mut self, at: usize, actions: &mut Vec<Action>) {
+        let (want, Some((parent, stat))) = (self.wants[at], self.present(at)) else { return };
+        let (node, difference) = match want {
+            Want::Skip | Want::Defer | Want::Gone => return,
+            Want::Link(base) => {
+                self.wait_for_base(base, parent, at, actions);
+                return;
+            }
+            Want::New => (None, Difference::Content),
+            Want::Stay(difference) | Want::Move(_, difference) => (self.at_name(parent, at), difference),
+        };
+        match (node.filter(|n| self.planner.tree.kind(*n) == Some(stat.meta.kind)), difference) {
+            (Some(node), Difference::None) => self.keep(node, at, &stat),
+            (Some(node), Difference::Meta) => self.set_meta(node, at, &stat),
+            (Some(node), Difference::Content) if stat.meta.kind == Kind::Dir => self.set_meta(node, at, &stat),
+            _ => self.make(parent, at, &stat, actions),
+        }
+    }
+
+    /// The object is as it should be; which object of the source it is may be news.
+    fn keep(&mut self, node: NodeId, at: usize, stat: &Stat) {
+        if stat.meta.kind == Kind::Dir {
+            self.scan_if_new(node, at, stat);
+        }
+        self.tree().set_ident(node, &stat.ident);
+    }
+
+    /// A directory that is another than before, or was never listed, or is part of a deep listing, has to be listed.
+    fn scan_if_new(&mut self, node: NodeId, at: usize, stat: &Stat) {
+        let slot = &self.round.slots[at];
+        let Seen::Present { key, .. } = &slot.seen else { return };
+        let deep = if slot.deep { flag::DEEP } else { 0 };
+        let tree = &self.planner.tree;
+        let known = tree.key(node).is_some() || tree.has(node, flag::UNWATCHED);
+        let same = tree.ident(node) == Some(stat.ident) && known && (key.is_none() || tree.key(node) == key.as_ref());
+        if !same || slot.deep {
+            self.planner.dirty.mark(&mut self.planner.tree, node, flag::SCAN | deep);
+        }
+    }
+
+    fn set_meta(&mut self, node: NodeId, at: usize, stat: &Stat) {
+        self.keep(node, at, stat);
+        if stat.meta.kind == Kind::Dir {
+            self.touched.insert(node);
+            self.round.dirs.entry(node).or_insert(*stat);
+            return;
+        }
+        let Some(spot) = self.spot(node) else { return };
+        let index = self.file_index(node);
+        self.cycle.metas.push((index, Op::SetMeta { at: spot, meta: stat.meta }));
+        self.record(node, at, &stat.meta);
+    }
+
+    fn file_index(&mut self, node: NodeId) -> u32 {
+        self.files.push(self.planner.tree.reference(node));
+        (self.files.len() - 1) as u32
+    }
+
+    /// Notes in the tree that the mirror has what was seen at the slot.
+    fn record(&mut self, node: NodeId, at: usize, meta: &Meta) {
+        let Emit { planner, round, .. } = self;
+        planner.tree.set_meta(node, meta);
+        if let Seen::Present { target: Some(target), .. } = &round.slots[at].seen {
+            planner.tree.set_target(node, target);
+        }
+    }
+
+    fn make(&mut self, parent: NodeId, at: usize, stat: &Stat, actions: &mut Vec<Action>) {
+        if stat.meta.kind == Kind::File {
+            self.make_file(parent, at, stat, actions);
+            return;
+        }
+        let directory = stat.meta.kind == Kind::Dir;
+        if !self.vacate(parent, at, directory) {
+            return;
+        }
+        let Some(spot) = self.slot_spot(parent, at) else { return };
+        let node = self.tree().child_or_insert(parent, spot.name.as_name());
+        let op = match (&self.round.slots[at].seen, stat.meta.kind) {
+            (_, Kind::Dir) => Op::Mkdir { at: spot, meta: stat.meta },
+            (Seen::Present { target: Some(target), .. }, Kind::Symlink) => {
+                Op::Symlink { at: spot, target: target.clone(), meta: stat.meta }
+            }
+            _ => Op::Special { at: spot, meta: stat.meta },
+        };
+        self.push_pre(op, parent);
+        self.made(node, stat);
+        self.record(node, at, &stat.meta);
+        if directory {
+            self.tree().take_key(node);
+            let deep = if self.round.slots[at].deep { flag::DEEP } else { 0 };
+            self.planner.dirty.mark(&mut self.planner.tree, node, flag::SCAN | deep);
+            self.touched.insert(node);
+            self.round.dirs.insert(node, *stat);
+        }
+    }
+
+    fn made(&mut self, node: NodeId, stat: &Stat) {
+        let tree = self.tree();
+        tree.set_group(node, 0);
+        tree.clear(node, flag::UNKNOWN | flag::RACY | flag::RESEND | flag::PROTECTED);
+        tree.set_ident(node, &stat.ident);
+    }
+
+    fn make_file(&mut self, parent: NodeId, at: usize, stat: &Stat, actions: &mut Vec<Action>) {
+        if stat.meta.size > INLINE_FILE_BYTES_MAX as u64 {
+            self.place_staged(parent, at, stat, actions);
+            return;
+        }
+        if !self.vacate(parent, at, false) {
+            return;
+        }
+        let (Some(spot), Some(expect)) = (self.slot_spot(parent, at), self.planner.tree.ident(parent)) else { return };
+        let node = self.tree().child_or_insert(parent, spot.name.as_name());
+        let insist = self.planner.insist(node);
+        self.touched.insert(parent);
+        self.made(node, stat);
+        self.record(node, at, &stat.meta);
+        self.tree().set(node, flag::BUSY);
+        let index = self.file_index(node);
+        let task =
+            FileTask { index, node: self.planner.tree.reference(node), name: spot.name, ident: stat.ident, size: stat.meta.size, insist };
+        self.add_to_batch(parent, spot.dir, expect, task);
+    }
+
+    fn add_to_batch(&mut self, parent: NodeId, dir: RelPath, expect: Ident, task: FileTask) {
+        let fits = |batch: &FileBatch| {
+            batch.files.len() < BATCH_FILES_MAX && batch.files.iter().map(|f| f.size).sum::<u64>() + task.size <= BATCH_BYTES_MAX
+        };
+        match self.batches.get(&parent).copied().filter(|at| fits(&self.cycle.batches[*at])) {
+            Some(at) => self.cycle.batches[at].files.push(task),
+            None => {
+                self.batches.insert(parent, self.cycle.batches.len());
+                self.cycle.batches.push(FileBatch { cycle: 0, dir, expect, files: vec![task] });
+            }
+        }
+    }
+
+    /// Puts a large file in place if it is staged as it is now; otherwise has it staged, and what is at the name stays till then.
+    fn place_staged(&mut self, parent: NodeId, at: usize, stat: &Stat, actions: &mut Vec<Action>) {
+        let Some(spot) = self.slot_spot(parent, at) else { return };
+        let node = self.tree().child_or_insert(parent, spot.name.as_name());
+        let reference = self.planner.tree.reference(node);
+        match self.planner.staged.get_mut(&stat.ident) {
+            Some(staged) if staged.ready.is_none() => {
+                staged.waiting.push(reference);
+                return;
+            }
+            Some(staged) => {
+                if let Some((worker, meta, racy, changed)) = staged.ready
+                    && ((meta.size == stat.meta.size && meta.mtime == stat.meta.mtime) || changed)
+                {
+                    let stage = staged.stage;
+                    self.planner.staged.remove(&stat.ident);
+                    if !self.vacate(parent, at, false) {
+                        actions.push(Action::DropStage { worker, stage });
+                        return;
+                    }
+                    let node = self.tree().child_or_insert(parent, spot.name.as_name());
+                    self.touched.insert(parent);
+                    self.made(node, stat);
+                    let meta = Meta { size: meta.size, mtime: meta.mtime, ..stat.meta };
+                    self.record(node, at, &meta);
+                    let index = self.file_index(node);
+                    self.cycle.places.push(Placing { index, node: self.planner.tree.reference(node), worker, at: spot, meta, stage });
+                    let now = self.now;
+                    self.planner.sent(node, racy, changed, now);
+                    return;
+                }
+                if let Some((worker, ..)) = staged.ready {
+                    actions.push(Action::DropStage { worker, stage: staged.stage });
+                }
+            }
+            None => {}
+        }
+        let Some(expect) = self.planner.tree.ident(parent) else { return };
+        let stage = self.next_id();
+        let insist = self.planner.insist(node);
+        self.planner.staged.insert(stat.ident, Staged { stage, waiting: vec![reference], ready: None });
+        self.planner.busy += 1;
+        actions.push(Action::Stage(StageTask {
+            stage,
+            node: reference,
+            dir: spot.dir,
+            expect,
+            name: spot.name,
+            ident: stat.ident,
+            size: stat.meta.size,
+            insist,
+        }));
+    }
+
+    // Hard links.
+
+    /// The names of an object whose content is still on its way to staging wait for it as its first name does.
+    fn wait_for_base(&mut self, base: Base, parent: NodeId, at: usize, actions: &mut Vec<Action>) {
+        let Base::Slot(first) = base else { return };
+        let Some((_, stat)) = self.present(first) else { return };
+        let waits = stat.meta.kind == Kind::File
+            && stat.meta.size > INLINE_FILE_BYTES_MAX as u64
+            && matches!(self.wants[first], Want::New | Want::Stay(Difference::Content) | Want::Move(_, Difference::Content));
+        if !waits {
+            return;
+        }
+        let _ = actions;
+        let name = self.round.slots[at].name.clone();
+        let node = self.tree().child_or_insert(parent, name.as_name());
+        let reference = self.planner.tree.reference(node);
+        if let Some(staged) = self.planner.staged.get_mut(&stat.ident) {
+            staged.waiting.push(reference);
+            self.wants[at] = Want::Skip;
+        }
+    }
+
+    fn link_all(&mut self) {
+        for at in 0..self.wants.len() {
+            let Want::Link(base) = self.wants[at] else { continue };
+            let Some((parent, stat)) = self.present(at) else { continue };
+            let base = match base {
+                Base::Node(node) => self.planner.tree.is_live(node).then_some(node),
+                Base::Slot(first) => self.present(first).and_then(|(dir, _)| self.at_name(dir, first)),
+            };
+            let Some(base) = base.filter(|b| self.planner.tree.ident(*b) == Some(stat.ident) && !self.planner.tree.has(*b, flag::UNKNOWN))
+            else {
+                self.look_again(at);
+                continue;
+            };
+            self.link(base, parent, at, &stat);
+        }
+    }
+
+    fn link(&mut self, base: NodeId, parent: NodeId, at: usize, stat: &Stat) {
+        if !self.vacate(parent, at, false) {
+            return;
+        }
+        let (Some(from), Some(to)) = (self.spot(base), self.slot_spot(parent, at)) else { return };
+        let node = self.tree().child_or_insert(parent, to.name.as_name());
+        self.push_post(Op::Link { from, to }, parent);
+        self.made(node, stat);
+        if self.planner.tree.group(base) == 0 {
+            self.planner.next_group += 1;
+            let group = self.planner.next_group;
+            self.tree().set_group(base, group);
+        }
+        let (group, meta) = (self.planner.tree.group(base), self.planner.tree.meta(base));
+        if let Some(meta) = meta {
+            self.record(node, at, &meta);
+        }
+        self.tree().set_group(node, group);
+        if self.planner.tree.has(base, flag::RACY) {
+            self.tree().set(node, flag::RACY);
+        }
+    }
+
+    // Deletions and directories.
+
+    fn delete_all(&mut self, actions: &mut Vec<Action>) {
+        for parked in std::mem::take(&mut self.trash) {
+            self.delete(parked, actions);
+        }
+        for at in 0..self.wants.len() {
+            if self.wants[at] != Want::Gone {
+                continue;
+            }
+            let Some(parent) = self.parent(&self.round.slots[at]) else { continue };
+            // Something else may have moved here, or the object may have moved away: then the node is another one.
+            let node = self.planner.tree.resolve(self.round.slots[at].node);
+            if let Some(id) = self.at_name(parent, at).filter(|id| Some(*id) == node) {
+                if self.planner.options.delete || self.planner.tree.kind(id).is_none() {
+                    self.delete(id, actions);
+                } else {
+                    self.tree().clear_ident(id);
+                }
+            }
+        }
+        if let Some(staging) = self.planner.tree.child(ROOT, STAGING_NAME)
+            && !self.planner.tree.has_children(staging)
+        {
+            self.tree().remove(staging);
+        }
+    }
+
+    /// Deletes what the mirror has at the node and below, but for what the filter protects and the directories above that.
+    fn delete(&mut self, top: NodeId, actions: &mut Vec<Action>) {
+        for id in self.planner.tree.subtree_bottom_up(top) {
+            let kept = self.planner.tree.has(id, flag::PROTECTED) || self.planner.tree.has_children(id);
+            if let Some(key) = self.tree().take_key(id) {
+                actions.push(Action::Forget(key));
+            }
+            if kept {
+                self.tree().clear_ident(id);
+                continue;
+            }
+            if self.planner.tree.kind(id).is_some() {
+                let parent = self.planner.tree.parent(id);
+                let Some(spot) = self.spot(id) else { continue };
+                let op = if self.planner.tree.kind(id) == Some(Kind::Dir) { Op::Rmdir { at: spot } } else { Op::Unlink { at: spot } };
+                self.push_post(op, parent);
+            }
+            self.touched.remove(&id);
+            self.tree().remove(id);
+        }
+    }
+
+    /// Sets the metadata of the directories that the cycle touched or that differ, deepest first.
+    fn directories(&mut self) {
+        for (dir, stat) in &self.round.dirs {
+            let tree = &self.planner.tree;
+            if tree.is_live(*dir) && !self.touched.contains(dir) && tree.kind(*dir) == Some(Kind::Dir) {
+                let differs = tree
+                    .meta(*dir)
+                    .is_none_or(|m| crate::plan::reconcile::decide(&stat.meta, None, &m, None, &self.planner.options) != Difference::None);
+                if differs {
+                    self.touched.insert(*dir);
+                }
+            }
+        }
+        let tree = &self.planner.tree;
+        let mut dirs: Vec<(u32, NodeId)> = self.touched.iter().filter(|d| tree.is_live(**d)).map(|d| (tree.depth(*d), *d)).collect();
+        dirs.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, dir) in dirs {
+            if self.planner.tree.name(dir) == STAGING_NAME || self.planner.tree.kind(dir) != Some(Kind::Dir) {
+                continue;
+            }
+            let Some(stat) = self.round.dirs.get(&dir).copied() else {
+                // Touched without having been looked at: a later cycle sets its time.
+                self.planner.dirty.mark(&mut self.planner.tree, dir, flag::OWN);
+                continue;
+            };
+            let Ok(path) = self.planner.tree.path(dir) else { continue };
+            self.tree().set_meta(dir, &stat.meta);
+            self.push_post(Op::DirMeta { dir: path, meta: stat.meta }, dir);
+        }
+    }
+}

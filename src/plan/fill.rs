@@ -1,0 +1,132 @@
+//! Filling the tree, or a part of it, from the receiver's manifest. Part of the planner.
+//!
+//! While a manifest is on its way no cycle is emitted, so that what it says is what the mirror holds.
+
+use std::collections::HashMap;
+
+use crate::model::op::Entry;
+use crate::model::path::RelPath;
+use crate::plan::planner::{Action, Planner};
+use crate::plan::tree::{NodeId, ROOT, flag};
+
+/// A manifest on its way.
+#[derive(Debug, Default)]
+pub struct Fill {
+    /// Node of the directory whose entries come now; `None`: they are of no interest.
+    dir: Option<NodeId>,
+    path: Vec<u8>,
+    /// Hard-link groups, the receiver's numbers to ours.
+    groups: HashMap<u64, u32>,
+}
+
+impl Planner {
+    /// Asks for the manifest of a directory, soon: its node, or the nearest ancestor that the mirror is sure to have.
+    pub(super) fn relist(&mut self, mut id: NodeId) {
+        while id != ROOT && self.tree.has(id, flag::UNKNOWN) {
+            id = self.tree.parent(id);
+        }
+        self.wanted_lists.push(self.tree.reference(id));
+    }
+
+    /// Starts the fill that covers all wanted ones, if no cycle is being looked at.
+    pub(super) fn start_fill(&mut self, actions: &mut Vec<Action>) {
+        let mut top = None;
+        for wanted in std::mem::take(&mut self.wanted_lists) {
+            let Some(id) = self.tree.resolve(wanted) else { continue };
+            top = Some(match top {
+                None => id,
+                Some(other) => self.common_ancestor(other, id),
+            });
+        }
+        let Some(top) = top else { return };
+        let (top, path) = match self.tree.path(top) {
+            Ok(path) => (top, path),
+            Err(_) => (ROOT, RelPath::root()),
+        };
+        self.drop_below(top);
+        self.dirty.mark(&mut self.tree, top, flag::SCAN | flag::DEEP);
+        self.fill = Some(Fill::default());
+        actions.push(Action::List(path));
+    }
+
+    fn common_ancestor(&self, a: NodeId, b: NodeId) -> NodeId {
+        let mut at = a;
+        while !self.tree.is_within(b, at) {
+            at = self.tree.parent(at);
+        }
+        at
+    }
+
+    /// Forgets all nodes below `id`.
+    pub(super) fn drop_below(&mut self, id: NodeId) {
+        for below in self.tree.subtree_bottom_up(id) {
+            if below != id {
+                self.tree.remove(below);
+            }
+        }
+    }
+
+    /// The entries that follow are of this directory.
+    pub fn listing(&mut self, dir: &RelPath) {
+        let Some(fill) = &mut self.fill else { return };
+        let mut at = Some(ROOT);
+        for name in dir.names() {
+            at = at.and_then(|id| self.tree.child(id, name.as_bytes())).filter(|id| !self.tree.has(*id, flag::PROTECTED));
+        }
+        fill.dir = at;
+        fill.path.clear();
+        fill.path.extend_from_slice(dir.as_bytes());
+    }
+
+    /// One entry of the mirror.
+    pub fn entry(&mut self, entry: &Entry) {
+        let Some(fill) = &mut self.fill else { return };
+        let Some(dir) = fill.dir else { return };
+        if entry.name.as_name().is_reserved() {
+            return;
+        }
+        let id = self.tree.child_or_insert(dir, entry.name.as_name());
+        self.tree.set_meta(id, &entry.meta);
+        if let Some(target) = &entry.target {
+            self.tree.set_target(id, target);
+        }
+        let group = match entry.link_group {
+            0 => 0,
+            theirs => *fill.groups.entry(theirs).or_insert_with(|| {
+                self.next_group += 1;
+                self.next_group
+            }),
+        };
+        self.tree.set_group(id, group);
+        if !self.filter.is_empty() && !self.options.delete_excluded {
+            let len = fill.path.len();
+            if len > 0 {
+                fill.path.push(b'/');
+            }
+            fill.path.extend_from_slice(entry.name.as_bytes());
+            if self.excludes(self.fill.as_ref().map_or(&[][..], |f| &f.path), entry.meta.kind) {
+                self.tree.set(id, flag::PROTECTED);
+            }
+            if let Some(fill) = &mut self.fill {
+                fill.path.truncate(len);
+            }
+        }
+    }
+
+    /// A directory of the mirror could not be listed, or not to its end.
+    pub fn list_error(&mut self, dir: &RelPath, errno: i32) {
+        let mut at = ROOT;
+        for name in dir.names() {
+            match self.tree.child(at, name.as_bytes()) {
+                Some(id) => at = id,
+                None => break,
+            }
+        }
+        self.trouble(at, "list the mirror's directory", errno);
+    }
+
+    /// The manifest is complete.
+    pub fn list_end(&mut self) {
+        self.fill = None;
+    }
+}

@@ -1,0 +1,176 @@
+//! Cycles that were sent and are not acknowledged, and what to do about operations that failed. Part of the planner.
+
+use std::sync::Arc;
+
+use crate::model::cycle::{Cycle, NodeRef};
+use crate::model::op::{Op, OpError, Section, Spot};
+use crate::plan::planner::{Planner, Trouble};
+use crate::plan::tree::{NodeId, ROOT, flag};
+
+/// An operation that fails for lack of what should be there is tried once more soon: the cause may have been a file that vanished on its way.
+const RETRY_SOON_NS: u64 = 10_000_000;
+
+/// A cycle on its way, with the nodes that its operations are about.
+#[derive(Debug)]
+pub struct Flight {
+    /// The operations.
+    pub cycle: Arc<Cycle>,
+    /// Directory of each PRE operation's (new) name.
+    pub pre: Vec<NodeRef>,
+    /// Node of each FILES operation.
+    pub files: Vec<NodeRef>,
+    /// Directory of each POST operation's (new) name.
+    pub post: Vec<NodeRef>,
+}
+
+/// The name that an operation is about: the new one where there are two.
+fn spot(op: &Op) -> Option<&Spot> {
+    match op {
+        Op::Move { to, .. } | Op::Link { to, .. } => Some(to),
+        Op::Park { from, .. } => Some(from),
+        Op::Mkdir { at, .. }
+        | Op::Symlink { at, .. }
+        | Op::Special { at, .. }
+        | Op::SetMeta { at, .. }
+        | Op::Place { at, .. }
+        | Op::Unlink { at }
+        | Op::Rmdir { at } => Some(at),
+        Op::DirMeta { .. } => None,
+    }
+}
+
+/// Whether an error says that the mirror does not look as the tree says.
+fn is_structural(errno: i32) -> bool {
+    matches!(errno, libc::ENOENT | libc::ENOTDIR | libc::EISDIR | libc::EEXIST | libc::ENOTEMPTY | libc::ELOOP | libc::EINVAL)
+}
+
+impl Planner {
+    /// An operation of a cycle failed. Reports come before the cycle's acknowledgement.
+    ///
+    /// # Errors
+    /// A text if no such operation is on its way: the peer broke the protocol.
+    pub fn failed(&mut self, cycle: u64, error: OpError, now: u64) -> Result<(), String> {
+        let Some(at) = self.flights.iter().position(|f| f.cycle.number == cycle) else {
+            return Err(format!("an error was reported for cycle {cycle}, which is not on its way"));
+        };
+        let flight = &self.flights[at];
+        let shared = flight.cycle.clone();
+        let index = error.index as usize;
+        let unknown = || format!("an error was reported for operation {index} of cycle {cycle}, which has none");
+        match error.section {
+            Section::Pre => {
+                let parent = *flight.pre.get(index).ok_or_else(unknown)?;
+                self.ordered_failed(&shared.pre[index], parent, error.errno, now);
+            }
+            Section::Post => {
+                let parent = *flight.post.get(index).ok_or_else(unknown)?;
+                self.ordered_failed(&shared.post[index], parent, error.errno, now);
+            }
+            Section::Files => {
+                let node = *flight.files.get(index).ok_or_else(unknown)?;
+                if let Some(id) = self.tree.resolve(node) {
+                    self.retry(id, "write", error.errno, now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ordered_failed(&mut self, op: &Op, parent: NodeRef, errno: i32, now: u64) {
+        let Some(parent) = self.tree.resolve(parent) else { return };
+        let Some(spot) = spot(op) else {
+            // The directory's own metadata: `parent` is the directory.
+            if parent != ROOT {
+                self.dirty.mark_at(&mut self.tree, parent, flag::OWN, now + RETRY_SOON_NS);
+            }
+            self.trouble(parent, op.verb(), errno);
+            return;
+        };
+        match op {
+            Op::Mkdir { .. } if !is_structural(errno) => {
+                let Some(id) = self.tree.child(parent, spot.name.as_bytes()) else { return };
+                // Nothing below it can be there: it is listed again once it is made.
+                self.drop_below(id);
+                self.retry(id, op.verb(), errno, now);
+            }
+            Op::Move { .. } | Op::Park { .. } | Op::Mkdir { .. } => {
+                self.trouble(parent, op.verb(), errno);
+                self.relist(parent);
+            }
+            Op::Rmdir { .. } if errno == libc::ENOTEMPTY => {
+                let id = self.tree.child_or_insert(parent, spot.name.as_name());
+                self.dirty.mark_at(&mut self.tree, id, flag::LOOK, now + RETRY_SOON_NS);
+                self.relist(parent);
+            }
+            _ => {
+                let id = self.tree.child_or_insert(parent, spot.name.as_name());
+                self.retry(id, op.verb(), errno, now);
+            }
+        }
+    }
+
+    /// The mirror's state at the node is not known any more: tried again, soon at first, then with back-off.
+    fn retry(&mut self, id: NodeId, what: &'static str, errno: i32, now: u64) {
+        let parent = self.tree.parent(id);
+        if parent != u32::MAX && self.tree.has(parent, flag::UNKNOWN) {
+            return;
+        }
+        self.tree.set_group(id, 0);
+        self.tree.set(id, flag::UNKNOWN);
+        let tries = self.trouble(id, what, errno);
+        if is_structural(errno) && tries >= 2 && parent != u32::MAX {
+            self.relist(parent);
+        }
+        let at = if tries == 1 && is_structural(errno) { now + RETRY_SOON_NS } else { self.retry_at(id, now) };
+        self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
+    }
+
+    /// A cycle and all before it are applied.
+    ///
+    /// # Errors
+    /// A text if it is not the oldest on its way: the peer broke the protocol.
+    pub fn acked(&mut self, cycle: u64) -> Result<(), String> {
+        match self.flights.front() {
+            Some(flight) if flight.cycle.number == cycle => {}
+            _ => return Err(format!("cycle {cycle} was acknowledged out of turn")),
+        }
+        let Some(flight) = self.flights.pop_front() else { return Ok(()) };
+        if !self.troubles.is_empty() {
+            self.clear_troubles(&flight);
+        }
+        Ok(())
+    }
+
+    /// Whoever was in trouble, was part of the cycle and is not to be tried again is healed.
+    fn clear_troubles(&mut self, flight: &Flight) {
+        let Planner { troubles, tree, .. } = self;
+        let files: std::collections::HashSet<_> = flight.files.iter().chain(&flight.pre).chain(&flight.post).collect();
+        troubles.retain(|node, _| match tree.resolve(*node) {
+            None => false,
+            Some(id) => {
+                let parent = tree.parent(id);
+                let touched = files.contains(node) || (parent != u32::MAX && files.contains(&tree.reference(parent)));
+                !touched || tree.has(id, flag::UNKNOWN | flag::LOOK | flag::SCAN | flag::OWN | flag::DELAYED)
+            }
+        });
+    }
+
+    /// Notes that the node is in trouble and returns the number of tries so far; the first is reported.
+    pub(super) fn trouble(&mut self, id: NodeId, what: &'static str, errno: i32) -> u32 {
+        let node = self.tree.reference(id);
+        let entry = self.troubles.entry(node).or_insert((0, errno));
+        entry.0 += 1;
+        let (tries, first) = (entry.0, entry.0 == 1 || entry.1 != errno);
+        entry.1 = errno;
+        if first && let Ok(path) = self.tree.path(id) {
+            self.reports.push(Trouble { path, what, errno });
+        }
+        tries
+    }
+
+    /// When the node is tried again: after 1, 2, 4 … 64 seconds.
+    pub(super) fn retry_at(&self, id: NodeId, now: u64) -> u64 {
+        let tries = self.troubles.get(&self.tree.reference(id)).map_or(1, |t| t.0);
+        now + (1_000_000_000 << (tries.max(1) - 1).min(6))
+    }
+}

@@ -1,0 +1,613 @@
+//! The planner's state and its inputs: what comes in, what is asked next. The cycle itself is built in `emit`.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, SCAN_WEIGHT, UNKNOWN_KEYS_MAX};
+use crate::model::cycle::{Cycle, FileDone, NodeRef, Read, StageDone, StageTask};
+use crate::model::event::{Event, Hint, Key};
+use crate::model::filter::{Decision, Filter};
+use crate::model::meta::{Ident, Kind, Meta};
+use crate::model::op::Abilities;
+use crate::model::options::Options;
+use crate::model::path::{Name, NameBuf, RelPath};
+use crate::model::probe::{Ask, DirSeen, Probe, ProbeError, Probed, Seen};
+use crate::plan::dirty::Dirty;
+use crate::plan::fill::Fill;
+use crate::plan::flight::Flight;
+use crate::plan::reconcile::{self, Verdict};
+use crate::plan::round::{Asked, Round, Slot};
+use crate::plan::tree::{NodeId, ROOT, Tree, flag};
+
+/// A file that is being written and not closed is left alone so long: most are closed by then, and are sent once.
+const SETTLE_NS: u64 = 1_000_000;
+/// A name whose directory was not where it should be is looked at again after so long.
+const STALE_NS: u64 = 2_000_000;
+/// A directory without watch is listed so often.
+const POLL_NS: u64 = 10_000_000_000;
+/// A file that changed while it was read is read again after so long, doubled with each try.
+const CHANGED_NS: u64 = 5_000_000;
+/// So many reads that were spoilt by a change make the next one count, changed or not: a file that never rests is still mirrored, and stays dirty.
+const CHANGED_TRIES_MAX: u32 = 6;
+
+/// What the planner wants done.
+#[derive(Debug)]
+pub enum Action {
+    /// Look at the source.
+    Probe(Probe),
+    /// Send a cycle.
+    Cycle(Arc<Cycle>),
+    /// Read a large file into staging.
+    Stage(StageTask),
+    /// A staged file is not wanted any more: the worker that sent it is to drop it.
+    DropStage {
+        /// The worker.
+        worker: usize,
+        /// Number of the staged file.
+        stage: u64,
+    },
+    /// Ask the receiver for the manifest of a directory, after all cycles so far.
+    List(RelPath),
+    /// Stop watching a directory that left the tree.
+    Forget(Key),
+}
+
+/// An entry that could not be read or written; it is tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// The entry.
+    pub path: RelPath,
+    /// What failed.
+    pub what: &'static str,
+    /// Why.
+    pub errno: i32,
+}
+
+/// A file in staging, or on its way there.
+#[derive(Debug)]
+pub(super) struct Staged {
+    /// Number.
+    pub stage: u64,
+    /// Who waits for it.
+    pub waiting: Vec<NodeRef>,
+    /// Worker and metadata at reading, once it is complete.
+    pub ready: Option<(usize, Meta, bool, bool)>,
+}
+
+/// See the module's comment.
+pub struct Planner {
+    pub(super) tree: Tree,
+    pub(super) dirty: Dirty,
+    pub(super) options: Options,
+    wanted: Options,
+    pub(super) filter: Arc<Filter>,
+    pub(super) fill: Option<Fill>,
+    pub(super) wanted_lists: Vec<NodeRef>,
+    pub(super) round: Option<Round>,
+    pub(super) flights: VecDeque<Flight>,
+    pub(super) next_cycle: u64,
+    pub(super) next_id: u64,
+    pub(super) next_group: u32,
+    pub(super) abilities: Abilities,
+    pub(super) staged: HashMap<Ident, Staged>,
+    pub(super) troubles: HashMap<NodeRef, (u32, i32)>,
+    pub(super) reports: Vec<Trouble>,
+    pub(super) restless: HashMap<NodeRef, u32>,
+    /// Content that workers have and did not report.
+    pub(super) busy: usize,
+    /// Keys of events that no directory has, while listings are out.
+    unknown_keys: HashSet<Box<[u8]>>,
+    unknown_keys_lost: bool,
+    online: bool,
+}
+
+impl Planner {
+    /// A planner that waits for a connection.
+    pub fn new(options: Options, filter: Arc<Filter>) -> Self {
+        Self {
+            tree: Tree::new(),
+            dirty: Dirty::default(),
+            wanted: options.clone(),
+            options,
+            filter,
+            fill: None,
+            wanted_lists: Vec::new(),
+            round: None,
+            flights: VecDeque::new(),
+            next_cycle: 1,
+            next_id: 1,
+            next_group: 0,
+            abilities: Abilities::default(),
+            staged: HashMap::new(),
+            troubles: HashMap::new(),
+            reports: Vec::new(),
+            restless: HashMap::new(),
+            busy: 0,
+            unknown_keys: HashSet::new(),
+            unknown_keys_lost: false,
+            online: false,
+        }
+    }
+
+    /// A session began: everything known is forgotten, the manifest is asked for, then the whole source is looked at.
+    pub fn connected(&mut self, abilities: Abilities, actions: &mut Vec<Action>) {
+        let filter = self.filter.clone();
+        *self = Self::new(self.wanted.clone(), filter);
+        self.abilities = abilities;
+        self.options.owner &= abilities.chown;
+        self.options.group &= abilities.chown;
+        self.online = true;
+        self.relist(ROOT);
+        self.start_fill(actions);
+    }
+
+    /// The session ended: nothing is planned until the next.
+    pub fn disconnected(&mut self) {
+        *self = Self::new(self.wanted.clone(), self.filter.clone());
+    }
+
+    /// The tree, for tests and figures.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// Names that wait for the next cycle.
+    pub fn dirty(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// Entries that could not be read or written and wait for another try.
+    pub fn failing(&self) -> usize {
+        self.troubles.keys().filter(|n| self.tree.resolve(**n).is_some()).count()
+    }
+
+    /// Troubles that are new since the last call.
+    pub fn take_reports(&mut self) -> Vec<Trouble> {
+        std::mem::take(&mut self.reports)
+    }
+
+    /// Cycles on their way.
+    pub fn in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Whether all that is known to differ has been sent and acknowledged, or waits for another try after a failure.
+    pub fn is_idle(&self) -> bool {
+        self.online
+            && self.fill.is_none()
+            && self.wanted_lists.is_empty()
+            && self.round.is_none()
+            && self.dirty.is_empty()
+            && self.flights.is_empty()
+            && self.busy == 0
+            && self.staged.values().all(|s| s.ready.is_some())
+            && self
+                .dirty
+                .delayed(&self.tree)
+                .all(|id| self.troubles.contains_key(&self.tree.reference(id)) || !self.tree.has(id, flag::DIRTY & !flag::SCAN))
+    }
+
+    /// When [`Planner::next`] should be called again without any input.
+    pub fn next_at(&self) -> Option<u64> {
+        self.dirty.next_at().filter(|_| self.online)
+    }
+
+    /// An event of a watcher.
+    pub fn event(&mut self, event: Event<'_>, now: u64) {
+        if !self.online {
+            return;
+        }
+        let Event::At { key, name, hint } = event else {
+            self.dirty.mark(&mut self.tree, ROOT, flag::SCAN | flag::DEEP);
+            return;
+        };
+        let Some(dir) = self.tree.of_key(key) else {
+            self.unknown_key(key);
+            return;
+        };
+        if hint.has(Hint::KEY_DEAD) {
+            self.tree.take_key(dir);
+            let why = if dir == ROOT { flag::SCAN } else { flag::LOOK };
+            self.dirty.mark(&mut self.tree, dir, why);
+        } else if name.is_empty() {
+            self.dirty.mark(&mut self.tree, dir, flag::OWN);
+        } else if let Ok(name) = Name::new(name)
+            && !name.is_reserved()
+            && !self.tree.has(dir, flag::UNKNOWN)
+        {
+            let id = self.tree.child_or_insert(dir, name);
+            if self.tree.has(id, flag::RACY) && hint.has(Hint::WRITTEN | Hint::CLOSED | Hint::APPEARED) {
+                self.tree.set(id, flag::RESEND);
+            }
+            let unsettled = hint.has(Hint::WRITTEN | Hint::APPEARED) && !hint.has(Hint::CLOSED | Hint::WENT | Hint::ATTRIB | Hint::DIR);
+            if unsettled {
+                self.dirty.mark_at(&mut self.tree, id, flag::LOOK, now + SETTLE_NS);
+            } else {
+                self.dirty.mark(&mut self.tree, id, flag::LOOK);
+            }
+        }
+    }
+
+    /// An event of a directory that is not known, while directories are being listed, may be of one of them: it is listed again.
+    fn unknown_key(&mut self, key: &[u8]) {
+        let listing = self.round.as_ref().is_some_and(|r| r.open.values().any(|a| a.list));
+        if !listing || self.unknown_keys_lost || self.unknown_keys.contains(key) {
+            return;
+        }
+        if self.unknown_keys.len() >= UNKNOWN_KEYS_MAX {
+            self.unknown_keys_lost = true;
+        } else {
+            self.unknown_keys.insert(key.into());
+        }
+    }
+
+    /// What is to be done next. Called after inputs, and when the time of [`Planner::next_at`] has come.
+    pub fn next(&mut self, now: u64, actions: &mut Vec<Action>) {
+        if !self.online {
+            return;
+        }
+        self.dirty.advance(&mut self.tree, now);
+        if self.round.is_some() || self.fill.is_some() {
+            return;
+        }
+        if !self.wanted_lists.is_empty() {
+            self.start_fill(actions);
+            return;
+        }
+        if self.flights.len() < CYCLES_IN_FLIGHT_MAX && !self.dirty.is_empty() {
+            self.begin_round(now, actions);
+        }
+    }
+
+    /// Takes dirty nodes and asks what the source has at their names.
+    fn begin_round(&mut self, now: u64, actions: &mut Vec<Action>) {
+        self.unknown_keys.clear();
+        self.unknown_keys_lost = false;
+        self.round = Some(Round::default());
+        let mut names: HashMap<NodeId, Vec<NodeId>> = HashMap::new();
+        let mut lists: Vec<(NodeId, bool)> = Vec::new();
+        let mut order = Vec::new();
+        let mut weight = 0;
+        while weight < CYCLE_NODES_MAX {
+            let Some(id) = self.dirty.take(&mut self.tree) else { break };
+            if self.tree.has(id, flag::BUSY) {
+                // Queued again when the report is back.
+                continue;
+            }
+            if self.tree.has(id, flag::SCAN) {
+                weight += SCAN_WEIGHT;
+                lists.push((id, self.tree.has(id, flag::DEEP)));
+            }
+            if self.tree.has(id, flag::LOOK) && id != ROOT {
+                weight += 1;
+                let parent = self.tree.parent(id);
+                names.entry(parent).or_insert_with(|| {
+                    order.push(parent);
+                    Vec::new()
+                });
+                names.entry(parent).or_default().push(id);
+            } else if self.tree.has(id, flag::OWN | flag::LOOK) && !self.tree.has(id, flag::SCAN) {
+                weight += 1;
+                names.entry(id).or_insert_with(|| {
+                    order.push(id);
+                    Vec::new()
+                });
+            }
+            self.tree.clear(id, flag::DIRTY | flag::DEEP);
+        }
+        for (id, deep) in &lists {
+            // A listing tells all names.
+            names.remove(id);
+            self.ask(*id, &[], Some(*deep), actions, now);
+        }
+        for parent in order {
+            if let Some(children) = names.remove(&parent) {
+                self.ask(parent, &children, None, actions, now);
+            }
+        }
+        self.finish_if_answered(now, actions);
+    }
+
+    fn ask(&mut self, dir: NodeId, names: &[NodeId], list: Option<bool>, actions: &mut Vec<Action>, now: u64) {
+        let nodes: Vec<NodeRef> = names.iter().map(|n| self.tree.reference(*n)).collect();
+        let asked = Asked { dir: self.tree.reference(dir), names: nodes, list: list.is_some(), deep: list == Some(true) };
+        let path = match self.tree.path(dir) {
+            Ok(path) if !self.tree.has(dir, flag::UNKNOWN) => path,
+            Ok(_) => return,
+            Err(_) => {
+                self.unreadable(&asked, dir, libc::ENAMETOOLONG, now);
+                return;
+            }
+        };
+        let ask = if list.is_some() { Ask::List } else { Ask::Names(names.iter().filter_map(|n| self.tree.name_buf(*n)).collect()) };
+        self.next_id += 1;
+        let Some(round) = &mut self.round else { return };
+        round.asked.extend(names);
+        round.open.insert(self.next_id, asked);
+        actions.push(Action::Probe(Probe { id: self.next_id, dir: path, expect: self.tree.ident(dir), ask }));
+    }
+
+    /// The answer to a probe.
+    pub fn probed(&mut self, answer: Probed, now: u64, actions: &mut Vec<Action>) {
+        let Some(asked) = self.round.as_mut().and_then(|r| r.open.remove(&answer.id)) else { return };
+        if let Some(dir) = self.tree.resolve(asked.dir) {
+            match answer.outcome {
+                Ok(seen) => self.seen(&asked, dir, seen, now, actions),
+                Err(ProbeError::Stale) => self.stale(&asked, dir, now),
+                Err(ProbeError::Failed(errno)) => self.unreadable(&asked, dir, errno, now),
+            }
+        }
+        self.finish_if_answered(now, actions);
+    }
+
+    /// The directory is not where the tree has it: look at it from above, and at what was asked a little later.
+    fn stale(&mut self, asked: &Asked, dir: NodeId, now: u64) {
+        if dir != ROOT {
+            self.dirty.mark(&mut self.tree, dir, flag::LOOK);
+        }
+        self.ask_later(asked, dir, now + STALE_NS);
+    }
+
+    fn unreadable(&mut self, asked: &Asked, dir: NodeId, errno: i32, now: u64) {
+        self.trouble(dir, "read the directory", errno);
+        let at = self.retry_at(dir, now);
+        self.ask_later(asked, dir, at);
+    }
+
+    fn ask_later(&mut self, asked: &Asked, dir: NodeId, at: u64) {
+        if asked.list {
+            let deep = if asked.deep { flag::DEEP } else { 0 };
+            // Not over a look that is queued: flags are kept, the time is that of the queue.
+            self.dirty.mark_at(&mut self.tree, dir, flag::SCAN | deep, at);
+        }
+        for node in &asked.names {
+            if let Some(id) = self.tree.resolve(*node) {
+                self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
+            }
+        }
+    }
+
+    fn seen(&mut self, asked: &Asked, dir: NodeId, seen: DirSeen, now: u64, actions: &mut Vec<Action>) {
+        if !self.troubles.is_empty() && seen.list_error.is_none() {
+            self.troubles.remove(&asked.dir);
+        }
+        if dir == ROOT || self.tree.ident(dir).is_none() {
+            self.tree.set_ident(dir, &seen.stat.ident);
+        }
+        if asked.list {
+            self.listed(asked, dir, &seen, now, actions);
+        }
+        if let Some(round) = &mut self.round {
+            round.dirs.insert(dir, seen.stat);
+        }
+        let complete = asked.list && seen.list_error.is_none();
+        let mut present: HashSet<NodeId> = HashSet::new();
+        for (name, what) in seen.names {
+            if name.as_name().is_reserved() {
+                continue;
+            }
+            let id = self.tree.child_or_insert(dir, name.as_name());
+            if complete {
+                present.insert(id);
+            }
+            self.slot(dir, id, name, what, asked.deep);
+        }
+        if complete {
+            let absent: Vec<NodeId> = self.tree.children(dir).filter(|c| !present.contains(c)).collect();
+            for id in absent {
+                if let Some(name) = self.tree.name_buf(id) {
+                    self.slot(dir, id, name, Seen::Absent, false);
+                }
+            }
+        }
+    }
+
+    fn listed(&mut self, asked: &Asked, dir: NodeId, seen: &DirSeen, now: u64, actions: &mut Vec<Action>) {
+        let deep = if asked.deep { flag::DEEP } else { 0 };
+        if let Some(errno) = seen.list_error {
+            self.trouble(dir, "read the directory", errno);
+            let at = self.retry_at(dir, now);
+            self.dirty.mark_at(&mut self.tree, dir, flag::SCAN | deep, at);
+        }
+        match &seen.key {
+            Some(key) if self.tree.key(dir) != Some(key) => {
+                if let Some(old) = self.tree.take_key(dir) {
+                    actions.push(Action::Forget(old));
+                }
+                self.tree.set_key(dir, key.clone());
+                if self.unknown_keys_lost || self.unknown_keys.contains(&key.0[..]) {
+                    self.dirty.mark(&mut self.tree, dir, flag::SCAN);
+                }
+            }
+            _ => {}
+        }
+        if seen.unwatched {
+            self.tree.set(dir, flag::UNWATCHED);
+            self.dirty.mark_at(&mut self.tree, dir, flag::SCAN, now + POLL_NS);
+        } else {
+            self.tree.clear(dir, flag::UNWATCHED);
+        }
+    }
+
+    fn slot(&mut self, dir: NodeId, id: NodeId, name: NameBuf, seen: Seen, deep: bool) {
+        if self.tree.has(id, flag::BUSY) {
+            // Its report is not back: looked at again then.
+            self.tree.set(id, flag::LOOK);
+            return;
+        }
+        let Some(round) = &mut self.round else { return };
+        if round.slot_of.contains_key(&id) {
+            return;
+        }
+        round.slot_of.insert(id, round.slots.len());
+        round.slots.push(Slot { node: self.tree.reference(id), parent: self.tree.reference(dir), name, seen, deep });
+    }
+
+    fn finish_if_answered(&mut self, now: u64, actions: &mut Vec<Action>) {
+        if self.round.as_ref().is_none_or(|r| !r.open.is_empty()) {
+            return;
+        }
+        self.screen(now);
+        let Some(mut round) = self.round.take() else { return };
+        match reconcile::wants(&self.tree, &round, &self.options) {
+            Verdict::Wants(wants, later) => {
+                for id in later {
+                    self.dirty.mark(&mut self.tree, id, flag::LOOK);
+                }
+                self.emit(round, wants, now, actions);
+            }
+            Verdict::Need(nodes) => {
+                round.widened += 1;
+                round.asked.extend(&nodes);
+                self.round = Some(round);
+                let mut by_dir: HashMap<NodeId, Vec<NodeId>> = HashMap::new();
+                for id in nodes {
+                    by_dir.entry(self.tree.parent(id)).or_default().push(id);
+                }
+                for (dir, names) in by_dir {
+                    self.ask(dir, &names, None, actions, now);
+                }
+                self.finish_if_answered(now, actions);
+            }
+        }
+    }
+
+    /// Applies filter and options to what was seen, before it is compared.
+    fn screen(&mut self, now: u64) {
+        let Some(mut round) = self.round.take() else { return };
+        let mut dir_path: Option<(NodeRef, RelPath)> = None;
+        for slot in &mut round.slots {
+            let Some(id) = self.tree.resolve(slot.node) else { continue };
+            if let Seen::Failed(errno) = slot.seen {
+                self.trouble(id, "stat", errno);
+                let at = self.retry_at(id, now);
+                self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
+                continue;
+            }
+            let kind = match &slot.seen {
+                Seen::Present { stat, .. } => stat.meta.kind,
+                _ => match self.tree.kind(id) {
+                    Some(kind) => kind,
+                    None => continue,
+                },
+            };
+            let mut excluded = false;
+            if !self.filter.is_empty() {
+                if dir_path.as_ref().is_none_or(|(dir, _)| *dir != slot.parent) {
+                    dir_path = self.tree.resolve(slot.parent).and_then(|p| self.tree.path(p).ok()).map(|p| (slot.parent, p));
+                }
+                let path = dir_path.as_ref().and_then(|(_, dir)| dir.join(slot.name.as_name()).ok());
+                excluded = path.is_some_and(|p| self.excludes(p.as_bytes(), kind));
+            }
+            if excluded && self.options.delete_excluded {
+                slot.seen = Seen::Absent;
+            } else if excluded || !self.carries(kind) {
+                if self.tree.kind(id).is_some() {
+                    self.tree.set(id, flag::PROTECTED);
+                }
+                slot.seen = Seen::Failed(0);
+            } else {
+                self.tree.clear(id, flag::PROTECTED);
+            }
+        }
+        self.round = Some(round);
+    }
+
+    pub(super) fn excludes(&self, path: &[u8], kind: Kind) -> bool {
+        self.filter.decide(path, kind == Kind::Dir) == Decision::Excluded
+    }
+
+    fn carries(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::File | Kind::Dir => true,
+            Kind::Symlink => self.options.links,
+            Kind::Fifo | Kind::Socket => self.options.specials,
+            Kind::Char | Kind::Block => self.options.devices && self.abilities.mknod,
+        }
+    }
+
+    /// The report on a file of a cycle.
+    pub fn file_done(&mut self, done: &FileDone, now: u64) {
+        self.busy = self.busy.saturating_sub(1);
+        let Some(id) = self.tree.resolve(done.node) else { return };
+        self.tree.clear(id, flag::BUSY);
+        match done.read {
+            Read::Sent { meta, racy, changed } => {
+                self.tree.set_meta(id, &meta);
+                self.sent(id, racy, changed, now);
+            }
+            Read::Gone => {
+                self.not_sent(id);
+                self.dirty.mark_at(&mut self.tree, id, flag::LOOK, now + STALE_NS);
+            }
+            Read::Changed => {
+                self.not_sent(id);
+                self.again(id, now);
+            }
+            Read::Failed(errno) => {
+                self.not_sent(id);
+                self.trouble(id, "read", errno);
+                let at = self.retry_at(id, now);
+                self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
+            }
+        }
+        if self.tree.has(id, flag::DIRTY) && !self.tree.has(id, flag::DELAYED) {
+            self.dirty.mark(&mut self.tree, id, 0);
+        }
+    }
+
+    /// What the mirror holds at the node is as before, and `emit` had assumed the new: whatever comes next is sent whole.
+    fn not_sent(&mut self, id: NodeId) {
+        self.tree.set_group(id, 0);
+        self.tree.set(id, flag::UNKNOWN);
+    }
+
+    pub(super) fn sent(&mut self, id: NodeId, racy: bool, changed: bool, now: u64) {
+        self.tree.clear(id, flag::RACY | flag::RESEND);
+        if racy {
+            self.tree.set(id, flag::RACY);
+        }
+        if changed {
+            self.again(id, now);
+        } else {
+            self.restless.remove(&self.tree.reference(id));
+        }
+    }
+
+    fn again(&mut self, id: NodeId, now: u64) {
+        let tries = self.restless.entry(self.tree.reference(id)).or_insert(0);
+        *tries += 1;
+        let wait = CHANGED_NS << (*tries).min(8);
+        self.dirty.mark_at(&mut self.tree, id, flag::LOOK, now + wait);
+    }
+
+    /// Whether the node's content changed so often under the reader's eyes that the next read counts.
+    pub(super) fn insist(&self, id: NodeId) -> bool {
+        self.restless.get(&self.tree.reference(id)).is_some_and(|tries| *tries >= CHANGED_TRIES_MAX)
+    }
+
+    /// The report on a large file.
+    pub fn stage_done(&mut self, done: &StageDone, now: u64) {
+        self.busy = self.busy.saturating_sub(1);
+        let Some(ident) = self.staged.iter().find(|(_, s)| s.stage == done.stage).map(|(ident, _)| *ident) else { return };
+        let Some(staged) = self.staged.get_mut(&ident) else { return };
+        let waiting: Vec<NodeId> = staged.waiting.iter().filter_map(|n| self.tree.resolve(*n)).collect();
+        if let Read::Sent { meta, racy, changed } = done.read {
+            staged.ready = Some((done.worker, meta, racy, changed));
+        } else {
+            self.staged.remove(&ident);
+        }
+        for id in waiting {
+            match done.read {
+                Read::Sent { .. } => self.dirty.mark(&mut self.tree, id, flag::LOOK),
+                Read::Gone => self.dirty.mark_at(&mut self.tree, id, flag::LOOK, now + STALE_NS),
+                Read::Changed => self.again(id, now),
+                Read::Failed(errno) => {
+                    self.trouble(id, "read", errno);
+                    let at = self.retry_at(id, now);
+                    self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
+                }
+            }
+        }
+    }
+}

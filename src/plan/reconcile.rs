@@ -1,0 +1,339 @@
+//! Comparing what was seen with what the mirror holds: first one entry by a pure table, then all entries of a round together, which finds renames
+//! and hard links by identity. It reads the tree and changes nothing.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::limits::RENAME_PROBES_MAX;
+use crate::model::meta::{Ident, Kind, Meta, Stat};
+use crate::model::options::Options;
+use crate::model::probe::Seen;
+use crate::plan::round::{Round, Slot};
+use crate::plan::tree::{NodeId, ROOT, Tree, flag};
+
+/// What differs between an entry of the source and of the mirror that are of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Difference {
+    /// Nothing that the options carry.
+    None,
+    /// Mode, owner, group or time.
+    Meta,
+    /// Content, target or device number; metadata goes along.
+    Content,
+}
+
+/// Compares by size and time (rsync's quick check), target or device number, then by what `options` carry.
+pub fn decide(seen: &Meta, seen_target: Option<&[u8]>, mirrored: &Meta, mirrored_target: Option<&[u8]>, options: &Options) -> Difference {
+    let content = match seen.kind {
+        _ if seen.kind != mirrored.kind => true,
+        Kind::File => seen.size != mirrored.size || seen.mtime != mirrored.mtime,
+        Kind::Symlink => seen_target != mirrored_target,
+        Kind::Char | Kind::Block => seen.rdev != mirrored.rdev,
+        Kind::Dir | Kind::Fifo | Kind::Socket => false,
+    };
+    if content {
+        return Difference::Content;
+    }
+    let meta = (options.perms && seen.kind != Kind::Symlink && seen.mode != mirrored.mode)
+        || (options.owner && seen.uid != mirrored.uid)
+        || (options.group && seen.gid != mirrored.gid)
+        || (options.times && seen.mtime != mirrored.mtime);
+    if meta { Difference::Meta } else { Difference::None }
+}
+
+/// What shall become of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// Nothing: it is left as it is.
+    Skip,
+    /// Left for a later cycle.
+    Defer,
+    /// The mirror's object stays, made equal where it differs.
+    Stay(Difference),
+    /// The object that the mirror has at this node moves here, and is made equal where it differs.
+    Move(NodeId, Difference),
+    /// A new object.
+    New,
+    /// Another name of the object that will be at this slot's name or node.
+    Link(Base),
+    /// Nothing shall be at the name.
+    Gone,
+}
+
+/// Which name a hard link is made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// What this slot of the round becomes.
+    Slot(usize),
+    /// A node that is not part of the round.
+    Node(NodeId),
+}
+
+/// What was found: a want for every slot, or the nodes that have to be looked at before it can be told.
+pub enum Verdict {
+    /// One want a slot; and nodes that a later cycle has to look at.
+    Wants(Vec<Want>, Vec<NodeId>),
+    /// These have to be looked at in the same round.
+    Need(Vec<NodeId>),
+}
+
+/// Finds out what shall become of every name of the round.
+pub fn wants(tree: &Tree, round: &Round, options: &Options) -> Verdict {
+    let mut pass = Pass { tree, round, options, wants: Vec::new(), claims: HashMap::new(), need: Vec::new(), later: Vec::new() };
+    pass.moves();
+    pass.stays();
+    pass.false_links();
+    pass.links();
+    pass.need.sort_unstable();
+    pass.need.dedup();
+    let missing: Vec<NodeId> = pass.need.iter().copied().filter(|n| !round.asked.contains(n)).collect();
+    if missing.is_empty() || round.widened >= RENAME_PROBES_MAX {
+        return Verdict::Wants(pass.wants, pass.later);
+    }
+    Verdict::Need(missing)
+}
+
+struct Pass<'a> {
+    tree: &'a Tree,
+    round: &'a Round,
+    options: &'a Options,
+    wants: Vec<Want>,
+    /// Which slot takes the object of a node.
+    claims: HashMap<NodeId, usize>,
+    need: Vec<NodeId>,
+    /// Nodes that must be looked at even if this round cannot be widened any more.
+    later: Vec<NodeId>,
+}
+
+impl<'a> Pass<'a> {
+    fn present(&self, slot: usize) -> Option<(&'a Slot, &'a Stat)> {
+        let slot = &self.round.slots[slot];
+        match &slot.seen {
+            Seen::Present { stat, .. } => Some((slot, stat)),
+            _ => None,
+        }
+    }
+
+    fn difference(&self, node: NodeId, slot: &Slot) -> Difference {
+        let Seen::Present { stat, target, .. } = &slot.seen else { return Difference::None };
+        let Some(mirrored) = self.tree.meta(node).filter(|_| !self.tree.has(node, flag::UNKNOWN | flag::RESEND)) else {
+            return Difference::Content;
+        };
+        decide(&stat.meta, target.as_deref(), &mirrored, self.tree.target(node), self.options)
+    }
+
+    /// Whether the node's name was looked at in this round and holds something else, or nothing, now; `None` if it was not looked at.
+    fn left(&self, node: NodeId, ident: &Ident) -> Option<bool> {
+        let slot = &self.round.slots[*self.round.slot_of.get(&node)?];
+        match &slot.seen {
+            Seen::Absent => Some(true),
+            Seen::Present { stat, .. } => Some(stat.ident != *ident),
+            Seen::Failed(_) => None,
+        }
+    }
+
+    /// First pass: what is decided by one name alone, and moves.
+    fn moves(&mut self) {
+        for at in 0..self.round.slots.len() {
+            let slot = &self.round.slots[at];
+            let want = match (&slot.seen, self.tree.resolve(slot.node)) {
+                (_, None) | (Seen::Failed(_), _) => Want::Skip,
+                (Seen::Absent, _) => Want::Gone,
+                (Seen::Present { stat, .. }, Some(node)) => self.arrival(at, node, stat),
+            };
+            self.wants.push(want);
+        }
+    }
+
+    fn arrival(&mut self, at: usize, node: NodeId, stat: &Stat) -> Want {
+        let slot = &self.round.slots[at];
+        let same_kind = self.tree.kind(node) == Some(stat.meta.kind);
+        if self.tree.has(node, flag::UNKNOWN) {
+            return Want::New;
+        }
+        let ident = self.tree.ident(node);
+        if same_kind && (ident.is_none() || ident == Some(stat.ident)) {
+            return Want::Stay(self.difference(node, slot));
+        }
+        if !self.options.delete {
+            return Want::New;
+        }
+        for source in self.tree.of_ident(&stat.ident) {
+            let fits =
+                source != node && source != ROOT && self.tree.kind(source) == Some(stat.meta.kind) && !self.claims.contains_key(&source);
+            if !fits || self.tree.has(source, flag::UNKNOWN | flag::BUSY) {
+                continue;
+            }
+            match self.left(source, &stat.ident) {
+                // Content read within the clock's grain cannot be trusted to be this object's: an inode number may have been used again.
+                Some(true) if !self.tree.has(source, flag::RACY) => {
+                    self.claims.insert(source, at);
+                    return Want::Move(source, self.difference(source, slot));
+                }
+                Some(_) => {}
+                None => self.need.push(source),
+            }
+        }
+        Want::New
+    }
+
+    /// Second pass: an object of the same kind that nobody takes away is changed in place.
+    fn stays(&mut self) {
+        for at in 0..self.wants.len() {
+            if self.wants[at] != Want::New {
+                continue;
+            }
+            let Some((slot, stat)) = self.present(at) else { continue };
+            let Some(node) = self.tree.resolve(slot.node) else { continue };
+            let stays =
+                self.tree.kind(node) == Some(stat.meta.kind) && !self.claims.contains_key(&node) && !self.tree.has(node, flag::UNKNOWN);
+            if stays {
+                // Another object than the mirror's: for a directory only its metadata is compared here, its entries when it is listed.
+                let same = stat.meta.kind == Kind::Dir;
+                self.wants[at] = Want::Stay(if same { self.difference(node, slot) } else { Difference::Content });
+            }
+        }
+    }
+
+    /// Third pass: names that are one object in the mirror but not in the source are made anew.
+    fn false_links(&mut self) {
+        let mut broken = HashSet::new();
+        for at in 0..self.wants.len() {
+            let (Some((slot, stat)), Want::Stay(difference)) = (self.present(at), self.wants[at]) else { continue };
+            let Some(node) = self.tree.resolve(slot.node).filter(|n| self.tree.group(*n) != 0) else { continue };
+            if difference != Difference::Content
+                && self.tree.of_group(self.tree.group(node)).any(|o| self.is_false_link(node, stat, o, &broken))
+            {
+                broken.insert(node);
+                self.wants[at] = Want::Stay(Difference::Content);
+            }
+        }
+    }
+
+    fn is_false_link(&self, node: NodeId, stat: &Stat, other: NodeId, broken: &HashSet<NodeId>) -> bool {
+        if other == node || broken.contains(&other) {
+            return false;
+        }
+        let Some(at) = self.round.slot_of.get(&other) else {
+            return self.tree.ident(other).is_some_and(|ident| ident != stat.ident);
+        };
+        match (&self.round.slots[*at].seen, self.wants[*at]) {
+            (Seen::Present { stat: seen, .. }, Want::Stay(Difference::None | Difference::Meta)) => seen.ident != stat.ident,
+            _ => false,
+        }
+    }
+
+    /// Fourth pass: names of one object in the source become names of one object in the mirror.
+    fn links(&mut self) {
+        if !self.options.hard_links {
+            return;
+        }
+        let mut sets: HashMap<Ident, Vec<usize>> = HashMap::new();
+        let mut order = Vec::new();
+        for at in 0..self.wants.len() {
+            let Some((_, stat)) = self.present(at) else { continue };
+            if stat.nlink > 1 && stat.meta.kind != Kind::Dir && matches!(self.wants[at], Want::Stay(_) | Want::Move(..) | Want::New) {
+                let set = sets.entry(stat.ident).or_default();
+                if set.is_empty() {
+                    order.push(stat.ident);
+                }
+                set.push(at);
+            }
+        }
+        for ident in order {
+            if let Some(set) = sets.get(&ident) {
+                self.link_set(&ident, set);
+            }
+        }
+    }
+
+    fn link_set(&mut self, ident: &Ident, set: &[usize]) {
+        let outside: Vec<NodeId> = self
+            .tree
+            .of_ident(ident)
+            .filter(|n| !self.round.slot_of.contains_key(n) && self.tree.kind(*n).is_some_and(|k| k != Kind::Dir))
+            .collect();
+        if outside.iter().any(|n| self.tree.has(*n, flag::BUSY)) {
+            for at in set {
+                self.wants[*at] = Want::Defer;
+            }
+            return;
+        }
+        let in_order = |want: Want| matches!(want, Want::Stay(d) | Want::Move(_, d) if d < Difference::Content);
+        let equal = set.iter().copied().find(|at| in_order(self.wants[*at]));
+        let first = &self.round.slots[set[0]];
+        let good_outside = outside.iter().copied().find(|n| self.difference(*n, first) < Difference::Content);
+        let base = match (equal, good_outside) {
+            (Some(at), _) => Base::Slot(at),
+            (None, Some(node)) => Base::Node(node),
+            (None, None) => {
+                // The content goes to one name, and the other names follow it: they have to be known.
+                Base::Slot(set[0])
+            }
+        };
+        let base_group = match base {
+            Base::Node(node) => self.tree.group(node),
+            Base::Slot(at) if in_order(self.wants[at]) => self.mirrored(at).map_or(0, |n| self.tree.group(n)),
+            Base::Slot(_) => 0,
+        };
+        for at in set.iter().copied().filter(|at| base != Base::Slot(*at)) {
+            let linked = in_order(self.wants[at]) && base_group != 0 && self.mirrored(at).is_some_and(|n| self.tree.group(n) == base_group);
+            if !linked {
+                if let Want::Move(source, _) = self.wants[at] {
+                    self.claims.remove(&source);
+                }
+                self.wants[at] = Want::Link(base);
+            }
+        }
+        // Names outside the round that are no name of the base's object in the mirror have to follow as well.
+        for node in outside {
+            if base != Base::Node(node) && (base_group == 0 || self.tree.group(node) != base_group) {
+                self.need.push(node);
+                self.later.push(node);
+            }
+        }
+    }
+
+    /// The node whose object of the mirror the slot keeps.
+    fn mirrored(&self, at: usize) -> Option<NodeId> {
+        match self.wants[at] {
+            Want::Stay(_) => self.tree.resolve(self.round.slots[at].node),
+            Want::Move(source, _) => Some(source),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::meta::Time;
+
+    fn meta(kind: Kind) -> Meta {
+        Meta { kind, mode: 0o644, uid: 1, gid: 2, mtime: Time { sec: 3, nsec: 4 }, size: 5, rdev: 6 }
+    }
+
+    #[test]
+    fn the_table_of_differences() {
+        let on = Options::mirror();
+        let off = Options { perms: false, owner: false, group: false, times: false, ..on.clone() };
+        let base = meta(Kind::File);
+        for (seen, with, without) in [
+            (base, Difference::None, Difference::None),
+            (Meta { mode: 0o600, ..base }, Difference::Meta, Difference::None),
+            (Meta { uid: 9, ..base }, Difference::Meta, Difference::None),
+            (Meta { gid: 9, ..base }, Difference::Meta, Difference::None),
+            (Meta { size: 9, ..base }, Difference::Content, Difference::Content),
+            (Meta { mtime: Time { sec: 3, nsec: 5 }, ..base }, Difference::Content, Difference::Content),
+            (Meta { kind: Kind::Fifo, ..base }, Difference::Content, Difference::Content),
+        ] {
+            assert_eq!(decide(&seen, None, &base, None, &on), with, "{seen:?}");
+            assert_eq!(decide(&seen, None, &base, None, &off), without, "{seen:?}");
+        }
+        let link = meta(Kind::Symlink);
+        assert_eq!(decide(&link, Some(b"a"), &link, Some(b"b"), &on), Difference::Content);
+        assert_eq!(decide(&Meta { mode: 0o777, ..link }, Some(b"a"), &link, Some(b"a"), &on), Difference::None);
+        assert_eq!(decide(&Meta { mtime: Time::default(), ..link }, Some(b"a"), &link, Some(b"a"), &on), Difference::Meta);
+        let device = meta(Kind::Char);
+        assert_eq!(decide(&Meta { rdev: 7, ..device }, None, &device, None, &on), Difference::Content);
+    }
+}

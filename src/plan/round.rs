@@ -1,0 +1,54 @@
+//! One cycle while the source is being looked at: which questions are out, and what was seen so far. Filled by the planner, read by reconcile and emit.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::model::cycle::NodeRef;
+use crate::model::meta::Stat;
+use crate::model::path::NameBuf;
+use crate::model::probe::Seen;
+use crate::plan::tree::NodeId;
+
+/// A name that was looked at.
+#[derive(Debug)]
+pub struct Slot {
+    /// The node at the name when the round began.
+    pub node: NodeRef,
+    /// The node of its directory.
+    pub parent: NodeRef,
+    /// The name.
+    pub name: NameBuf,
+    /// What was seen.
+    pub seen: Seen,
+    /// If it is a directory, it has to be listed, with all below it.
+    pub deep: bool,
+}
+
+/// A question that is out.
+#[derive(Debug)]
+pub struct Asked {
+    /// The directory.
+    pub dir: NodeRef,
+    /// The nodes of the names asked for; empty for a listing.
+    pub names: Vec<NodeRef>,
+    /// Whether all names were asked for.
+    pub list: bool,
+    /// Whether the listing goes on below.
+    pub deep: bool,
+}
+
+/// See the module's comment. `slot_of` holds every slot's node at the time of the slot's making.
+#[derive(Debug, Default)]
+pub struct Round {
+    /// Questions without answer, by number.
+    pub open: HashMap<u64, Asked>,
+    /// What was seen.
+    pub slots: Vec<Slot>,
+    /// Where the slot of a node is.
+    pub slot_of: HashMap<NodeId, usize>,
+    /// Nodes whose name was asked for, answered or not.
+    pub asked: HashSet<NodeId>,
+    /// The directories themselves, as seen.
+    pub dirs: HashMap<NodeId, Stat>,
+    /// How often the round was widened.
+    pub widened: u32,
+}
