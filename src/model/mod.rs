@@ -4,6 +4,7 @@
 
 pub mod event;
 pub mod filter;
+mod glob;
 pub mod meta;
 pub mod op;
 pub mod options;
