@@ -39,6 +39,9 @@ pub const CYCLES_IN_FLIGHT_MAX: usize = 16;
 /// Workers, and so content connections, of one session.
 pub const THREADS_MAX: usize = 256;
 
+/// Longest include or exclude rule: `PATH_MAX`, as rsync has it.
+pub const FILTER_RULE_BYTES_MAX: usize = 4095;
+
 const _: () = {
     assert!(FRAME_PAYLOAD_BYTES_MAX >= INLINE_FILE_BYTES_MAX + 2 * PATH_BYTES_MAX + 4096);
     assert!(FRAME_PAYLOAD_BYTES_MAX >= STAGE_CHUNK_BYTES + 4096);

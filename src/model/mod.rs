@@ -5,6 +5,7 @@
 pub mod cycle;
 pub mod event;
 pub mod filter;
+mod glob;
 pub mod meta;
 pub mod op;
 pub mod options;
