@@ -115,6 +115,20 @@ impl Emit<'_> {
         self.link_all();
         self.delete_all(actions);
         self.directories();
+        self.drop_empty_names();
+    }
+
+    /// Names that were looked at, hold nothing in the mirror and wait for nothing are forgotten.
+    fn drop_empty_names(&mut self) {
+        for slot in &self.round.slots {
+            if let Some(id) = self.planner.tree.resolve(slot.node)
+                && self.planner.tree.is_blank(id)
+                && !self.planner.troubles.contains_key(&slot.node)
+                && !self.planner.staged.values().any(|s| s.waiting.contains(&slot.node))
+            {
+                self.planner.tree.remove(id);
+            }
+        }
     }
 
     fn tree(&mut self) -> &mut Tree {
@@ -210,7 +224,9 @@ impl Emit<'_> {
             return;
         };
         let directory = self.planner.tree.kind(source) == Some(Kind::Dir);
-        if !self.vacate(parent, at, directory) {
+        // Rules that look at paths may say something else of what is below at its new place.
+        let filtered = directory && self.planner.filter.needs_path();
+        if (filtered && self.holds_protected(source)) || !self.vacate(parent, at, directory) {
             self.demote(at);
             return;
         }
@@ -224,6 +240,9 @@ impl Emit<'_> {
         let name = to.name.clone();
         self.push_pre(Op::Move { from, to }, parent);
         self.tree().reparent(source, parent, name.as_name());
+        if filtered {
+            self.planner.dirty.mark(&mut self.planner.tree, source, flag::SCAN | flag::DEEP);
+        }
         self.claims.remove(&source);
         self.state[at] = State::Done;
     }
@@ -234,6 +253,10 @@ impl Emit<'_> {
             self.claims.remove(&source);
             // The object's identity is the new name's from here on.
             self.tree().clear_ident(source);
+            let parent = self.planner.tree.parent(source);
+            if self.planner.tree.name(parent) == STAGING_NAME {
+                self.trash.push(source);
+            }
         }
         self.wants[at] = Want::New;
         self.state[at] = State::Open;
@@ -328,11 +351,7 @@ impl Emit<'_> {
     fn build(&mut self, at: usize, actions: &mut Vec<Action>) {
         let (want, Some((parent, stat))) = (self.wants[at], self.present(at)) else { return };
         let (node, difference) = match want {
-            Want::Skip | Want::Defer | Want::Gone => return,
-            Want::Link(base) => {
-                self.wait_for_base(base, parent, at, actions);
-                return;
-            }
+            Want::Skip | Want::Defer | Want::Gone | Want::Link(_) => return,
             Want::New => (None, Difference::Content),
             Want::Stay(difference) | Want::Move(_, difference) => (self.at_name(parent, at), difference),
         };
@@ -470,14 +489,17 @@ impl Emit<'_> {
         let reference = self.planner.tree.reference(node);
         match self.planner.staged.get_mut(&stat.ident) {
             Some(staged) if staged.ready.is_none() => {
-                staged.waiting.push(reference);
+                staged.disturbed = true;
+                if !staged.waiting.contains(&reference) {
+                    staged.waiting.push(reference);
+                }
                 return;
             }
             Some(staged) => {
                 if let Some((worker, meta, racy, changed)) = staged.ready
                     && ((meta.size == stat.meta.size && meta.mtime == stat.meta.mtime) || changed)
                 {
-                    let stage = staged.stage;
+                    let (stage, disturbed) = (staged.stage, staged.disturbed);
                     self.planner.staged.remove(&stat.ident);
                     if !self.vacate(parent, at, false) {
                         actions.push(Action::DropStage { worker, stage });
@@ -492,6 +514,10 @@ impl Emit<'_> {
                     self.cycle.places.push(Placing { index, node: self.planner.tree.reference(node), worker, at: spot, meta, stage });
                     let now = self.now;
                     self.planner.sent(node, racy, changed, now);
+                    if racy && disturbed {
+                        // Something happened to it while it was read, and its times may not show it.
+                        self.planner.dirty.mark(&mut self.planner.tree, node, flag::LOOK | flag::RESEND);
+                    }
                     return;
                 }
                 if let Some((worker, ..)) = staged.ready {
@@ -503,7 +529,7 @@ impl Emit<'_> {
         let Some(expect) = self.planner.tree.ident(parent) else { return };
         let stage = self.next_id();
         let insist = self.planner.insist(node);
-        self.planner.staged.insert(stat.ident, Staged { stage, waiting: vec![reference], ready: None });
+        self.planner.staged.insert(stat.ident, Staged { stage, waiting: vec![reference], ready: None, disturbed: false });
         self.planner.busy += 1;
         actions.push(Action::Stage(StageTask {
             stage,
@@ -518,26 +544,6 @@ impl Emit<'_> {
     }
 
     // Hard links.
-
-    /// The names of an object whose content is still on its way to staging wait for it as its first name does.
-    fn wait_for_base(&mut self, base: Base, parent: NodeId, at: usize, actions: &mut Vec<Action>) {
-        let Base::Slot(first) = base else { return };
-        let Some((_, stat)) = self.present(first) else { return };
-        let waits = stat.meta.kind == Kind::File
-            && stat.meta.size > INLINE_FILE_BYTES_MAX as u64
-            && matches!(self.wants[first], Want::New | Want::Stay(Difference::Content) | Want::Move(_, Difference::Content));
-        if !waits {
-            return;
-        }
-        let _ = actions;
-        let name = self.round.slots[at].name.clone();
-        let node = self.tree().child_or_insert(parent, name.as_name());
-        let reference = self.planner.tree.reference(node);
-        if let Some(staged) = self.planner.staged.get_mut(&stat.ident) {
-            staged.waiting.push(reference);
-            self.wants[at] = Want::Skip;
-        }
-    }
 
     fn link_all(&mut self) {
         for at in 0..self.wants.len() {

@@ -115,8 +115,7 @@ impl Planner {
         if parent != u32::MAX && self.tree.has(parent, flag::UNKNOWN) {
             return;
         }
-        self.tree.set_group(id, 0);
-        self.tree.set(id, flag::UNKNOWN);
+        self.not_sent(id);
         let tries = self.trouble(id, what, errno);
         if is_structural(errno) && tries >= 2 && parent != u32::MAX {
             self.relist(parent);

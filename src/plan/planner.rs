@@ -17,7 +17,7 @@ use crate::plan::fill::Fill;
 use crate::plan::flight::Flight;
 use crate::plan::reconcile::{self, Verdict};
 use crate::plan::round::{Asked, Round, Slot};
-use crate::plan::tree::{NodeId, ROOT, Tree, flag};
+use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
 
 /// A file that is being written and not closed is left alone so long: most are closed by then, and are sent once.
 const SETTLE_NS: u64 = 1_000_000;
@@ -70,8 +70,10 @@ pub(super) struct Staged {
     pub stage: u64,
     /// Who waits for it.
     pub waiting: Vec<NodeRef>,
-    /// Worker and metadata at reading, once it is complete.
+    /// Once it is complete: worker, metadata at reading, racy, changed while it was read.
     pub ready: Option<(usize, Meta, bool, bool)>,
+    /// It was looked at again while it was on its way.
+    pub disturbed: bool,
 }
 
 /// See the module's comment.
@@ -216,7 +218,7 @@ impl Planner {
             && !self.tree.has(dir, flag::UNKNOWN)
         {
             let id = self.tree.child_or_insert(dir, name);
-            if self.tree.has(id, flag::RACY) && hint.has(Hint::WRITTEN | Hint::CLOSED | Hint::APPEARED) {
+            if self.tree.has(id, flag::RACY | flag::BUSY) && hint.has(Hint::WRITTEN | Hint::CLOSED | Hint::APPEARED) {
                 self.tree.set(id, flag::RESEND);
             }
             let unsettled = hint.has(Hint::WRITTEN | Hint::APPEARED) && !hint.has(Hint::CLOSED | Hint::WENT | Hint::ATTRIB | Hint::DIR);
@@ -556,16 +558,26 @@ impl Planner {
         }
     }
 
-    /// What the mirror holds at the node is as before, and `emit` had assumed the new: whatever comes next is sent whole.
-    fn not_sent(&mut self, id: NodeId) {
+    /// What the mirror holds at the node is as before, and the tree has the new: whatever comes next is sent whole, and so are names that were
+    /// linked to it on that assumption.
+    pub(super) fn not_sent(&mut self, id: NodeId) {
+        let group = self.tree.group(id);
         self.tree.set_group(id, 0);
         self.tree.set(id, flag::UNKNOWN);
+        if group != 0 {
+            for other in self.tree.of_group(group).collect::<Vec<_>>() {
+                self.tree.set_group(other, 0);
+                self.tree.set(other, flag::UNKNOWN);
+                self.dirty.mark(&mut self.tree, other, flag::LOOK);
+            }
+        }
     }
 
     pub(super) fn sent(&mut self, id: NodeId, racy: bool, changed: bool, now: u64) {
-        self.tree.clear(id, flag::RACY | flag::RESEND);
         if racy {
             self.tree.set(id, flag::RACY);
+        } else {
+            self.tree.clear(id, flag::RACY | flag::RESEND);
         }
         if changed {
             self.again(id, now);

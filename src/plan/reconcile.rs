@@ -258,6 +258,8 @@ impl<'a> Pass<'a> {
             }
             return;
         }
+        // Names read within the clock's grain may name another object by now: they have to be looked at.
+        self.need.extend(outside.iter().filter(|n| self.tree.has(**n, flag::RACY)));
         let in_order = |want: Want| matches!(want, Want::Stay(d) | Want::Move(_, d) if d < Difference::Content);
         let equal = set.iter().copied().find(|at| in_order(self.wants[*at]));
         let first = &self.round.slots[set[0]];

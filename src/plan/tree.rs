@@ -310,6 +310,12 @@ impl Tree {
         std::iter::successors(some(self.node(id).first_child), move |at| some(self.node(*at).next))
     }
 
+    /// Whether the node holds nothing, has nothing below it and waits for nothing.
+    pub fn is_blank(&self, id: NodeId) -> bool {
+        let node = self.node(id);
+        node.kind == 0 && node.flags == flag::LIVE && node.first_child == NONE
+    }
+
     /// Whether the node has children.
     pub fn has_children(&self, id: NodeId) -> bool {
         self.node(id).first_child != NONE
