@@ -1,5 +1,6 @@
 //! ringsync: the library behind the live directory mirror.
 
+pub mod apply;
 pub mod error;
 pub mod limits;
 pub mod model;

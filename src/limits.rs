@@ -41,6 +41,18 @@ pub const THREADS_MAX: usize = 256;
 
 /// Longest include or exclude rule: `PATH_MAX`, as rsync has it.
 pub const FILTER_RULE_BYTES_MAX: usize = 4095;
+/// Directories that one applying thread holds open within a frame. A frame of small files rarely touches more; all threads of a session together stay well
+/// below the usual 1024 descriptors for the usual number of threads.
+pub const HELD_DIRS_MAX: usize = 32;
+
+/// Directories whose permissions are loosened at one time, each held by a descriptor until its cycle ends.
+pub const LOOSENED_DIRS_MAX: usize = 64;
+
+/// Large files that one session may have in staging, complete or not. Far more than threads that send; bounds the receiver's memory of them.
+pub const STAGED_FILES_MAX: usize = 4096;
+
+/// Names tried for a temporary file before giving up. Names are numbered from a random start, so that one collision is rare already.
+pub const TEMP_NAME_TRIES_MAX: usize = 16;
 
 const _: () = {
     assert!(FRAME_PAYLOAD_BYTES_MAX >= INLINE_FILE_BYTES_MAX + 2 * PATH_BYTES_MAX + 4096);

@@ -41,7 +41,7 @@ fn spot(op: &Op) -> Option<&Spot> {
 
 /// Whether an error says that the mirror does not look as the tree says.
 fn is_structural(errno: i32) -> bool {
-    matches!(errno, libc::ENOENT | libc::ENOTDIR | libc::EISDIR | libc::EEXIST | libc::ENOTEMPTY | libc::ELOOP | libc::EINVAL)
+    matches!(errno, libc::ENOENT | libc::ENOTDIR | libc::EISDIR | libc::EEXIST | libc::ENOTEMPTY | libc::ELOOP | libc::EINVAL | libc::ESTALE)
 }
 
 impl Planner {

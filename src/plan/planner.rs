@@ -183,10 +183,13 @@ impl Planner {
             && self.flights.is_empty()
             && self.busy == 0
             && self.staged.values().all(|s| s.ready.is_some())
-            && self
-                .dirty
-                .delayed(&self.tree)
-                .all(|id| self.troubles.contains_key(&self.tree.reference(id)) || !self.tree.has(id, flag::DIRTY & !flag::SCAN))
+            && self.dirty.delayed(&self.tree).all(|id| self.waits_for_cause(id))
+    }
+
+    /// Whether a delayed node waits for a failure to end, or is listed from time to time only: not for something that is about to happen.
+    fn waits_for_cause(&self, id: NodeId) -> bool {
+        let troubled = |id: NodeId| id != NONE && self.troubles.contains_key(&self.tree.reference(id));
+        troubled(id) || troubled(self.tree.parent(id)) || (self.tree.has(id, flag::UNWATCHED) && !self.tree.has(id, flag::LOOK | flag::OWN))
     }
 
     /// When [`Planner::next`] should be called again without any input.

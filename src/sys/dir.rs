@@ -309,6 +309,25 @@ impl Dir {
         check(unsafe { libc::renameat(self.as_raw_fd(), name.as_ptr(), new_dir.as_raw_fd(), new_name.as_ptr()) })
     }
 
+    /// Renames `name` in this directory to `new_name` in `new_dir`, where nothing may be yet. Atomic where the filesystem can; elsewhere what
+    /// appears meanwhile is replaced.
+    ///
+    /// # Errors
+    /// As `renameat2(2)` with `RENAME_NOREPLACE`: `EEXIST` if something is there.
+    pub fn rename_new(&self, name: Name<'_>, new_dir: &Dir, new_name: Name<'_>) -> io::Result<()> {
+        let (cname, new_cname) = (CName::new(name), CName::new(new_name));
+        let flags = libc::RENAME_NOREPLACE;
+        // SAFETY: both names are NUL-ended and outlive the call.
+        match check(unsafe { libc::renameat2(self.as_raw_fd(), cname.as_ptr(), new_dir.as_raw_fd(), new_cname.as_ptr(), flags) }) {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => match new_dir.stat_at(new_name) {
+                Ok(_) => Err(io::Error::from_raw_os_error(libc::EEXIST)),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => self.rename(name, new_dir, new_name),
+                Err(e) => Err(e),
+            },
+            other => other,
+        }
+    }
+
     /// Gives the object `name` in this directory the further name `new_name` in `new_dir`. A symbolic link itself is linked.
     ///
     /// # Errors

@@ -2,4 +2,5 @@
 //!
 //! Nothing here decides anything; it says what the kernel says. Every other room reaches the system through it.
 
+pub mod acl;
 pub mod dir;

@@ -1,0 +1,384 @@
+//! The real target: operations on the mirror's filesystem, through held directories and validated names only.
+//!
+//! Never resolves a path of a peer by its string, never follows a symbolic link. The receiver has one for each thread.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::apply::dirs::{Dirs, Held};
+use crate::apply::manifest::{self, errno};
+use crate::apply::meta::left_behind;
+use crate::apply::root::Root;
+use crate::apply::target::{Errno, Listed, Target, is_at_or_beneath, may_name, may_name_dir};
+use crate::apply::temp::TempNames;
+use crate::apply::{file, sweep};
+use crate::limits::LINK_TARGET_BYTES_MAX;
+use crate::model::meta::{Kind, Meta, Stat};
+use crate::model::op::{Op, Spot};
+use crate::model::path::{Name, RelPath};
+use crate::sys::dir::Dir;
+use std::os::fd::AsFd;
+
+/// Tries of an operation that permission bits of our own directories stand against: another thread may restore them in between.
+const ACCESS_TRIES: usize = 3;
+
+/// Executes operations beneath a [`Root`]; one for each thread.
+pub struct FsTarget {
+    root: Arc<Root>,
+    dirs: Dirs,
+    temps: TempNames,
+}
+
+fn fail<T>(errno: Errno) -> io::Result<T> {
+    Err(io::Error::from_raw_os_error(errno))
+}
+
+fn is_missing(e: &io::Error) -> bool {
+    e.raw_os_error() == Some(libc::ENOENT)
+}
+
+fn require(condition: bool) -> io::Result<()> {
+    if condition { Ok(()) } else { fail(libc::EINVAL) }
+}
+
+/// What is at `name`; `None` if nothing is.
+fn look(dir: &Dir, name: Name<'_>) -> io::Result<Option<Stat>> {
+    match dir.stat_at(name) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(e) if is_missing(&e) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+impl FsTarget {
+    /// A target for one thread.
+    pub fn new(root: Arc<Root>) -> Self {
+        Self { root, dirs: Dirs::new(), temps: TempNames::new() }
+    }
+
+    fn held(&mut self, path: &RelPath) -> io::Result<Arc<Held>> {
+        self.dirs.get(&self.root.dir, &self.root.who, path)
+    }
+
+    /// Runs `act`, and again after loosening the permissions of our own directories on the way to `paths` if they stand against it.
+    fn with_access(
+        &mut self,
+        paths: &[(&RelPath, Option<Name<'_>>)],
+        mut act: impl FnMut(&mut Self) -> io::Result<()>,
+    ) -> Result<(), Errno> {
+        let mut done = act(self);
+        for _ in 1..ACCESS_TRIES {
+            let Err(e) = &done else { break };
+            if e.raw_os_error() != Some(libc::EACCES) || self.root.who.any_access() {
+                break;
+            }
+            let root = Arc::clone(&self.root);
+            let mut loosened = false;
+            for (path, entry) in paths {
+                loosened |= root.loosened.loosen(&root.dir, &root.who, path, *entry).unwrap_or(false);
+            }
+            if !loosened {
+                break;
+            }
+            done = act(self);
+        }
+        done.map_err(|e| errno(&e))
+    }
+
+    fn run(&mut self, op: &Op) -> io::Result<()> {
+        match op {
+            Op::Move { from, to } => {
+                require(may_name(from) && may_name(to))?;
+                self.move_entry(from, to)
+            }
+            Op::Park { from, id } => {
+                require(may_name(from))?;
+                let dir = self.held(&from.dir)?;
+                self.root.staging.park(&self.root, &dir.dir, from.name.as_name(), *id)?;
+                self.dirs.forget(from);
+                Ok(())
+            }
+            Op::Mkdir { at, meta } => {
+                require(may_name(at) && meta.kind == Kind::Dir)?;
+                self.mkdir(at, meta)
+            }
+            Op::Symlink { at, target, meta } => {
+                require(may_name(at) && meta.kind == Kind::Symlink)?;
+                require((1..=LINK_TARGET_BYTES_MAX).contains(&target.len()) && !target.contains(&0))?;
+                let same = |dir: &Dir, name: Name<'_>, _: &Meta| dir.read_link(name).is_ok_and(|there| there == *target);
+                self.make(at, meta, same, |dir, name| dir.symlink(target, name))
+            }
+            Op::Special { at, meta } => {
+                require(may_name(at) && !matches!(meta.kind, Kind::File | Kind::Dir | Kind::Symlink))?;
+                let rdev = if meta.kind.is_device() { meta.rdev } else { 0 };
+                self.make(at, meta, |_, _, there| there.rdev == rdev, |dir, name| dir.mknod(name, meta.kind, meta.mode & 0o700, rdev))
+            }
+            Op::SetMeta { at, meta } => {
+                require(may_name(at) && meta.kind != Kind::Dir)?;
+                let dir = self.held(&at.dir)?;
+                let have = dir.dir.stat_at(at.name.as_name())?.meta;
+                match have.kind {
+                    Kind::Dir => fail(libc::EISDIR),
+                    kind if kind != meta.kind => fail(libc::ESTALE),
+                    _ => self.root.who.settle_at(&dir.dir, at.name.as_name(), &have, meta),
+                }
+            }
+            Op::Place { at, meta, stage } => {
+                require(may_name(at) && meta.kind == Kind::File)?;
+                // What is staged is looked at first: a place for an incomplete file need not be looked for.
+                self.root.staging.complete(&self.root, *stage, meta.size)?;
+                let dir = self.held(&at.dir)?;
+                file::place(&self.root, &dir, &mut self.temps, at.name.as_name(), meta, *stage)
+            }
+            Op::Link { from, to } => {
+                require(may_name(from) && may_name(to))?;
+                self.link(from, to)
+            }
+            Op::Unlink { at } => {
+                require(may_name(at))?;
+                self.remove(at, Dir::unlink)
+            }
+            Op::Rmdir { at } => {
+                require(may_name(at))?;
+                self.rmdir(at)
+            }
+            Op::DirMeta { dir, meta } => {
+                require(may_name_dir(dir) && meta.kind == Kind::Dir)?;
+                self.dir_meta(dir, meta)
+            }
+        }
+    }
+
+    fn move_entry(&mut self, from: &Spot, to: &Spot) -> io::Result<()> {
+        let from_dir = self.held(&from.dir)?;
+        let to_dir = self.held(&to.dir)?;
+        let (from_dir, to_dir) = (&from_dir.dir, &to_dir.dir);
+        let (name, new_name) = (from.name.as_name(), to.name.as_name());
+        if from == to {
+            return from_dir.stat_at(name).map(drop);
+        }
+        require(!is_at_or_beneath(&to.dir, from))?;
+        match from_dir.rename_new(name, to_dir, new_name) {
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {}
+            done => {
+                self.dirs.forget(from);
+                return done;
+            }
+        }
+        let have = from_dir.stat_at(name)?;
+        if let Some(there) = look(to_dir, new_name)? {
+            match (have.meta.kind == Kind::Dir, there.meta.kind == Kind::Dir) {
+                (true, true) => return fail(libc::EEXIST),
+                (false, true) => return fail(libc::EISDIR),
+                (true, false) => to_dir.unlink(new_name)?,
+                // A rename between two names of one object does nothing.
+                (false, false) if have.ident == there.ident && have.nlink > 1 => return from_dir.unlink(name),
+                (false, false) => {}
+            }
+        }
+        self.dirs.forget(from);
+        from_dir.rename(name, to_dir, new_name)
+    }
+
+    fn mkdir(&mut self, at: &Spot, meta: &Meta) -> io::Result<()> {
+        let dir = self.held(&at.dir)?;
+        let name = at.name.as_name();
+        // Ours to work in; the final metadata follows when the entries are there.
+        match dir.dir.mkdir(name, meta.mode & 0o777 | 0o700) {
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => match look(&dir.dir, name)? {
+                Some(there) if there.meta.kind == Kind::Dir => Ok(()),
+                _ => Err(e),
+            },
+            other => other,
+        }
+    }
+
+    /// Makes a symbolic link or special file and sets its metadata. What is `same` already is kept if it has no other name, since metadata of the other
+    /// names must not change with it.
+    fn make(
+        &mut self,
+        at: &Spot,
+        meta: &Meta,
+        same: impl FnOnce(&Dir, Name<'_>, &Meta) -> bool,
+        create: impl Fn(&Dir, Name<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let held = self.held(&at.dir)?;
+        let (dir, name) = (&held.dir, at.name.as_name());
+        match create(dir, name) {
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {}
+            done => {
+                done?;
+                let have = dir.stat_at(name)?.meta;
+                return self.root.who.settle_at(dir, name, &have, meta);
+            }
+        }
+        if let Some(there) = look(dir, name)? {
+            let have = there.meta;
+            if have.kind == Kind::Dir {
+                return fail(libc::EISDIR);
+            }
+            if have.kind == meta.kind && same(dir, name, &have) {
+                let settled = (have.uid, have.gid, have.mtime) == (meta.uid, meta.gid, meta.mtime)
+                    && (have.mode == meta.mode || meta.kind == Kind::Symlink);
+                if settled {
+                    return Ok(());
+                }
+                if there.nlink == 1 {
+                    return self.root.who.settle_at(dir, name, &have, meta);
+                }
+            }
+        }
+        let (temp, ()) = self.temps.with_free(|temp| create(dir, temp))?;
+        let temp = temp.name();
+        let done = dir
+            .stat_at(temp)
+            .and_then(|made| self.root.who.settle_at(dir, temp, &made.meta, meta))
+            .and_then(|()| dir.rename(temp, dir, name));
+        if done.is_err() {
+            discard(dir, temp);
+        }
+        done
+    }
+
+    fn link(&mut self, from: &Spot, to: &Spot) -> io::Result<()> {
+        let from_dir = self.held(&from.dir)?;
+        let to_dir = self.held(&to.dir)?;
+        let (from_dir, to_dir) = (&from_dir.dir, &to_dir.dir);
+        let (name, new_name) = (from.name.as_name(), to.name.as_name());
+        match from_dir.link(name, to_dir, new_name) {
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {}
+            done => return done,
+        }
+        let have = from_dir.stat_at(name)?;
+        if have.meta.kind == Kind::Dir {
+            return fail(libc::EPERM);
+        }
+        match look(to_dir, new_name)? {
+            Some(there) if there.ident == have.ident => return Ok(()),
+            Some(there) if there.meta.kind == Kind::Dir => return fail(libc::EISDIR),
+            _ => {}
+        }
+        let (temp, ()) = self.temps.with_free(|temp| from_dir.link(name, to_dir, temp))?;
+        let done = to_dir.rename(temp.name(), to_dir, new_name);
+        // A rename does nothing if somebody made the same link meanwhile: the temporary name would stay.
+        discard(to_dir, temp.name());
+        done
+    }
+
+    /// Removes the entry by `call`; nothing there, nor the directory that would hold it, is success.
+    fn remove(&mut self, at: &Spot, call: impl FnOnce(&Dir, Name<'_>) -> io::Result<()>) -> io::Result<()> {
+        let removed = self.held(&at.dir).and_then(|held| call(&held.dir, at.name.as_name()));
+        match removed {
+            Err(e) if is_missing(&e) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn rmdir(&mut self, at: &Spot) -> io::Result<()> {
+        self.dirs.forget(at);
+        let root = Arc::clone(&self.root);
+        self.remove(at, |dir, name| match dir.rmdir(name) {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTEMPTY | libc::EEXIST)) => {
+                // Perhaps only what an operation of ours could not clean up is in it.
+                let inner = dir.open_dir(name)?;
+                let mut leftovers = Vec::new();
+                let mut others = false;
+                inner.list(|name| {
+                    if name.is_reserved() {
+                        leftovers.push(name.to_owned());
+                    } else {
+                        others = true;
+                    }
+                })?;
+                if others || leftovers.is_empty() {
+                    return Err(io::Error::from_raw_os_error(libc::ENOTEMPTY));
+                }
+                sweep::remove_all(&inner, &root.who, &leftovers);
+                dir.rmdir(name)
+            }
+            other => other,
+        })
+    }
+
+    fn dir_meta(&mut self, path: &RelPath, meta: &Meta) -> io::Result<()> {
+        let held = self.held(path)?;
+        let set = || {
+            let have = held.dir.stat()?;
+            self.root.loosened.forget(have.ident);
+            self.root.who.settle_fd(held.dir.as_fd(), &have.meta, meta)
+        };
+        let done = if path.is_root() { self.root.staging.still(set) } else { set() };
+        self.dirs.forget_dir(path);
+        done
+    }
+
+    fn writable(&self) -> Result<(), Errno> {
+        if self.root.read_only { Err(libc::EROFS) } else { Ok(()) }
+    }
+}
+
+fn discard(dir: &Dir, temp: Name<'_>) {
+    match dir.unlink(temp) {
+        Err(e) if !is_missing(&e) => left_behind(temp, &e),
+        _ => {}
+    }
+}
+
+impl Target for FsTarget {
+    fn op(&mut self, op: &Op) -> Result<(), Errno> {
+        self.writable()?;
+        let root = RelPath::root();
+        let paths = match op {
+            // A directory that gets another parent is written to itself.
+            Op::Move { from, to } => [(&from.dir, Some(from.name.as_name())), (&to.dir, None)],
+            Op::Park { from, .. } => [(&from.dir, Some(from.name.as_name())), (&root, None)],
+            Op::Link { from, to } => [(&from.dir, None), (&to.dir, None)],
+            Op::Place { at, .. } => [(&at.dir, None), (&root, None)],
+            Op::Mkdir { at, .. }
+            | Op::Symlink { at, .. }
+            | Op::Special { at, .. }
+            | Op::SetMeta { at, .. }
+            | Op::Unlink { at }
+            | Op::Rmdir { at } => [(&at.dir, None); 2],
+            Op::DirMeta { dir, .. } => [(dir, None); 2],
+        };
+        self.with_access(&paths, |target| target.run(op))
+    }
+
+    fn put(&mut self, at: &Spot, meta: &Meta, data: &[u8]) -> Result<(), Errno> {
+        self.writable()?;
+        if !may_name(at) || meta.kind != Kind::File || meta.size != data.len() as u64 {
+            return Err(libc::EINVAL);
+        }
+        self.with_access(&[(&at.dir, None)], |target| {
+            let dir = target.held(&at.dir)?;
+            file::put(&target.root, &dir, &mut target.temps, at.name.as_name(), meta, data)
+        })
+    }
+
+    fn stage(&mut self, id: u64, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        self.writable()?;
+        self.with_access(&[(&RelPath::root(), None)], |target| target.root.staging.write(&target.root, id, offset, data))
+    }
+
+    fn drop_stage(&mut self, id: u64) {
+        self.root.staging.drop_file(&self.root, id);
+    }
+
+    fn list(&mut self, dir: &RelPath, each: &mut dyn FnMut(Listed)) -> Result<(), Errno> {
+        if !may_name_dir(dir) {
+            return Err(libc::EINVAL);
+        }
+        manifest::list(&self.root, dir, each).map_err(|e| errno(&e))
+    }
+
+    fn end_frame(&mut self) {
+        self.dirs.clear();
+    }
+
+    fn end_cycle(&mut self) {
+        self.dirs.clear();
+        self.root.staging.remove_if_empty(&self.root);
+        self.root.loosened.restore_all();
+    }
+}

@@ -1,0 +1,93 @@
+//! Lists what the mirror holds: every directory with its entries and their metadata.
+//!
+//! Never follows a symbolic link, never reads content, never holds more than one directory open. What is pending is paths of directories only.
+
+use std::io;
+
+use crate::apply::root::Root;
+use crate::apply::sweep;
+use crate::apply::target::{Errno, Listed};
+use crate::model::meta::{Ident, Kind};
+use crate::model::op::Entry;
+use crate::model::path::{Name, RelPath};
+use crate::sys::dir::Dir;
+
+/// Reports `top` and everything beneath. The first listing of the whole root removes leftovers on the way.
+pub(super) fn list(root: &Root, top: &RelPath, each: &mut dyn FnMut(Listed)) -> io::Result<()> {
+    let first = open(root, top)?;
+    let root_dev = root.ident()?.dev;
+    let sweep = top.is_root() && root.is_first_listing();
+    let mut below = Vec::new();
+    list_one(root, &first, top, root_dev, sweep, each, &mut below);
+    while let Some(path) = below.pop() {
+        match open(root, &path) {
+            Ok(dir) => list_one(root, &dir, &path, root_dev, sweep, each, &mut below),
+            Err(e) => each(Listed::Failed { dir: path, errno: errno(&e) }),
+        }
+    }
+    root.loosened.restore_all();
+    Ok(())
+}
+
+fn open(root: &Root, path: &RelPath) -> io::Result<Dir> {
+    match root.dir.open_beneath(path) {
+        Err(e)
+            if e.raw_os_error() == Some(libc::EACCES) && !root.read_only && root.loosened.loosen(&root.dir, &root.who, path, None)? =>
+        {
+            root.dir.open_beneath(path)
+        }
+        other => other,
+    }
+}
+
+fn list_one(root: &Root, dir: &Dir, path: &RelPath, root_dev: u64, sweep: bool, each: &mut dyn FnMut(Listed), below: &mut Vec<RelPath>) {
+    each(Listed::Dir(path.clone()));
+    let mut leftovers = Vec::new();
+    let mut trouble = Ok(());
+    let listed = dir.list(|name| {
+        if name.is_reserved() {
+            if sweep {
+                leftovers.push(name.to_owned());
+            }
+            return;
+        }
+        match entry(dir, path, name, root_dev) {
+            Ok((entry, path_below)) => {
+                each(Listed::Entry(entry));
+                below.extend(path_below);
+            }
+            // Gone since the directory was read.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => trouble = Err(e),
+        }
+    });
+    sweep::remove_all(dir, &root.who, &leftovers);
+    if let Err(e) = listed.and(trouble) {
+        each(Listed::Failed { dir: path.clone(), errno: errno(&e) });
+    }
+}
+
+fn entry(dir: &Dir, path: &RelPath, name: Name<'_>, root_dev: u64) -> io::Result<(Entry, Option<RelPath>)> {
+    let stat = dir.stat_at(name)?;
+    let kind = stat.meta.kind;
+    let below = if kind == Kind::Dir { Some(path.join(name).map_err(|_| io::Error::from_raw_os_error(libc::ENAMETOOLONG))?) } else { None };
+    let target = if kind == Kind::Symlink { Some(dir.read_link(name)?) } else { None };
+    let link_group = if kind != Kind::Dir && stat.nlink > 1 { link_group(&stat.ident, root_dev) } else { 0 };
+    Ok((Entry { name: name.to_owned(), meta: stat.meta, target, link_group }, below))
+}
+
+/// The inode number; on another filesystem beneath the root one that no inode of the root's is likely to have. Never 0.
+fn link_group(ident: &Ident, root_dev: u64) -> u64 {
+    if ident.dev == root_dev {
+        return ident.ino.max(1);
+    }
+    // The finalizer of SplitMix64: a bijection that spreads all bits.
+    let mut x = ident.ino ^ ident.dev.rotate_left(32);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (x ^ (x >> 31)).max(1)
+}
+
+pub(super) fn errno(e: &io::Error) -> Errno {
+    e.raw_os_error().unwrap_or(libc::EIO)
+}

@@ -1,0 +1,71 @@
+//! The root of a mirror, with all that the threads of a session share.
+//!
+//! Never opens anything above it. The receiver makes one for each session and one [`FsTarget`](crate::apply::FsTarget) a thread from it.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::apply::access::Loosened;
+use crate::apply::meta::Identity;
+use crate::apply::staging::Staging;
+use crate::model::meta::Ident;
+use crate::model::op::Abilities;
+use crate::sys::dir::Dir;
+
+/// A mirror's root during a session.
+pub struct Root {
+    pub(super) dir: Dir,
+    pub(super) who: Identity,
+    pub(super) staging: Staging,
+    pub(super) loosened: Loosened,
+    pub(super) read_only: bool,
+    sweep: AtomicBool,
+}
+
+impl Root {
+    /// The root at `path`, whose last component may be a symbolic link.
+    ///
+    /// # Errors
+    /// As `open(2)`.
+    pub fn open(path: &Path, read_only: bool) -> io::Result<Arc<Self>> {
+        Dir::open_root(path).map(|dir| Self::new(dir, read_only))
+    }
+
+    /// The root that is open as `dir`. A read-only one refuses every change with `EROFS`.
+    pub fn new(dir: Dir, read_only: bool) -> Arc<Self> {
+        Arc::new(Self {
+            dir,
+            who: Identity::of_process(),
+            staging: Staging::new(),
+            loosened: Loosened::new(),
+            read_only,
+            sweep: AtomicBool::new(!read_only),
+        })
+    }
+
+    /// What can be set here.
+    pub fn abilities(&self) -> Abilities {
+        self.who.abilities()
+    }
+
+    /// Which directory it is.
+    ///
+    /// # Errors
+    /// As `statx(2)`.
+    pub fn ident(&self) -> io::Result<Ident> {
+        self.dir.stat().map(|stat| stat.ident)
+    }
+
+    /// The session is over and no thread applies any more: what it staged goes, permissions are restored.
+    pub fn end_session(&self) {
+        self.staging.end_session(self);
+        self.loosened.restore_all();
+    }
+
+    /// Whether this is the first full listing, which removes what an earlier session left behind; asked once for each.
+    pub(super) fn is_first_listing(&self) -> bool {
+        self.sweep.swap(false, Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,140 @@
+//! What a mirror must be able to do, as a trait: the real one is `FsTarget`, tests have a strict
+//! one in memory.
+//!
+//! Nothing here does I/O. The receiver calls a target for every operation that arrives; both targets use the checks below, so
+//! that they agree about which places a peer may name.
+
+use crate::model::meta::Meta;
+use crate::model::op::{Entry, Op, Spot};
+use crate::model::path::{Name, RelPath, STAGING_NAME};
+
+/// A system's error number, as the wire carries it.
+pub type Errno = i32;
+
+/// One thing that a listing found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listed {
+    /// The entries that follow are in this directory.
+    Dir(RelPath),
+    /// An entry of the last [`Listed::Dir`].
+    Entry(Entry),
+    /// The directory could not be read, or not all of it: what it holds is not known.
+    Failed {
+        /// The directory.
+        dir: RelPath,
+        /// Why.
+        errno: Errno,
+    },
+}
+
+/// Executes operations on a mirror. Each thread has its own; those of one session share what is staged.
+///
+/// Every operation is safe to repeat. Those that take something from elsewhere (`Move`, `Park`, `Link`, `Place`, `SetMeta`) need it to be there and
+/// say `ENOENT` otherwise; nothing is half done when an operation fails, but that the modification time of the directory may have changed.
+pub trait Target {
+    /// Executes one operation.
+    ///
+    /// # Errors
+    /// The system's error number. Beside what the calls themselves say: `EINVAL` for a reserved name or a value that does not fit the operation,
+    /// `EISDIR` for a directory at a name where something else is to be put, `EEXIST` for a directory that would have to be moved over a directory,
+    /// `ESTALE` where `SetMeta` finds another kind than it expects, `ENODATA` where `Place` finds that not everything was staged.
+    fn op(&mut self, op: &Op) -> Result<(), Errno>;
+
+    /// Puts a file with this content at a name, replacing what is there if it is not a directory. Readers see the old or the new one, never a part.
+    ///
+    /// # Errors
+    /// As [`Target::op`].
+    fn put(&mut self, at: &Spot, meta: &Meta, data: &[u8]) -> Result<(), Errno>;
+
+    /// Writes a piece of a staged file, which is made by its first piece. Pieces come in any order and from any thread, each once.
+    ///
+    /// # Errors
+    /// As [`Target::op`]; the staged file then is incomplete and `Place` will refuse it.
+    fn stage(&mut self, id: u64, offset: u64, data: &[u8]) -> Result<(), Errno>;
+
+    /// Forgets a staged file; nothing if there is none.
+    fn drop_stage(&mut self, id: u64);
+
+    /// Reports the directory `dir` and everything beneath it, reserved names excepted.
+    ///
+    /// # Errors
+    /// Why `dir` itself could not be opened; nothing has been reported then. Trouble further down is reported as [`Listed::Failed`].
+    fn list(&mut self, dir: &RelPath, each: &mut dyn FnMut(Listed)) -> Result<(), Errno>;
+
+    /// The operations of one frame are done: descriptors of directories held for speed are closed, so that a directory moved away by a local
+    /// user is noticed by the next frame.
+    fn end_frame(&mut self);
+
+    /// All operations of a cycle are done: what was made only for its sake goes (an empty staging directory, loosened permissions).
+    fn end_cycle(&mut self);
+}
+
+/// Whether a peer may name `at`: reserved names are ours, but for the parked entries of the staging directory and what is in them.
+pub fn may_name(at: &Spot) -> bool {
+    if at.dir.as_bytes() == STAGING_NAME {
+        return is_park(at.name.as_name());
+    }
+    may_name_dir(&at.dir) && !at.name.as_name().is_reserved()
+}
+
+/// Whether a peer may name the directory `dir`; see [`may_name`].
+pub fn may_name_dir(dir: &RelPath) -> bool {
+    let mut names = dir.names();
+    let Some(first) = names.next() else { return true };
+    if first.as_bytes() == STAGING_NAME {
+        return names.next().is_some_and(is_park) && !names.any(Name::is_reserved);
+    }
+    !first.is_reserved() && !names.any(Name::is_reserved)
+}
+
+fn is_park(name: Name<'_>) -> bool {
+    name.as_bytes().split_first().is_some_and(|(p, digits)| *p == b'p' && !digits.is_empty() && digits.iter().all(u8::is_ascii_digit))
+}
+
+/// Whether `path` is the entry `at`, or beneath it.
+pub fn is_at_or_beneath(path: &RelPath, at: &Spot) -> bool {
+    let (dir, name) = (at.dir.as_bytes(), at.name.as_bytes());
+    let rest = if dir.is_empty() { Some(path.as_bytes()) } else { path.as_bytes().strip_prefix(dir).and_then(|r| r.strip_prefix(b"/")) };
+    rest.and_then(|r| r.strip_prefix(name)).is_some_and(|r| r.is_empty() || r[0] == b'/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spot(dir: &[u8], name: &[u8]) -> Spot {
+        Spot { dir: RelPath::new(dir).unwrap(), name: Name::new(name).unwrap().to_owned() }
+    }
+
+    #[test]
+    fn only_parked_entries_of_staging_have_names() {
+        for (dir, name, allowed) in [
+            (&b""[..], &b"a"[..], true),
+            (b"a/b", b"c", true),
+            (b".ringsync-staging", b"p12", true),
+            (b".ringsync-staging/p12/a", b"b", true),
+            (b"", b".ringsync-staging", false),
+            (b".ringsync-staging", b"f1", false),
+            (b".ringsync-staging", b"p", false),
+            (b".ringsync-staging", b"p1x", false),
+            (b".ringsync-staging/f1", b"a", false),
+            (b".ringsync-staging/p1", b".ringsync-staging-1", false),
+            (b"a", b".ringsync-staging-00", false),
+            (b"a/.ringsync-staging", b"p1", false),
+        ] {
+            assert_eq!(may_name(&spot(dir, name)), allowed, "{:?}", spot(dir, name));
+        }
+    }
+
+    #[test]
+    fn beneath_is_by_component() {
+        let path = |bytes: &[u8]| RelPath::new(bytes).unwrap();
+        assert!(is_at_or_beneath(&path(b"a/b"), &spot(b"a", b"b")));
+        assert!(is_at_or_beneath(&path(b"a/b/c"), &spot(b"a", b"b")));
+        assert!(is_at_or_beneath(&path(b"a/b/c"), &spot(b"", b"a")));
+        assert!(!is_at_or_beneath(&path(b"a/bc"), &spot(b"a", b"b")));
+        assert!(!is_at_or_beneath(&path(b"ab/b"), &spot(b"a", b"b")));
+        assert!(!is_at_or_beneath(&path(b"a"), &spot(b"a", b"b")));
+        assert!(!is_at_or_beneath(&path(b""), &spot(b"", b"a")));
+    }
+}

@@ -1,0 +1,96 @@
+//! Temporary names beside a destination, and the fall-back for names that are taken.
+//!
+//! Never allocates. All names are reserved ones, so that what a crash leaves behind is found and removed.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+
+use crate::limits::TEMP_NAME_TRIES_MAX;
+use crate::model::path::{Name, STAGING_NAME};
+
+const DIGITS: usize = 16;
+const LEN: usize = STAGING_NAME.len() + 1 + DIGITS;
+
+/// A temporary name.
+#[derive(Clone, Copy)]
+pub(super) struct TempName([u8; LEN]);
+
+impl TempName {
+    pub(super) fn name(&self) -> Name<'_> {
+        Name::new(&self.0).expect("a reserved name is valid: letters and hexadecimal digits only")
+    }
+}
+
+/// Makes names that no other target makes: numbers from a random start.
+pub(super) struct TempNames(u64);
+
+impl TempNames {
+    pub(super) fn new() -> Self {
+        Self(RandomState::new().hash_one(std::process::id()))
+    }
+
+    pub(super) fn next(&mut self) -> TempName {
+        self.0 = self.0.wrapping_add(1);
+        let mut bytes = [b'-'; LEN];
+        bytes[..STAGING_NAME.len()].copy_from_slice(STAGING_NAME);
+        for (i, digit) in bytes[LEN - DIGITS..].iter_mut().enumerate() {
+            *digit = b"0123456789abcdef"[(self.0 >> (60 - 4 * i)) as usize & 15];
+        }
+        TempName(bytes)
+    }
+
+    /// Calls `make` with names until it says something else than that the name is taken.
+    pub(super) fn with_free<R>(&mut self, mut make: impl FnMut(Name<'_>) -> io::Result<R>) -> io::Result<(TempName, R)> {
+        let mut tries = 0;
+        loop {
+            let temp = self.next();
+            match make(temp.name()) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && tries < TEMP_NAME_TRIES_MAX => tries += 1,
+                other => return other.map(|made| (temp, made)),
+            }
+        }
+    }
+}
+
+/// A small decimal name, as `f12` or `p12`, on the stack.
+pub(super) struct IdName {
+    bytes: [u8; 21],
+    start: usize,
+}
+
+impl IdName {
+    pub(super) fn new(letter: u8, id: u64) -> Self {
+        let mut bytes = [0; 21];
+        let (mut start, mut rest) = (bytes.len(), id);
+        loop {
+            start -= 1;
+            bytes[start] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        start -= 1;
+        bytes[start] = letter;
+        Self { bytes, start }
+    }
+
+    pub(super) fn name(&self) -> Name<'_> {
+        Name::new(&self.bytes[self.start..]).expect("a letter and digits are a valid name")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_reserved_and_differ() {
+        let mut names = TempNames::new();
+        let (a, b) = (names.next(), names.next());
+        assert!(a.name().is_reserved());
+        assert_ne!(a.name(), b.name());
+        assert_eq!(IdName::new(b'p', 0).name().as_bytes(), b"p0");
+        assert_eq!(IdName::new(b'f', u64::MAX).name().as_bytes(), b"f18446744073709551615");
+    }
+}
