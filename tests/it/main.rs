@@ -1,1 +1,4 @@
 //! The one integration hub: every test of the whole lives in a module of it.
+
+mod compare;
+mod place;
