@@ -2,3 +2,7 @@
 
 mod filter;
 mod memtarget;
+mod compare;
+mod content;
+mod ops;
+mod place;

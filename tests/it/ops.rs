@@ -1,0 +1,779 @@
+//! Random operations on a real directory, from a seed: what users, editors, compilers and package managers do to a tree, and worse.
+//!
+//! It knows the tree as it made it, so nobody else may write there. It keeps the tree bounded, runs at full speed and never waits.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, lchown, symlink};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, makedev, mknod, utimensat};
+use nix::sys::time::TimeSpec;
+use ringsync::model::path::Shown;
+
+use crate::content::whole;
+
+/// Operations that are remembered for the report of a failure.
+const LOG_MAX: usize = 20_000;
+/// With names of 255 bytes at each level a path stays below `PATH_MAX`.
+const DEPTH_MAX: usize = 12;
+
+/// A small random generator (splitmix64): the same numbers from the same seed, everywhere.
+pub struct Rng(u64);
+
+impl Rng {
+    /// From a seed.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// Any number.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `end`, which is not 0.
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    /// True in `percent` of a hundred cases.
+    pub fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+
+    /// One of them.
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+}
+
+/// What may be done, and how large the tree gets.
+#[derive(Clone)]
+pub struct Choice {
+    /// Entries.
+    pub entries_max: usize,
+    /// Bytes of all files together, about.
+    pub bytes_max: u64,
+    /// As root: any owner, any mode, device nodes. Otherwise modes that leave the owner his rights.
+    pub root: bool,
+}
+
+impl Choice {
+    /// 1500 entries and 48 MiB, with the rights that the tests have.
+    pub fn usual() -> Self {
+        Self { entries_max: 1500, bytes_max: 48 << 20, root: crate::place::is_root() }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Dir,
+    File,
+    Other,
+}
+
+struct Node {
+    parent: usize,
+    name: Vec<u8>,
+    kind: Kind,
+    children: Vec<usize>,
+    size: u64,
+    /// Where it stands in `live`.
+    at: usize,
+    /// A mount point: never moved or removed.
+    pinned: bool,
+}
+
+/// The generator. Invariant: `nodes[0]` is the root; `live` holds each other node that exists once; each of them is among its parent's children.
+pub struct Ops {
+    root: PathBuf,
+    seed: u64,
+    rng: Rng,
+    choice: Choice,
+    nodes: Vec<Node>,
+    free: Vec<usize>,
+    live: Vec<usize>,
+    bytes: u64,
+    count: u64,
+    log: VecDeque<String>,
+}
+
+impl Ops {
+    /// On the empty directory `root`.
+    pub fn new(root: &Path, seed: u64, choice: Choice) -> Self {
+        let top = Node { parent: 0, name: Vec::new(), kind: Kind::Dir, children: Vec::new(), size: 0, at: usize::MAX, pinned: true };
+        Self {
+            root: root.to_owned(),
+            seed,
+            rng: Rng::new(seed),
+            choice,
+            nodes: vec![top],
+            free: Vec::new(),
+            live: Vec::new(),
+            bytes: 0,
+            count: 0,
+            log: VecDeque::new(),
+        }
+    }
+
+    /// Takes in the directory `name` in the root, which exists and stays: a mount point.
+    pub fn pin(&mut self, name: &str) {
+        let node = self.attach(0, name.as_bytes().to_vec(), Kind::Dir);
+        self.nodes[node].pinned = true;
+    }
+
+    /// Runs `count` operations.
+    pub fn run(&mut self, count: usize) {
+        for _ in 0..count {
+            self.step();
+        }
+    }
+
+    /// A number from the same stream: for the lengths of bursts, so that the seed decides them too.
+    pub fn rng(&mut self) -> &mut Rng {
+        &mut self.rng
+    }
+
+    /// The last operations that named `name`, for the report of a failure.
+    pub fn history(&self, name: &[u8]) -> String {
+        let name = Shown(name).to_string();
+        let lines: Vec<_> = self.log.iter().filter(|line| line.contains(&name)).collect();
+        lines[lines.len().saturating_sub(12)..].iter().fold(String::new(), |mut all, line| {
+            let _ = writeln!(all, "    {line}");
+            all
+        })
+    }
+
+    /// One operation.
+    ///
+    /// # Panics
+    /// When the system refuses what has to work: the seed and the operation are said.
+    pub fn step(&mut self) {
+        self.count += 1;
+        let full = self.live.len() >= self.choice.entries_max || self.bytes >= self.choice.bytes_max;
+        let dice = if full { 90 } else { self.rng.below(100) };
+        let result = match dice {
+            0..=13 => self.create(),
+            14..=20 => self.rewrite(),
+            21..=26 => self.append(),
+            27..=29 => self.truncate(),
+            30..=34 => self.replace_whole(),
+            35..=45 => self.rename_free(),
+            46..=51 => self.rename_over(),
+            52..=55 => self.exchange(),
+            56..=57 => self.rotate(),
+            58..=62 => self.replace_kind(),
+            63..=66 => self.hard_link(),
+            67..=70 => self.chmod(),
+            71..=73 => self.chown(),
+            74..=77 => self.utimes(),
+            78..=82 => self.mkdir(),
+            83..=85 => self.chain(),
+            86..=88 => self.other(),
+            89 => self.write_while_renamed(),
+            90..=93 if full => self.remove_tree(),
+            90..=97 => self.remove_one(),
+            _ => self.remove_tree(),
+        };
+        if let Err(e) = result {
+            // What crosses a mount is refused by the system, and so no operation.
+            let crossed = e.raw_os_error() == Some(libc::EXDEV);
+            assert!(crossed, "seed {}: operation {} ({}): {e}", self.seed, self.count, self.log.back().map_or("", String::as_str));
+        }
+    }
+
+    fn say(&mut self, what: &str, paths: &[&Path]) {
+        if self.log.len() == LOG_MAX {
+            self.log.pop_front();
+        }
+        let mut line = format!("{} {what}", self.count);
+        for path in paths {
+            let path = path.strip_prefix(&self.root).unwrap_or(path);
+            let _ = write!(line, " \"{}\"", Shown(path.as_os_str().as_bytes()));
+        }
+        self.log.push_back(line);
+    }
+
+    // The tree as we know it.
+
+    fn attach(&mut self, parent: usize, name: Vec<u8>, kind: Kind) -> usize {
+        let new = Node { parent, name, kind, children: Vec::new(), size: 0, at: self.live.len(), pinned: false };
+        let node = match self.free.pop() {
+            Some(node) => {
+                self.nodes[node] = new;
+                node
+            }
+            None => {
+                self.nodes.push(new);
+                self.nodes.len() - 1
+            }
+        };
+        self.live.push(node);
+        self.nodes[parent].children.push(node);
+        node
+    }
+
+    /// Forgets `node` and all beneath it.
+    fn detach(&mut self, node: usize) {
+        self.leave_parent(node);
+        let mut todo = vec![node];
+        while let Some(node) = todo.pop() {
+            todo.append(&mut self.nodes[node].children);
+            let at = self.nodes[node].at;
+            self.live.swap_remove(at);
+            if let Some(moved) = self.live.get(at) {
+                self.nodes[*moved].at = at;
+            }
+            self.bytes -= self.nodes[node].size;
+            self.free.push(node);
+        }
+    }
+
+    fn leave_parent(&mut self, node: usize) {
+        let parent = self.nodes[node].parent;
+        self.nodes[parent].children.retain(|child| *child != node);
+    }
+
+    fn move_to(&mut self, node: usize, parent: usize, name: Vec<u8>) {
+        self.leave_parent(node);
+        self.nodes[node].parent = parent;
+        self.nodes[node].name = name;
+        self.nodes[parent].children.push(node);
+    }
+
+    fn path(&self, node: usize) -> PathBuf {
+        let mut names = Vec::new();
+        let mut node = node;
+        while node != 0 {
+            names.push(&self.nodes[node].name);
+            node = self.nodes[node].parent;
+        }
+        let mut path = self.root.clone();
+        path.extend(names.iter().rev().map(|name| Path::new(std::ffi::OsStr::from_bytes(name))));
+        path
+    }
+
+    fn path_in(&self, dir: usize, name: &[u8]) -> PathBuf {
+        self.path(dir).join(OsString::from_vec(name.to_vec()))
+    }
+
+    fn depth(&self, mut node: usize) -> usize {
+        let mut depth = 0;
+        while node != 0 {
+            node = self.nodes[node].parent;
+            depth += 1;
+        }
+        depth
+    }
+
+    /// Levels beneath `node`, itself included.
+    fn height(&self, node: usize) -> usize {
+        let (mut height, mut level) = (0, vec![node]);
+        while !level.is_empty() {
+            height += 1;
+            level = level.iter().flat_map(|node| self.nodes[*node].children.iter().copied()).collect();
+        }
+        height
+    }
+
+    fn is_within(&self, mut node: usize, top: usize) -> bool {
+        while node != top && node != 0 {
+            node = self.nodes[node].parent;
+        }
+        node == top
+    }
+
+    fn known(&mut self, node: usize) -> io::Result<()> {
+        let size = fs::symlink_metadata(self.path(node))?.len();
+        self.bytes = self.bytes - self.nodes[node].size + size;
+        self.nodes[node].size = size;
+        Ok(())
+    }
+
+    fn any(&mut self, suits: impl Fn(&Node) -> bool) -> Option<usize> {
+        if self.live.is_empty() {
+            return None;
+        }
+        (0..12).map(|_| self.live[self.rng.below(self.live.len())]).find(|node| suits(&self.nodes[*node]))
+    }
+
+    fn file(&mut self) -> Option<usize> {
+        self.any(|node| node.kind == Kind::File)
+    }
+
+    fn movable(&mut self) -> Option<usize> {
+        self.any(|node| !node.pinned)
+    }
+
+    /// A directory that can take one more level.
+    fn dir(&mut self) -> usize {
+        if self.rng.chance(10) {
+            return 0;
+        }
+        self.any(|node| node.kind == Kind::Dir).filter(|node| self.depth(*node) < DEPTH_MAX).unwrap_or(0)
+    }
+
+    /// A name that is free in `dir`. Most are from a small stock, so that a name soon comes again for another object.
+    fn name(&mut self, dir: usize) -> Vec<u8> {
+        loop {
+            let name = self.some_name();
+            if self.nodes[dir].children.iter().all(|child| self.nodes[*child].name != name) {
+                return name;
+            }
+        }
+    }
+
+    fn some_name(&mut self) -> Vec<u8> {
+        let number = self.rng.next();
+        match self.rng.below(40) {
+            0 => [b"new\nline " as &[u8], number.to_string().as_bytes()].concat(),
+            1 => [b"\xff\xfe not utf-8 \x80" as &[u8], number.to_string().as_bytes()].concat(),
+            2 => format!("naïve – 日本語 {}", number % 50).into_bytes(),
+            3 => {
+                let mut name = number.to_string().into_bytes();
+                name.resize(255, b'n');
+                name
+            }
+            4 => {
+                // Any bytes that a name may hold.
+                let len = 1 + self.rng.below(24);
+                let mut name: Vec<u8> = (0..len).map(|_| (self.rng.next() % 255 + 1) as u8).collect();
+                name.iter_mut().filter(|b| **b == b'/').for_each(|b| *b = b'|');
+                [&b"b"[..], &name].concat()
+            }
+            5 => format!(".hidden {}~", number % 20).into_bytes(),
+            6 => format!("-{} *?[a]\\", number % 20).into_bytes(),
+            7..=14 => format!("{number:016x}").into_bytes(),
+            _ => format!("n{}", number % 60).into_bytes(),
+        }
+    }
+
+    fn size(&mut self) -> usize {
+        match self.rng.below(1000) {
+            0..=4 => 200 * 1024 + self.rng.below(1800 * 1024),
+            5..=39 => self.rng.below(200 * 1024),
+            40..=119 => 0,
+            120..=179 => self.rng.below(32),
+            _ => self.rng.below(6000),
+        }
+    }
+
+    fn content(&mut self) -> Vec<u8> {
+        let size = self.size();
+        whole(self.seed, self.count, size)
+    }
+
+    // The operations. Each says what it does, does it, and then knows it.
+
+    fn create(&mut self) -> io::Result<()> {
+        let dir = self.dir();
+        let name = self.name(dir);
+        self.create_as(dir, name)
+    }
+
+    fn create_as(&mut self, dir: usize, name: Vec<u8>) -> io::Result<()> {
+        let path = self.path_in(dir, &name);
+        self.say("create", &[&path]);
+        let content = self.content();
+        OpenOptions::new().write(true).create_new(true).open(path)?.write_all(&content)?;
+        let node = self.attach(dir, name, Kind::File);
+        self.known(node)
+    }
+
+    fn rewrite(&mut self) -> io::Result<()> {
+        let Some(node) = self.file() else { return self.create() };
+        let path = self.path(node);
+        let file = OpenOptions::new().write(true).open(&path)?;
+        let size = self.nodes[node].size as usize;
+        if size > 64 && self.rng.chance(40) {
+            // In place, in the middle: the size stays.
+            self.say("patch", &[&path]);
+            let at = self.rng.below(size - 32);
+            let len = (1 + self.rng.below(4096)).min(size - at);
+            let patch = whole(self.seed, self.count, len);
+            file.write_all_at(&patch, at as u64)?;
+        } else {
+            self.say("rewrite", &[&path]);
+            let content = self.content();
+            file.set_len(0)?;
+            file.write_all_at(&content, 0)?;
+        }
+        self.known(node)
+    }
+
+    fn append(&mut self) -> io::Result<()> {
+        let Some(node) = self.file().filter(|node| self.nodes[*node].size < 3 << 20) else { return self.create() };
+        let path = self.path(node);
+        self.say("append", &[&path]);
+        let len = 1 + self.rng.below(3000);
+        let more = whole(self.seed, self.count, len);
+        OpenOptions::new().append(true).open(path)?.write_all(&more)?;
+        self.known(node)
+    }
+
+    fn truncate(&mut self) -> io::Result<()> {
+        let Some(node) = self.file() else { return self.create() };
+        let path = self.path(node);
+        self.say("truncate", &[&path]);
+        let mut file = OpenOptions::new().write(true).open(path)?;
+        let size = self.nodes[node].size as usize;
+        if self.rng.chance(70) {
+            file.set_len(self.rng.below(size + 1) as u64)?;
+        } else {
+            // A hole, and perhaps something behind it.
+            let end = size + self.rng.below(20_000);
+            file.set_len(end as u64)?;
+            if self.rng.chance(50) {
+                file.seek(SeekFrom::Start(end as u64))?;
+                file.write_all(b"behind the hole")?;
+            }
+        }
+        self.known(node)
+    }
+
+    /// As editors and package managers do: written beside, then renamed over.
+    fn replace_whole(&mut self) -> io::Result<()> {
+        let Some(node) = self.file() else { return self.create() };
+        let dir = self.nodes[node].parent;
+        let name = self.name(dir);
+        let (temp, path) = (self.path_in(dir, &name), self.path(node));
+        self.say("write and rename over", &[&temp, &path]);
+        let content = self.content();
+        OpenOptions::new().write(true).create_new(true).open(&temp)?.write_all(&content)?;
+        if self.choice.root && self.rng.chance(30) {
+            fs::set_permissions(&temp, Permissions::from_mode(0o640))?;
+        }
+        fs::rename(temp, path)?;
+        self.known(node)
+    }
+
+    fn rename_free(&mut self) -> io::Result<()> {
+        let Some(node) = self.movable() else { return self.create() };
+        let dir = if self.rng.chance(50) { self.nodes[node].parent } else { self.dir() };
+        if self.is_within(dir, node) || self.depth(dir) + self.height(node) > DEPTH_MAX {
+            return self.create();
+        }
+        let name = self.name(dir);
+        let (from, to) = (self.path(node), self.path_in(dir, &name));
+        self.say("rename", &[&from, &to]);
+        fs::rename(from, to)?;
+        self.move_to(node, dir, name);
+        Ok(())
+    }
+
+    fn rename_over(&mut self) -> io::Result<()> {
+        let (Some(node), Some(over)) = (self.movable(), self.movable()) else { return self.create() };
+        let dir = self.nodes[over].parent;
+        let both_dirs = self.nodes[node].kind == Kind::Dir && self.nodes[over].kind == Kind::Dir;
+        let neither = self.nodes[node].kind != Kind::Dir && self.nodes[over].kind != Kind::Dir;
+        let fits = both_dirs && self.nodes[over].children.is_empty() || neither;
+        if node == over || !fits || self.is_within(over, node) || self.depth(dir) + self.height(node) > DEPTH_MAX {
+            return self.rename_free();
+        }
+        let (from, to) = (self.path(node), self.path(over));
+        self.say("rename over", &[&from, &to]);
+        let (a, b) = (fs::symlink_metadata(&from)?, fs::symlink_metadata(&to)?);
+        fs::rename(from, to)?;
+        // Two names of one object: the system does nothing.
+        if (a.dev(), a.ino()) != (b.dev(), b.ino()) {
+            let name = std::mem::take(&mut self.nodes[over].name);
+            self.detach(over);
+            self.move_to(node, dir, name);
+        }
+        Ok(())
+    }
+
+    fn exchange(&mut self) -> io::Result<()> {
+        let (Some(a), Some(b)) = (self.movable(), self.movable()) else { return self.create() };
+        let (up_a, up_b) = (self.nodes[a].parent, self.nodes[b].parent);
+        let deep = self.depth(up_b) + self.height(a) > DEPTH_MAX || self.depth(up_a) + self.height(b) > DEPTH_MAX;
+        if deep || self.is_within(a, b) || self.is_within(b, a) {
+            return self.rename_free();
+        }
+        let (from, to) = (self.path(a), self.path(b));
+        self.say("exchange", &[&from, &to]);
+        match renameat2(AT_FDCWD, &from, AT_FDCWD, &to, RenameFlags::RENAME_EXCHANGE) {
+            // Not every filesystem can.
+            Err(nix::errno::Errno::EINVAL) => return Ok(()),
+            other => other?,
+        }
+        let (name_a, name_b) = (self.nodes[a].name.clone(), self.nodes[b].name.clone());
+        self.move_to(a, up_b, name_b);
+        self.move_to(b, up_a, name_a);
+        Ok(())
+    }
+
+    /// Three names, or two, in a ring, through a temporary one, as a log rotation does.
+    fn rotate(&mut self) -> io::Result<()> {
+        let Some(a) = self.movable() else { return self.create() };
+        let dir = self.nodes[a].parent;
+        let ring: Vec<usize> = self.nodes[dir].children.iter().copied().filter(|n| !self.nodes[*n].pinned).take(3).collect();
+        if ring.len() < 2 {
+            return self.rename_free();
+        }
+        let temp = self.name(dir);
+        let temp = self.path_in(dir, &temp);
+        let paths: Vec<PathBuf> = ring.iter().map(|node| self.path(*node)).collect();
+        self.say("rotate", &paths.iter().map(PathBuf::as_path).collect::<Vec<_>>());
+        let last = paths.len() - 1;
+        fs::rename(&paths[last], &temp)?;
+        for n in (0..last).rev() {
+            fs::rename(&paths[n], &paths[n + 1])?;
+        }
+        fs::rename(temp, &paths[0])?;
+        let names: Vec<_> = ring.iter().map(|node| self.nodes[*node].name.clone()).collect();
+        for (n, node) in ring.iter().enumerate() {
+            self.nodes[*node].name.clone_from(&names[(n + 1) % names.len()]);
+        }
+        Ok(())
+    }
+
+    /// The same name for another kind of thing, at once.
+    fn replace_kind(&mut self) -> io::Result<()> {
+        let Some(node) = self.movable() else { return self.create() };
+        let (dir, name, kind) = (self.nodes[node].parent, self.nodes[node].name.clone(), self.nodes[node].kind);
+        self.remove(node)?;
+        match (kind, self.rng.below(3)) {
+            (Kind::Dir, 0) | (Kind::Other, _) => self.create_as(dir, name),
+            (Kind::Dir, _) | (Kind::File, 0) => self.other_as(dir, name),
+            (Kind::File, _) => {
+                let node = self.mkdir_as(dir, name)?;
+                if self.depth(node) < DEPTH_MAX {
+                    let name = self.name(node);
+                    self.create_as(node, name)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn hard_link(&mut self) -> io::Result<()> {
+        let Some(node) = self.any(|node| node.kind != Kind::Dir) else { return self.create() };
+        let dir = self.dir();
+        let name = self.name(dir);
+        let (from, to) = (self.path(node), self.path_in(dir, &name));
+        self.say("link", &[&from, &to]);
+        match fs::hard_link(&from, &to) {
+            // Of what has another owner an ordinary user may make none.
+            Err(e) if e.raw_os_error() == Some(libc::EPERM) && !self.choice.root => return Ok(()),
+            other => other?,
+        }
+        let kind = self.nodes[node].kind;
+        let new = self.attach(dir, name, kind);
+        self.known(new)
+    }
+
+    fn chmod(&mut self) -> io::Result<()> {
+        const ANY: &[u32] = &[0o644, 0o600, 0o755, 0o700, 0o777, 0o4755, 0o2755, 0o6711, 0o1777, 0o444, 0o111, 0o000];
+        let Some(node) = self.any(|node| node.kind != Kind::Other) else { return self.create() };
+        let mode = match (self.choice.root, self.nodes[node].kind) {
+            (true, _) => self.rng.pick(ANY),
+            (false, Kind::Dir) => self.rng.pick(&[0o755, 0o700, 0o777, 0o1777, 0o750]),
+            (false, _) => self.rng.pick(&[0o644, 0o600, 0o755, 0o666, 0o4755, 0o640]),
+        };
+        let path = self.path(node);
+        self.say(&format!("chmod {mode:o}"), &[&path]);
+        fs::set_permissions(path, Permissions::from_mode(mode))
+    }
+
+    fn chown(&mut self) -> io::Result<()> {
+        if !self.choice.root {
+            return self.chmod();
+        }
+        let Some(node) = self.any(|_| true) else { return self.create() };
+        let path = self.path(node);
+        let (uid, gid) = (self.rng.pick(&[0, 1, 1000, 65_534, 3_000_000_000]), self.rng.pick(&[0, 5, 1000, 65_534]));
+        self.say(&format!("chown {uid}:{gid}"), &[&path]);
+        lchown(path, Some(uid), Some(gid))
+    }
+
+    fn utimes(&mut self) -> io::Result<()> {
+        let Some(node) = self.any(|_| true) else { return self.create() };
+        let path = self.path(node);
+        // 1915 to 2200: what every filesystem can keep.
+        let time = TimeSpec::new(self.rng.below(9_000_000_000) as i64 - 1_700_000_000, self.rng.below(1_000_000_000) as i64);
+        self.say(&format!("utimes {}.{:09}", time.tv_sec(), time.tv_nsec()), &[&path]);
+        Ok(utimensat(AT_FDCWD, &path, &time, &time, UtimensatFlags::NoFollowSymlink)?)
+    }
+
+    fn mkdir(&mut self) -> io::Result<()> {
+        let dir = self.dir();
+        let name = self.name(dir);
+        self.mkdir_as(dir, name).map(drop)
+    }
+
+    fn mkdir_as(&mut self, dir: usize, name: Vec<u8>) -> io::Result<usize> {
+        let path = self.path_in(dir, &name);
+        self.say("mkdir", &[&path]);
+        fs::create_dir(path)?;
+        Ok(self.attach(dir, name, Kind::Dir))
+    }
+
+    /// `mkdir -p a/b/c/d` and files on every level, faster than a watch can be set.
+    fn chain(&mut self) -> io::Result<()> {
+        let mut dir = self.dir();
+        for _ in 0..2 + self.rng.below(4) {
+            if self.depth(dir) >= DEPTH_MAX - 1 {
+                break;
+            }
+            let name = self.name(dir);
+            dir = self.mkdir_as(dir, name)?;
+            for _ in 0..self.rng.below(3) {
+                let name = self.name(dir);
+                self.create_as(dir, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn other(&mut self) -> io::Result<()> {
+        let dir = self.dir();
+        let name = self.name(dir);
+        self.other_as(dir, name)
+    }
+
+    /// A symbolic link, FIFO, socket or device.
+    fn other_as(&mut self, dir: usize, name: Vec<u8>) -> io::Result<()> {
+        let path = self.path_in(dir, &name);
+        self.say("link or special", &[&path]);
+        let mode = Mode::from_bits_truncate(0o640);
+        match self.rng.below(if self.choice.root { 12 } else { 10 }) {
+            0 => mknod(&path, SFlag::S_IFIFO, mode, 0)?,
+            1 => mknod(&path, SFlag::S_IFSOCK, mode, 0)?,
+            10 => mknod(&path, SFlag::S_IFCHR, mode, makedev(1, 3 + self.rng.next() % 6))?,
+            11 => mknod(&path, SFlag::S_IFBLK, mode, makedev(7, 200))?,
+            2 => symlink(OsString::from_vec(vec![b't'; 1 + self.rng.below(1000)]), &path)?,
+            3 => symlink(OsString::from_vec(b"not \xff utf-8\n".to_vec()), &path)?,
+            _ => symlink(self.rng.pick(&["..", "/etc/passwd", "n1", "n2/n3", "/nowhere", "."]), &path)?,
+        }
+        let node = self.attach(dir, name, Kind::Other);
+        self.known(node)
+    }
+
+    /// The name changes while the file is open and being written.
+    fn write_while_renamed(&mut self) -> io::Result<()> {
+        let Some(node) = self.file() else { return self.create() };
+        let dir = self.nodes[node].parent;
+        let name = self.name(dir);
+        let (from, to) = (self.path(node), self.path_in(dir, &name));
+        self.say("write while renamed", &[&from, &to]);
+        let content = self.content();
+        let mut file = OpenOptions::new().write(true).open(&from)?;
+        let half = content.len() / 2;
+        file.write_all(&content[..half])?;
+        fs::rename(from, to)?;
+        self.move_to(node, dir, name);
+        file.write_all(&content[half..])?;
+        self.known(node)
+    }
+
+    fn remove_one(&mut self) -> io::Result<()> {
+        match self.any(|node| !node.pinned && node.children.is_empty()) {
+            Some(node) => self.remove(node),
+            None => self.create(),
+        }
+    }
+
+    fn remove_tree(&mut self) -> io::Result<()> {
+        let small = self.live.len() < self.choice.entries_max / 4;
+        match self.any(|node| !node.pinned && node.kind == Kind::Dir && (!small || node.children.len() < 4)) {
+            Some(node) => self.remove(node),
+            None => self.remove_one(),
+        }
+    }
+
+    fn remove(&mut self, node: usize) -> io::Result<()> {
+        let path = self.path(node);
+        if self.nodes[node].kind == Kind::Dir {
+            self.say("rm -rf", &[&path]);
+            fs::remove_dir_all(path)?;
+        } else {
+            self.say("unlink", &[&path]);
+            fs::remove_file(path)?;
+        }
+        self.detach(node);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::place::{Place, as_user, is_root, seed};
+
+    /// What lies beneath `root`, itself left out.
+    fn walk(root: &Path) -> Vec<(PathBuf, fs::Metadata)> {
+        let (mut all, mut todo) = (Vec::new(), vec![root.to_owned()]);
+        while let Some(dir) = todo.pop() {
+            for entry in fs::read_dir(dir).unwrap() {
+                let entry = entry.unwrap();
+                let metadata = entry.metadata().unwrap();
+                if metadata.is_dir() {
+                    todo.push(entry.path());
+                }
+                all.push((entry.path(), metadata));
+            }
+        }
+        all
+    }
+
+    fn knows_its_tree(ops: &Ops, root: &Path) {
+        let mut found: Vec<_> = walk(root).into_iter().map(|(path, _)| path).collect();
+        let mut known: Vec<_> = ops.live.iter().map(|node| ops.path(*node)).collect();
+        found.sort();
+        known.sort();
+        assert_eq!(found, known, "seed {}", ops.seed);
+    }
+
+    #[test]
+    fn knows_its_tree_and_keeps_it_bounded() {
+        let (place, seed) = (Place::new(), seed());
+        println!("RINGSYNC_SEED={seed}");
+        let choice = Choice { entries_max: 300, bytes_max: 8 << 20, ..Choice::usual() };
+        let mut ops = Ops::new(&place.src, seed, choice);
+        for _ in 0..20 {
+            ops.run(400);
+            knows_its_tree(&ops, &place.src);
+            assert!(ops.live.len() < 320, "{}", ops.live.len());
+            assert!(ops.depth(*ops.live.iter().max_by_key(|node| ops.depth(**node)).unwrap()) <= DEPTH_MAX);
+        }
+    }
+
+    #[test]
+    fn is_the_same_again_from_the_same_seed() {
+        let tree = |seed| {
+            let place = Place::new();
+            Ops::new(&place.src, seed, Choice::usual()).run(3000);
+            let mut all: Vec<_> = walk(&place.src)
+                .into_iter()
+                .map(|(path, m)| (path.strip_prefix(&place.src).unwrap().to_owned(), m.mode(), m.is_dir() || m.len() > 0, m.nlink()))
+                .collect();
+            all.sort();
+            all
+        };
+        let seed = seed();
+        assert_eq!(tree(seed), tree(seed), "RINGSYNC_SEED={seed}");
+        assert_ne!(tree(seed), tree(seed + 1), "RINGSYNC_SEED={seed}");
+    }
+
+    #[test]
+    fn works_as_an_ordinary_user() {
+        let place = if is_root() { Place::new().for_user() } else { Place::new() };
+        let seed = seed();
+        println!("RINGSYNC_SEED={seed}");
+        let mut ops = Ops::new(&place.src, seed, Choice { root: false, ..Choice::usual() });
+        as_user(|| ops.run(5000));
+        knows_its_tree(&ops, &place.src);
+        assert!(!is_root() || walk(&place.src).iter().all(|(_, m)| m.uid() == crate::place::USER));
+    }
+}
