@@ -14,7 +14,7 @@ use crate::plan::flight::Flight;
 use crate::plan::planner::{Action, Planner, Staged};
 use crate::plan::reconcile::{Base, Difference, Want};
 use crate::plan::round::{Round, Slot};
-use crate::plan::tree::{NodeId, ROOT, Tree, flag};
+use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
 
 /// Files whose reading goes to one worker at once.
 const BATCH_FILES_MAX: usize = 64;
@@ -123,7 +123,7 @@ impl Emit<'_> {
         for slot in &self.round.slots {
             if let Some(id) = self.planner.tree.resolve(slot.node)
                 && self.planner.tree.is_blank(id)
-                && !self.planner.troubles.contains_key(&slot.node)
+                && !self.planner.is_troubled(id)
                 && !self.planner.staged.values().any(|s| s.waiting.contains(&slot.node))
             {
                 self.planner.tree.remove(id);
@@ -275,7 +275,7 @@ impl Emit<'_> {
                     pending = Some(*other);
                 }
                 id = self.planner.tree.parent(id);
-                if id == u32::MAX {
+                if id == NONE {
                     break;
                 }
             }
@@ -624,7 +624,7 @@ impl Emit<'_> {
                 self.tree().clear_ident(id);
                 continue;
             }
-            if self.planner.tree.kind(id).is_some() {
+            if self.planner.tree.kind(id).is_some() || self.planner.tree.has(id, flag::UNKNOWN) {
                 let parent = self.planner.tree.parent(id);
                 let Some(spot) = self.spot(id) else { continue };
                 let op = if self.planner.tree.kind(id) == Some(Kind::Dir) { Op::Rmdir { at: spot } } else { Op::Unlink { at: spot } };

@@ -1,14 +1,18 @@
 //! Cycles that were sent and are not acknowledged, and what to do about operations that failed. Part of the planner.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::model::cycle::{Cycle, NodeRef};
 use crate::model::op::{Op, OpError, Section, Spot};
 use crate::plan::planner::{Planner, Trouble};
-use crate::plan::tree::{NodeId, ROOT, flag};
+use crate::plan::tree::{NONE, NodeId, ROOT, flag};
 
 /// An operation that fails for lack of what should be there is tried once more soon: the cause may have been a file that vanished on its way.
 const RETRY_SOON_NS: u64 = 10_000_000;
+
+/// A directory and a name in it; the root has no name.
+pub(super) type TroubleKey = (NodeRef, Box<[u8]>);
 
 /// A cycle on its way, with the nodes that its operations are about.
 #[derive(Debug)]
@@ -41,7 +45,10 @@ fn spot(op: &Op) -> Option<&Spot> {
 
 /// Whether an error says that the mirror does not look as the tree says.
 fn is_structural(errno: i32) -> bool {
-    matches!(errno, libc::ENOENT | libc::ENOTDIR | libc::EISDIR | libc::EEXIST | libc::ENOTEMPTY | libc::ELOOP | libc::EINVAL | libc::ESTALE)
+    matches!(
+        errno,
+        libc::ENOENT | libc::ENOTDIR | libc::EISDIR | libc::EEXIST | libc::ENOTEMPTY | libc::ELOOP | libc::EINVAL | libc::ESTALE
+    )
 }
 
 impl Planner {
@@ -97,11 +104,8 @@ impl Planner {
                 self.trouble(parent, op.verb(), errno);
                 self.relist(parent);
             }
-            Op::Rmdir { .. } if errno == libc::ENOTEMPTY => {
-                let id = self.tree.child_or_insert(parent, spot.name.as_name());
-                self.dirty.mark_at(&mut self.tree, id, flag::LOOK, now + RETRY_SOON_NS);
-                self.relist(parent);
-            }
+            // What is to be deleted is not what it was thought to be.
+            Op::Unlink { .. } | Op::Rmdir { .. } if is_structural(errno) => self.relist(parent),
             _ => {
                 let id = self.tree.child_or_insert(parent, spot.name.as_name());
                 self.retry(id, op.verb(), errno, now);
@@ -112,12 +116,12 @@ impl Planner {
     /// The mirror's state at the node is not known any more: tried again, soon at first, then with back-off.
     fn retry(&mut self, id: NodeId, what: &'static str, errno: i32, now: u64) {
         let parent = self.tree.parent(id);
-        if parent != u32::MAX && self.tree.has(parent, flag::UNKNOWN) {
+        if parent != NONE && self.tree.has(parent, flag::UNKNOWN) {
             return;
         }
         self.not_sent(id);
         let tries = self.trouble(id, what, errno);
-        if is_structural(errno) && tries >= 2 && parent != u32::MAX {
+        if is_structural(errno) && tries >= 2 && parent != NONE {
             self.relist(parent);
         }
         let at = if tries == 1 && is_structural(errno) { now + RETRY_SOON_NS } else { self.retry_at(id, now) };
@@ -143,25 +147,37 @@ impl Planner {
     /// Whoever was in trouble, was part of the cycle and is not to be tried again is healed.
     fn clear_troubles(&mut self, flight: &Flight) {
         let Planner { troubles, tree, .. } = self;
-        let files: std::collections::HashSet<_> = flight.files.iter().chain(&flight.pre).chain(&flight.post).collect();
-        troubles.retain(|node, _| match tree.resolve(*node) {
-            None => false,
-            Some(id) => {
-                let parent = tree.parent(id);
-                let touched = files.contains(node) || (parent != u32::MAX && files.contains(&tree.reference(parent)));
-                !touched || tree.has(id, flag::UNKNOWN | flag::LOOK | flag::SCAN | flag::OWN | flag::DELAYED)
+        let part: HashSet<NodeRef> = flight.files.iter().chain(&flight.pre).chain(&flight.post).copied().collect();
+        troubles.retain(|(dir, name), _| {
+            let Some(dir_id) = tree.resolve(*dir) else { return false };
+            let id = if name.is_empty() { Some(dir_id) } else { tree.child(dir_id, name) };
+            let again = flag::UNKNOWN | flag::DIRTY | flag::DELAYED;
+            match id {
+                Some(id) => !(part.contains(dir) || part.contains(&tree.reference(id))) || tree.has(id, again),
+                None => !part.contains(dir),
             }
         });
     }
 
-    /// Notes that the node is in trouble and returns the number of tries so far; the first is reported.
+    /// Under what troubles of a node are noted: a name in a directory, so that they outlive the node of an entry that could not be deleted.
+    pub(super) fn trouble_key(&self, id: NodeId) -> TroubleKey {
+        let parent = self.tree.parent(id);
+        (self.tree.reference(if parent == NONE { id } else { parent }), self.tree.name(id).into())
+    }
+
+    /// Whether the node is in trouble.
+    pub(super) fn is_troubled(&self, id: NodeId) -> bool {
+        !self.troubles.is_empty() && self.troubles.contains_key(&self.trouble_key(id))
+    }
+
+    /// Notes that the node is in trouble and returns the number of tries so far; the first is reported, and each that fails for another cause.
     pub(super) fn trouble(&mut self, id: NodeId, what: &'static str, errno: i32) -> u32 {
-        let node = self.tree.reference(id);
-        let entry = self.troubles.entry(node).or_insert((0, errno));
+        let key = self.trouble_key(id);
+        let entry = self.troubles.entry(key).or_insert((0, errno));
         entry.0 += 1;
-        let (tries, first) = (entry.0, entry.0 == 1 || entry.1 != errno);
+        let (tries, news) = (entry.0, entry.0 == 1 || entry.1 != errno);
         entry.1 = errno;
-        if first && let Ok(path) = self.tree.path(id) {
+        if news && let Ok(path) = self.tree.path(id) {
             self.reports.push(Trouble { path, what, errno });
         }
         tries
@@ -169,7 +185,7 @@ impl Planner {
 
     /// When the node is tried again: after 1, 2, 4 … 64 seconds.
     pub(super) fn retry_at(&self, id: NodeId, now: u64) -> u64 {
-        let tries = self.troubles.get(&self.tree.reference(id)).map_or(1, |t| t.0);
+        let tries = self.troubles.get(&self.trouble_key(id)).map_or(1, |t| t.0);
         now + (1_000_000_000 << (tries.max(1) - 1).min(6))
     }
 }

@@ -1,6 +1,6 @@
 //! The planner's state and its inputs: what comes in, what is asked next. The cycle itself is built in `emit`.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, SCAN_WEIGHT, UNKNOWN_KEYS_MAX};
@@ -14,7 +14,7 @@ use crate::model::path::{Name, NameBuf, RelPath};
 use crate::model::probe::{Ask, DirSeen, Probe, ProbeError, Probed, Seen};
 use crate::plan::dirty::Dirty;
 use crate::plan::fill::Fill;
-use crate::plan::flight::Flight;
+use crate::plan::flight::{Flight, TroubleKey};
 use crate::plan::reconcile::{self, Verdict};
 use crate::plan::round::{Asked, Round, Slot};
 use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
@@ -92,7 +92,8 @@ pub struct Planner {
     pub(super) next_group: u32,
     pub(super) abilities: Abilities,
     pub(super) staged: HashMap<Ident, Staged>,
-    pub(super) troubles: HashMap<NodeRef, (u32, i32)>,
+    /// Tries so far and the last cause.
+    pub(super) troubles: HashMap<TroubleKey, (u32, i32)>,
     pub(super) reports: Vec<Trouble>,
     pub(super) restless: HashMap<NodeRef, u32>,
     /// Content that workers have and did not report.
@@ -101,13 +102,15 @@ pub struct Planner {
     unknown_keys: HashSet<Box<[u8]>>,
     unknown_keys_lost: bool,
     online: bool,
+    seed: u64,
 }
 
 impl Planner {
-    /// A planner that waits for a connection.
-    pub fn new(options: Options, filter: Arc<Filter>) -> Self {
+    /// A planner that waits for a connection. `seed` is that of [`Tree::new`].
+    pub fn new(options: Options, filter: Arc<Filter>, seed: u64) -> Self {
         Self {
-            tree: Tree::new(),
+            tree: Tree::new(seed),
+            seed,
             dirty: Dirty::default(),
             wanted: options.clone(),
             options,
@@ -133,8 +136,7 @@ impl Planner {
 
     /// A session began: everything known is forgotten, the manifest is asked for, then the whole source is looked at.
     pub fn connected(&mut self, abilities: Abilities, actions: &mut Vec<Action>) {
-        let filter = self.filter.clone();
-        *self = Self::new(self.wanted.clone(), filter);
+        self.disconnected();
         self.abilities = abilities;
         self.options.owner &= abilities.chown;
         self.options.group &= abilities.chown;
@@ -145,7 +147,7 @@ impl Planner {
 
     /// The session ended: nothing is planned until the next.
     pub fn disconnected(&mut self) {
-        *self = Self::new(self.wanted.clone(), self.filter.clone());
+        *self = Self::new(self.wanted.clone(), self.filter.clone(), self.seed);
     }
 
     /// The tree, for tests and figures.
@@ -160,7 +162,7 @@ impl Planner {
 
     /// Entries that could not be read or written and wait for another try.
     pub fn failing(&self) -> usize {
-        self.troubles.keys().filter(|n| self.tree.resolve(**n).is_some()).count()
+        self.troubles.keys().filter(|(dir, _)| self.tree.resolve(*dir).is_some()).count()
     }
 
     /// Troubles that are new since the last call.
@@ -188,7 +190,7 @@ impl Planner {
 
     /// Whether a delayed node waits for a failure to end, or is listed from time to time only: not for something that is about to happen.
     fn waits_for_cause(&self, id: NodeId) -> bool {
-        let troubled = |id: NodeId| id != NONE && self.troubles.contains_key(&self.tree.reference(id));
+        let troubled = |id: NodeId| id != NONE && self.is_troubled(id);
         troubled(id) || troubled(self.tree.parent(id)) || (self.tree.has(id, flag::UNWATCHED) && !self.tree.has(id, flag::LOOK | flag::OWN))
     }
 
@@ -374,7 +376,8 @@ impl Planner {
 
     fn seen(&mut self, asked: &Asked, dir: NodeId, seen: DirSeen, now: u64, actions: &mut Vec<Action>) {
         if !self.troubles.is_empty() && seen.list_error.is_none() {
-            self.troubles.remove(&asked.dir);
+            let key = self.trouble_key(dir);
+            self.troubles.remove(&key);
         }
         if dir == ROOT || self.tree.ident(dir).is_none() {
             self.tree.set_ident(dir, &seen.stat.ident);
@@ -465,7 +468,7 @@ impl Planner {
                 round.widened += 1;
                 round.asked.extend(&nodes);
                 self.round = Some(round);
-                let mut by_dir: HashMap<NodeId, Vec<NodeId>> = HashMap::new();
+                let mut by_dir: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
                 for id in nodes {
                     by_dir.entry(self.tree.parent(id)).or_default().push(id);
                 }

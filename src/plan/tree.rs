@@ -10,7 +10,8 @@
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
 
 use crate::model::cycle::NodeRef;
 use crate::model::event::Key;
@@ -113,23 +114,18 @@ pub struct Tree {
     free: Vec<NodeId>,
     names: Names,
     devices: Vec<u64>,
-    hasher: DefaultHashBuilder,
+    hasher: FixedState,
     by_name: HashTable<NodeId>,
     by_ident: HashTable<NodeId>,
     by_group: HashTable<NodeId>,
-    by_key: HashMap<Key, NodeId, DefaultHashBuilder>,
-    keys: HashMap<NodeId, Key, DefaultHashBuilder>,
-}
-
-impl Default for Tree {
-    fn default() -> Self {
-        Self::new()
-    }
+    by_key: HashMap<Key, NodeId, FixedState>,
+    keys: HashMap<NodeId, Key, FixedState>,
 }
 
 impl Tree {
-    /// A tree of the root alone, a directory of unknown metadata.
-    pub fn new() -> Self {
+    /// A tree of the root alone, a directory of unknown metadata. `seed` is the hash tables': random in earnest, so that nobody can choose names that
+    /// collide; fixed where a run has to repeat itself.
+    pub fn new(seed: u64) -> Self {
         let mut root = EMPTY;
         root.kind = Kind::Dir as u8;
         root.flags = flag::LIVE;
@@ -138,12 +134,12 @@ impl Tree {
             free: Vec::new(),
             names: Names::default(),
             devices: Vec::new(),
-            hasher: DefaultHashBuilder::default(),
+            hasher: FixedState::with_seed(seed),
             by_name: HashTable::new(),
             by_ident: HashTable::new(),
             by_group: HashTable::new(),
-            by_key: HashMap::default(),
-            keys: HashMap::default(),
+            by_key: HashMap::with_hasher(FixedState::with_seed(seed)),
+            keys: HashMap::with_hasher(FixedState::with_seed(seed)),
         }
     }
 
@@ -217,11 +213,11 @@ impl Tree {
         self.node_mut(id).flags &= !flags;
     }
 
-    fn hash_name(hasher: &DefaultHashBuilder, parent: NodeId, name: &[u8]) -> u64 {
+    fn hash_name(hasher: &FixedState, parent: NodeId, name: &[u8]) -> u64 {
         hasher.hash_one((parent, name))
     }
 
-    fn hash_ident(hasher: &DefaultHashBuilder, dev: u16, ino: u64) -> u64 {
+    fn hash_ident(hasher: &FixedState, dev: u16, ino: u64) -> u64 {
         hasher.hash_one((dev, ino))
     }
 
@@ -621,7 +617,7 @@ mod tests {
 
     #[test]
     fn a_renamed_directory_keeps_what_is_below() {
-        let mut tree = Tree::new();
+        let mut tree = Tree::new(1);
         let a = tree.child_or_insert(ROOT, name("a"));
         let b = tree.child_or_insert(a, name("b"));
         let c = tree.child_or_insert(b, name("c"));
@@ -640,7 +636,7 @@ mod tests {
 
     #[test]
     fn identities_groups_and_keys_are_found() {
-        let mut tree = Tree::new();
+        let mut tree = Tree::new(1);
         let ids: Vec<_> = (0..200).map(|i| tree.child_or_insert(ROOT, name(&format!("f{i}")))).collect();
         for (i, id) in ids.iter().enumerate() {
             tree.set_ident(*id, &ident(i as u64 / 2));
@@ -661,7 +657,7 @@ mod tests {
 
     #[test]
     fn names_are_compacted_and_targets_survive() {
-        let mut tree = Tree::new();
+        let mut tree = Tree::new(1);
         let link = tree.child_or_insert(ROOT, name("link"));
         let meta = Meta { kind: Kind::Symlink, mode: 0o777, uid: 0, gid: 0, mtime: Time::default(), size: 0, rdev: 0 };
         tree.set_meta(link, &meta);

@@ -1,8 +1,10 @@
 //! The one integration hub: every test of the whole lives in a module of it.
 
-mod filter;
-mod memtarget;
 mod compare;
 mod content;
+mod filter;
+mod memsource;
+mod memtarget;
 mod ops;
 mod place;
+mod sim;

@@ -1,0 +1,415 @@
+//! A source in memory: a small filesystem with inode numbers that are used again, a coarse clock, hard links, and a watcher's queue that merges,
+//! reorders, doubles and drops events as the kernel may.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use ringsync::model::event::{Event, Hint, Key};
+use ringsync::model::meta::{Ident, Kind, Meta, Stat, Time};
+use ringsync::model::path::{Name, RelPath};
+use ringsync::model::probe::{Ask, DirSeen, Probe, ProbeError, Seen};
+
+use crate::ops::Rng;
+
+/// The clock's grain.
+pub const TICK_NS: u64 = 4_000_000;
+const ROOT: u64 = 1;
+
+#[derive(Debug, Clone)]
+pub enum Body {
+    Dir(BTreeMap<Vec<u8>, u64>),
+    File(Arc<Vec<u8>>),
+    Symlink(Vec<u8>),
+    Special,
+}
+
+/// An object. Its number in `nodes` is unique for ever; `ino` is used again.
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub meta: Meta,
+    pub body: Body,
+    pub nlink: u32,
+    ino: u64,
+    birth_ns: i64,
+    parent: u64,
+}
+
+/// Which watcher is played.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watcher {
+    /// Events of every directory, keyed by handle; renames as one event.
+    Fanotify,
+    /// Events of directories that were covered, keyed by watch; dead keys are told.
+    Inotify,
+}
+
+#[derive(Debug, Clone)]
+struct Queued {
+    key: Vec<u8>,
+    name: Vec<u8>,
+    hint: Hint,
+}
+
+pub struct MemSource {
+    pub nodes: HashMap<u64, Node>,
+    next: u64,
+    free_inos: Vec<u64>,
+    next_ino: u64,
+    pub now_ns: u64,
+    watcher: Watcher,
+    watches: HashMap<u64, u64>,
+    next_watch: u64,
+    queue: VecDeque<Queued>,
+    queue_max: usize,
+    overflowed: bool,
+}
+
+impl MemSource {
+    pub fn new(watcher: Watcher, queue_max: usize) -> Self {
+        let meta = Meta { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, mtime: Time { sec: 1, nsec: 0 }, size: 0, rdev: 0 };
+        let root = Node { meta, body: Body::Dir(BTreeMap::new()), nlink: 1, ino: 2, birth_ns: 1, parent: ROOT };
+        Self {
+            nodes: HashMap::from([(ROOT, root)]),
+            next: ROOT,
+            free_inos: Vec::new(),
+            next_ino: 2,
+            now_ns: TICK_NS,
+            watcher,
+            watches: HashMap::new(),
+            next_watch: 0,
+            queue: VecDeque::new(),
+            queue_max,
+            overflowed: false,
+        }
+    }
+
+    fn time(&self) -> Time {
+        let ns = self.now_ns / TICK_NS * TICK_NS;
+        Time { sec: 1_000_000 + (ns / 1_000_000_000) as i64, nsec: (ns % 1_000_000_000) as u32 }
+    }
+
+    /// Whether something that happened at `time` cannot be told from something that happens now.
+    pub fn is_racy(&self, time: Time) -> bool {
+        time >= self.time()
+    }
+
+    pub fn entries(&self, dir: u64) -> &BTreeMap<Vec<u8>, u64> {
+        match &self.nodes[&dir].body {
+            Body::Dir(entries) => entries,
+            other => panic!("not a directory: {other:?}"),
+        }
+    }
+
+    fn entries_mut(&mut self, dir: u64) -> &mut BTreeMap<Vec<u8>, u64> {
+        match &mut self.nodes.get_mut(&dir).unwrap().body {
+            Body::Dir(entries) => entries,
+            other => panic!("not a directory: {other:?}"),
+        }
+    }
+
+    fn kind(&self, id: u64) -> Kind {
+        self.nodes[&id].meta.kind
+    }
+
+    pub fn stat(&self, id: u64) -> Stat {
+        let node = &self.nodes[&id];
+        let size = match &node.body {
+            Body::File(bytes) => bytes.len() as u64,
+            Body::Symlink(target) => target.len() as u64,
+            _ => 0,
+        };
+        let ident = Ident { dev: 1, ino: node.ino, birth_ns: node.birth_ns };
+        Stat { meta: Meta { size, ..node.meta }, ident, nlink: node.nlink, ctime: node.meta.mtime }
+    }
+
+    // Events.
+
+    fn key(&self, dir: u64) -> Option<Vec<u8>> {
+        match self.watcher {
+            Watcher::Fanotify => Some(dir.to_le_bytes().to_vec()),
+            Watcher::Inotify => self.watches.get(&dir).map(|w| w.to_le_bytes().to_vec()),
+        }
+    }
+
+    fn tell(&mut self, dir: u64, name: &[u8], hint: Hint) {
+        if std::env::var_os("RINGSYNC_SIM_TRACE").is_some() {
+            println!("  event of {dir} {:?} {hint:?} {:?}", String::from_utf8_lossy(name), self.key(dir));
+        }
+        let Some(key) = self.key(dir) else { return };
+        let hint = hint | if self.entries_kind(dir, name) == Some(Kind::Dir) { Hint::DIR } else { Hint::default() };
+        if let Some(older) = self.queue.iter_mut().find(|q| q.key == key && q.name == name && self.watcher == Watcher::Fanotify) {
+            older.hint |= hint;
+        } else if self.queue.len() >= self.queue_max {
+            self.overflowed = true;
+        } else {
+            self.queue.push_back(Queued { key, name: name.to_vec(), hint });
+        }
+    }
+
+    fn entries_kind(&self, dir: u64, name: &[u8]) -> Option<Kind> {
+        self.nodes.get(&dir)?;
+        self.entries(dir).get(name).map(|id| self.kind(*id))
+    }
+
+    /// Hands out events: some or all, now and then one twice, neighbours swapped where no name is in both.
+    pub fn read_events(&mut self, rng: &mut Rng, mut each: impl FnMut(Event<'_>)) {
+        let count = if rng.chance(50) { self.queue.len() } else { rng.below(self.queue.len() + 1) };
+        let mut batch: Vec<Queued> = self.queue.drain(..count).collect();
+        for at in 1..batch.len() {
+            let dead = batch[at].hint.has(Hint::KEY_DEAD) || batch[at - 1].hint.has(Hint::KEY_DEAD);
+            if !dead && batch[at].name != batch[at - 1].name && rng.chance(20) {
+                batch.swap(at, at - 1);
+            }
+        }
+        for event in &batch {
+            let times = if rng.chance(5) && !event.hint.has(Hint::KEY_DEAD) { 2 } else { 1 };
+            for _ in 0..times {
+                each(Event::At { key: &event.key, name: &event.name, hint: event.hint });
+            }
+        }
+        if self.overflowed && self.queue.is_empty() {
+            self.overflowed = false;
+            each(Event::Overflow);
+        }
+    }
+
+    pub fn has_events(&self) -> bool {
+        self.overflowed || !self.queue.is_empty()
+    }
+
+    /// A change of the object itself, told under the name it was made through.
+    fn tell_object(&mut self, dir: u64, name: &[u8], id: u64, hint: Hint) {
+        if self.kind(id) == Kind::Dir && self.watcher == Watcher::Fanotify {
+            self.tell(id, b"", hint);
+        } else {
+            self.tell(dir, name, hint);
+        }
+    }
+
+    // Changes.
+
+    fn touch(&mut self, id: u64) {
+        let time = self.time();
+        self.nodes.get_mut(&id).unwrap().meta.mtime = time;
+    }
+
+    pub fn create(&mut self, dir: u64, name: &[u8], body: Body, kind: Kind, mode: u32) -> Option<u64> {
+        if self.entries(dir).contains_key(name) {
+            return None;
+        }
+        self.next += 1;
+        let ino = self.free_inos.pop().unwrap_or_else(|| {
+            self.next_ino += 1;
+            self.next_ino
+        });
+        let time = self.time();
+        let rdev = if kind.is_device() { 0x103 } else { 0 };
+        let meta = Meta { kind, mode, uid: 0, gid: 0, mtime: time, size: 0, rdev };
+        self.nodes.insert(self.next, Node { meta, body, nlink: 1, ino, birth_ns: time.as_nanos(), parent: dir });
+        let id = self.next;
+        self.entries_mut(dir).insert(name.to_vec(), id);
+        self.touch(dir);
+        let hint = if kind == Kind::File { Hint::APPEARED | Hint::WRITTEN | Hint::CLOSED } else { Hint::APPEARED };
+        self.tell(dir, name, hint);
+        Some(id)
+    }
+
+    pub fn write(&mut self, dir: u64, name: &[u8], bytes: Vec<u8>, keep_open: bool) {
+        let id = self.entries(dir)[name];
+        let node = self.nodes.get_mut(&id).unwrap();
+        node.body = Body::File(Arc::new(bytes));
+        self.touch(id);
+        self.tell(dir, name, if keep_open { Hint::WRITTEN } else { Hint::WRITTEN | Hint::CLOSED });
+    }
+
+    pub fn change_meta(&mut self, dir: u64, name: &[u8], change: impl FnOnce(&mut Meta)) {
+        let id = self.entries(dir)[name];
+        change(&mut self.nodes.get_mut(&id).unwrap().meta);
+        self.tell_object(dir, name, id, Hint::ATTRIB);
+    }
+
+    pub fn link(&mut self, dir: u64, name: &[u8], id: u64) {
+        if self.entries(dir).contains_key(name) || self.kind(id) == Kind::Dir {
+            return;
+        }
+        self.nodes.get_mut(&id).unwrap().nlink += 1;
+        self.entries_mut(dir).insert(name.to_vec(), id);
+        self.touch(dir);
+        self.tell(dir, name, Hint::APPEARED);
+    }
+
+    fn forget(&mut self, id: u64) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        node.nlink -= 1;
+        if node.nlink > 0 {
+            return;
+        }
+        let node = self.nodes.remove(&id).unwrap();
+        self.free_inos.push(node.ino);
+        if let Some(watch) = self.watches.remove(&id) {
+            let queued = Queued { key: watch.to_le_bytes().to_vec(), name: Vec::new(), hint: Hint::KEY_DEAD };
+            if self.queue.len() >= self.queue_max {
+                self.overflowed = true;
+            } else {
+                self.queue.push_back(queued);
+            }
+        }
+    }
+
+    /// Removes a name with all below it, from the leaves up, as rm does.
+    pub fn remove(&mut self, dir: u64, name: &[u8]) {
+        let Some(id) = self.entries(dir).get(name).copied() else { return };
+        if self.kind(id) == Kind::Dir {
+            for below in self.entries(id).keys().cloned().collect::<Vec<_>>() {
+                self.remove(id, &below);
+            }
+        }
+        self.entries_mut(dir).remove(name);
+        self.touch(dir);
+        self.tell(dir, name, Hint::WENT);
+        self.forget(id);
+    }
+
+    fn is_within(&self, mut id: u64, ancestor: u64) -> bool {
+        while id != ROOT {
+            if id == ancestor {
+                return true;
+            }
+            id = self.nodes[&id].parent;
+        }
+        ancestor == ROOT
+    }
+
+    pub fn rename(&mut self, from: u64, name: &[u8], to: u64, new_name: &[u8]) {
+        let Some(id) = self.entries(from).get(name).copied() else { return };
+        if self.is_within(to, id) {
+            return;
+        }
+        if let Some(there) = self.entries(to).get(new_name).copied() {
+            let fits = match (self.kind(id) == Kind::Dir, self.kind(there) == Kind::Dir) {
+                (true, true) => self.entries(there).is_empty(),
+                (false, false) => true,
+                _ => false,
+            };
+            if !fits || there == id {
+                return;
+            }
+            self.entries_mut(to).remove(new_name);
+            self.forget(there);
+        }
+        self.entries_mut(from).remove(name);
+        self.entries_mut(to).insert(new_name.to_vec(), id);
+        self.touch(from);
+        self.touch(to);
+        if self.kind(id) == Kind::Dir {
+            self.nodes.get_mut(&id).unwrap().parent = to;
+        }
+        self.tell(from, name, Hint::WENT);
+        self.tell(to, new_name, Hint::APPEARED);
+    }
+
+    pub fn exchange(&mut self, a: u64, a_name: &[u8], b: u64, b_name: &[u8]) {
+        let (Some(x), Some(y)) = (self.entries(a).get(a_name).copied(), self.entries(b).get(b_name).copied()) else { return };
+        if self.is_within(a, y) || self.is_within(b, x) || x == y {
+            return;
+        }
+        self.entries_mut(a).insert(a_name.to_vec(), y);
+        self.entries_mut(b).insert(b_name.to_vec(), x);
+        self.touch(a);
+        self.touch(b);
+        for (id, dir) in [(x, b), (y, a)] {
+            if self.kind(id) == Kind::Dir {
+                self.nodes.get_mut(&id).unwrap().parent = dir;
+            }
+        }
+        self.tell(a, a_name, Hint::APPEARED | Hint::WENT);
+        self.tell(b, b_name, Hint::APPEARED | Hint::WENT);
+    }
+
+    // Looking.
+
+    pub fn dirs(&self) -> Vec<u64> {
+        let mut all = vec![ROOT];
+        let mut at = 0;
+        while at < all.len() {
+            let here = all[at];
+            all.extend(self.entries(here).values().copied().filter(|id| self.kind(*id) == Kind::Dir));
+            at += 1;
+        }
+        all
+    }
+
+    fn resolve(&self, path: &RelPath) -> Option<u64> {
+        let mut at = ROOT;
+        for name in path.names() {
+            let Body::Dir(entries) = &self.nodes[&at].body else { return None };
+            at = *entries.get(name.as_bytes())?;
+        }
+        matches!(self.nodes[&at].body, Body::Dir(_)).then_some(at)
+    }
+
+    /// The object at a name in the directory that has to be at the path, for a reader.
+    pub fn open(&self, dir: &RelPath, expect: &Ident, name: &[u8]) -> Option<u64> {
+        let dir = self.resolve(dir).filter(|d| self.stat(*d).ident == *expect)?;
+        self.entries(dir).get(name).copied()
+    }
+
+    pub fn answer(&mut self, probe: &Probe) -> Result<DirSeen, ProbeError> {
+        let dir = self.resolve(&probe.dir).ok_or(ProbeError::Stale)?;
+        let stat = self.stat(dir);
+        if probe.expect.is_some_and(|e| e != stat.ident) {
+            return Err(ProbeError::Stale);
+        }
+        let names: Vec<Vec<u8>> = match &probe.ask {
+            Ask::Names(names) => names.iter().map(|n| n.as_bytes().to_vec()).collect(),
+            Ask::List => self.entries(dir).keys().cloned().collect(),
+        };
+        let mut key = None;
+        if probe.ask == Ask::List {
+            if self.watcher == Watcher::Inotify && !self.watches.contains_key(&dir) {
+                self.next_watch += 1;
+                self.watches.insert(dir, self.next_watch);
+            }
+            key = self.key(dir).map(|k| Key(k.into()));
+        }
+        let names = names.iter().map(|n| (Name::new(n).unwrap().to_owned(), self.look(dir, n))).collect();
+        Ok(DirSeen { stat, key, unwatched: false, names, list_error: None })
+    }
+
+    fn look(&self, dir: u64, name: &[u8]) -> Seen {
+        let Some(id) = self.entries(dir).get(name).copied() else { return Seen::Absent };
+        let target = match &self.nodes[&id].body {
+            Body::Symlink(target) => Some(target.clone().into()),
+            _ => None,
+        };
+        let key = (self.kind(id) == Kind::Dir && self.watcher == Watcher::Fanotify).then(|| Key(id.to_le_bytes().to_vec().into()));
+        Seen::Present { stat: self.stat(id), target, key }
+    }
+
+    /// Everything by path; the root has the empty path.
+    pub fn snapshot(&self) -> BTreeMap<Vec<u8>, (Meta, Vec<u8>, u64)> {
+        let mut all = BTreeMap::new();
+        let mut todo = vec![(Vec::new(), ROOT)];
+        while let Some((path, id)) = todo.pop() {
+            let node = &self.nodes[&id];
+            let content = match &node.body {
+                Body::Dir(entries) => {
+                    for (name, child) in entries {
+                        let mut below: Vec<u8> = path.clone();
+                        if !below.is_empty() {
+                            below.push(b'/');
+                        }
+                        below.extend_from_slice(name);
+                        todo.push((below, *child));
+                    }
+                    Vec::new()
+                }
+                Body::File(bytes) => bytes.to_vec(),
+                Body::Symlink(target) => target.clone(),
+                Body::Special => Vec::new(),
+            };
+            all.insert(path, (self.stat(id).meta, content, if node.nlink > 1 { id } else { 0 }));
+        }
+        all
+    }
+}

@@ -1,0 +1,472 @@
+//! The planner in simulation: a source in memory, a strict mirror in memory, and everything between them late, out of order or failing, all from one seed.
+//!
+//! `RINGSYNC_SEED` gives the first seed, `RINGSYNC_SIM_SEEDS` how many, `RINGSYNC_SIM_OPS` the operations of each. A failure prints its seed.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use ringsync::apply::{Listed, Target};
+use ringsync::limits::INLINE_FILE_BYTES_MAX;
+use ringsync::model::cycle::{Cycle, FileBatch, FileDone, Read, StageDone, StageTask};
+use ringsync::model::event::Event;
+use ringsync::model::filter::Filter;
+use ringsync::model::meta::{Kind, Meta, Time};
+use ringsync::model::op::{Abilities, Op, OpError, Section, Spot};
+use ringsync::model::options::Options;
+use ringsync::model::path::RelPath;
+use ringsync::model::probe::{Probe, Probed};
+use ringsync::plan::{Action, Planner};
+
+use crate::memsource::{Body, MemSource, TICK_NS, Watcher};
+use crate::memtarget::MemTarget;
+use crate::ops::Rng;
+use crate::place;
+
+/// A cycle whose files are being read.
+struct Under {
+    cycle: Arc<Cycle>,
+    batches: Vec<FileBatch>,
+    puts: Vec<(u32, Spot, Meta, Arc<Vec<u8>>)>,
+}
+
+enum Sent {
+    Cycle(Under),
+    List(RelPath),
+}
+
+struct Sim {
+    rng: Rng,
+    source: MemSource,
+    target: MemTarget,
+    planner: Planner,
+    probes: Vec<Probe>,
+    stages: Vec<StageTask>,
+    /// What goes to the receiver, in order.
+    sent: VecDeque<Sent>,
+    acks: VecDeque<(u64, Vec<OpError>)>,
+    calm: Arc<Mutex<bool>>,
+    moves: usize,
+    puts: usize,
+    blinded: bool,
+    spoilt: HashSet<u64>,
+    /// `RINGSYNC_SIM_TRACE` shows what the mirror is told.
+    trace: bool,
+}
+
+const STEP_NS: u64 = TICK_NS / 7;
+
+impl Sim {
+    fn new(seed: u64, watcher: Watcher) -> Self {
+        let mut rng = Rng::new(seed);
+        let queue_max = if rng.chance(30) { 20 } else { 100_000 };
+        let mut target = MemTarget::new();
+        let calm = Arc::new(Mutex::new(false));
+        if rng.chance(40) {
+            let (flag, mut own) = (calm.clone(), Rng::new(seed ^ 0xfa17));
+            target.set_fault(Some(Box::new(move |_| {
+                let errnos = [libc::EIO, libc::ENOSPC, libc::EACCES, libc::ENOENT];
+                (!*flag.lock().unwrap() && own.below(100) < 3).then(|| own.pick(&errnos))
+            })));
+        }
+        let planner = Planner::new(Options::mirror(), Arc::new(Filter::default()), seed);
+        let source = MemSource::new(watcher, queue_max);
+        Self {
+            rng,
+            source,
+            target,
+            planner,
+            probes: Vec::new(),
+            stages: Vec::new(),
+            sent: VecDeque::new(),
+            acks: VecDeque::new(),
+            calm,
+            moves: 0,
+            puts: 0,
+            blinded: false,
+            spoilt: HashSet::new(),
+            trace: std::env::var_os("RINGSYNC_SIM_TRACE").is_some(),
+        }
+    }
+
+    fn connect(&mut self) {
+        self.probes.clear();
+        self.stages.clear();
+        self.sent.clear();
+        self.acks.clear();
+        self.target.end_session();
+        self.planner.disconnected();
+        let mut actions = Vec::new();
+        self.planner.connected(Abilities { chown: true, mknod: true }, &mut actions);
+        self.act(actions);
+    }
+
+    fn act(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Probe(probe) => self.probes.push(probe),
+                Action::Stage(task) => self.stages.push(task),
+                Action::List(dir) => self.sent.push_back(Sent::List(dir)),
+                Action::Cycle(cycle) => {
+                    self.moves += cycle.pre.iter().filter(|op| matches!(op, Op::Move { .. })).count();
+                    let batches = cycle.batches.clone();
+                    self.sent.push_back(Sent::Cycle(Under { cycle, batches, puts: Vec::new() }));
+                }
+                Action::DropStage { stage, .. } => self.target.drop_stage(stage),
+                Action::Forget(_) => {}
+            }
+        }
+    }
+
+    /// One of the things that can happen next, by chance.
+    fn step(&mut self) {
+        self.source.now_ns += self.rng.below(STEP_NS as usize) as u64;
+        let now = self.source.now_ns;
+        let mut actions = Vec::new();
+        match self.rng.below(7) {
+            0 | 1 => {
+                let Self { source, planner, rng, blinded, .. } = self;
+                let mut dropped = 0;
+                source.read_events(rng, |event| {
+                    dropped += 1;
+                    if !(*blinded && dropped % 10 == 0 && matches!(event, Event::At { .. })) {
+                        planner.event(event, now);
+                    }
+                });
+                planner.next(now, &mut actions);
+            }
+            2 if !self.probes.is_empty() => {
+                let at = self.rng.below(self.probes.len());
+                let probe = self.probes.swap_remove(at);
+                let outcome = self.source.answer(&probe);
+                if self.trace {
+                    println!("  {now} {probe:?} -> {outcome:?}");
+                }
+                self.planner.probed(Probed { id: probe.id, outcome }, now, &mut actions);
+            }
+            3 => self.read_file(now),
+            4 => self.stage_file(now),
+            5 => self.receive(),
+            6 => self.acknowledge(now),
+            _ => {}
+        }
+        self.planner.next(now, &mut actions);
+        self.act(actions);
+    }
+
+    fn read_file(&mut self, now: u64) {
+        let Self { sent, rng, .. } = self;
+        let mut open: Vec<&mut Under> =
+            sent.iter_mut().filter_map(|s| if let Sent::Cycle(u) = s { Some(u) } else { None }).filter(|u| !u.batches.is_empty()).collect();
+        if open.is_empty() {
+            return;
+        }
+        let at = rng.below(open.len());
+        let under = &mut *open[at];
+        let at = rng.below(under.batches.len());
+        let batch = &mut under.batches[at];
+        let task = batch.files.pop().unwrap();
+        let (dir, expect, cycle) = (batch.dir.clone(), batch.expect, batch.cycle);
+        if batch.files.is_empty() {
+            under.batches.swap_remove(at);
+        }
+        let id = self.source.open(&dir, &expect, task.name.as_bytes()).filter(|id| self.source.stat(*id).ident == task.ident);
+        let read = match id {
+            None => Read::Gone,
+            Some(_) if rng.chance(3) && !*self.calm.lock().unwrap() => Read::Changed,
+            Some(_) if rng.chance(2) && !*self.calm.lock().unwrap() => Read::Failed(libc::EACCES),
+            Some(id) => {
+                let stat = self.source.stat(id);
+                let Body::File(bytes) = &self.source.nodes[&id].body else { panic!("a file was asked for") };
+                if bytes.len() > INLINE_FILE_BYTES_MAX {
+                    Read::Changed
+                } else {
+                    under.puts.push((task.index, Spot { dir, name: task.name.clone() }, stat.meta, bytes.clone()));
+                    self.puts += 1;
+                    Read::Sent { meta: stat.meta, racy: self.source.is_racy(stat.meta.mtime), changed: false }
+                }
+            }
+        };
+        self.planner.file_done(&FileDone { cycle, node: task.node, read }, now);
+    }
+
+    fn stage_file(&mut self, now: u64) {
+        if self.stages.is_empty() {
+            return;
+        }
+        let at = self.rng.below(self.stages.len());
+        let task = self.stages.swap_remove(at);
+        let id = self.source.open(&task.dir, &task.expect, task.name.as_bytes()).filter(|id| self.source.stat(*id).ident == task.ident);
+        let read = match id {
+            None => Read::Gone,
+            Some(_) if self.rng.chance(10) && !*self.calm.lock().unwrap() => Read::Changed,
+            Some(id) => {
+                let stat = self.source.stat(id);
+                let Body::File(bytes) = &self.source.nodes[&id].body else { panic!("a file was asked for") };
+                if self.target.stage(task.stage, 0, bytes).is_err() {
+                    self.spoilt.insert(task.stage);
+                }
+                Read::Sent { meta: stat.meta, racy: self.source.is_racy(stat.meta.mtime), changed: false }
+            }
+        };
+        self.planner.stage_done(&StageDone { stage: task.stage, node: task.node, worker: 0, read }, now);
+    }
+
+    /// The receiver does the oldest thing that is complete.
+    fn receive(&mut self) {
+        match self.sent.front() {
+            Some(Sent::Cycle(under)) if !under.batches.is_empty() => return,
+            None => return,
+            _ => {}
+        }
+        match self.sent.pop_front() {
+            Some(Sent::Cycle(under)) => {
+                let errors = self.execute(&under);
+                self.acks.push_back((under.cycle.number, errors));
+            }
+            Some(Sent::List(dir)) => {
+                if self.trace {
+                    println!("list {dir}");
+                }
+                let mut found = Vec::new();
+                if let Err(errno) = self.target.list(&dir, &mut |l| found.push(l)) {
+                    found.push(Listed::Failed { dir, errno });
+                }
+                // Acknowledgements of earlier cycles are on the link before the manifest.
+                while !self.acks.is_empty() {
+                    let now = self.source.now_ns;
+                    self.acknowledge(now);
+                }
+                for listed in found {
+                    match listed {
+                        Listed::Dir(dir) => self.planner.listing(&dir),
+                        Listed::Entry(entry) => self.planner.entry(&entry),
+                        Listed::Failed { dir, errno } => self.planner.list_error(&dir, errno),
+                    }
+                }
+                self.planner.list_end();
+                self.planner.tree().check();
+            }
+            None => {}
+        }
+    }
+
+    fn execute(&mut self, under: &Under) -> Vec<OpError> {
+        let mut errors = Vec::new();
+        let cycle = &under.cycle;
+        let trace = self.trace;
+        let mut note = |section, index: usize, result: Result<(), i32>, what: &dyn std::fmt::Debug| {
+            if trace {
+                println!("{} {section:?} {index} {what:?} {result:?}", cycle.number);
+            }
+            if let Err(errno) = result {
+                errors.push(OpError { section, index: index as u32, errno });
+            }
+        };
+        for (at, op) in cycle.pre.iter().enumerate() {
+            note(Section::Pre, at, self.target.op(op), op);
+        }
+        for (index, at, meta, bytes) in &under.puts {
+            note(Section::Files, *index as usize, self.target.put(at, meta, bytes), at);
+        }
+        for (index, op) in &cycle.metas {
+            note(Section::Files, *index as usize, self.target.op(op), op);
+        }
+        for place in &cycle.places {
+            let op = Op::Place { at: place.at.clone(), meta: place.meta, stage: place.stage };
+            note(Section::Files, place.index as usize, self.target.op(&op), &op);
+        }
+        for (at, op) in cycle.post.iter().enumerate() {
+            note(Section::Post, at, self.target.op(op), op);
+        }
+        self.target.end_cycle();
+        errors
+    }
+
+    fn acknowledge(&mut self, now: u64) {
+        if let Some((cycle, errors)) = self.acks.pop_front() {
+            for error in errors {
+                self.planner.failed(cycle, error, now).unwrap();
+            }
+            self.planner.acked(cycle).unwrap();
+        }
+    }
+
+    // The source lives.
+
+    fn change(&mut self) {
+        let dirs = self.source.dirs();
+        let dir = self.rng.pick(&dirs);
+        let other = self.rng.pick(&dirs);
+        let name = format!("{}", self.rng.below(9)).into_bytes();
+        let there: Vec<Vec<u8>> = self.source.entries(dir).keys().cloned().collect();
+        let entry = if there.is_empty() { name.clone() } else { there[self.rng.below(there.len())].clone() };
+        let kind = self.source.entries(dir).get(&entry).map(|id| self.source.nodes[id].meta.kind);
+        match self.rng.below(16) {
+            0..=3 => {
+                let bytes = self.bytes();
+                self.source.create(dir, &name, Body::File(Arc::new(bytes)), Kind::File, 0o644);
+            }
+            4 if dirs.len() < 30 => {
+                let mut at = dir;
+                for depth in 0..=self.rng.below(3) {
+                    let name = if depth == 0 { name.clone() } else { b"deep".to_vec() };
+                    match self.source.create(at, &name, Body::Dir(BTreeMap::new()), Kind::Dir, 0o755) {
+                        Some(id) => at = id,
+                        None => break,
+                    }
+                }
+            }
+            5 => {
+                let target = format!("to{}", self.rng.below(5)).into_bytes();
+                self.source.create(dir, &name, Body::Symlink(target), Kind::Symlink, 0o777);
+            }
+            6 => {
+                let kind = self.rng.pick(&[Kind::Fifo, Kind::Socket, Kind::Char]);
+                self.source.create(dir, &name, Body::Special, kind, 0o600);
+            }
+            7 | 8 if kind == Some(Kind::File) => {
+                let bytes = self.bytes();
+                let open = self.rng.chance(30);
+                self.source.write(dir, &entry, bytes, open);
+            }
+            9 if kind.is_some() => {
+                let (mode, uid) = (self.rng.pick(&[0o600, 0o755, 0o4711, 0o444]), self.rng.below(3) as u32);
+                let symlink = kind == Some(Kind::Symlink);
+                self.source.change_meta(dir, &entry, |m| {
+                    m.uid = uid;
+                    m.mode = if symlink { m.mode } else { mode };
+                });
+            }
+            10 if kind.is_some() => {
+                let sec = self.rng.below(4) as i64;
+                self.source.change_meta(dir, &entry, |m| m.mtime = Time { sec, nsec: 5 });
+            }
+            11 => {
+                if let Some(id) = self.source.entries(dir).get(&entry).copied() {
+                    self.source.link(other, &name, id);
+                }
+            }
+            12 => self.source.remove(dir, &entry),
+            13 | 14 => self.source.rename(dir, &entry, other, &name),
+            15 => {
+                let theirs: Vec<Vec<u8>> = self.source.entries(other).keys().cloned().collect();
+                if !theirs.is_empty() {
+                    let with = theirs[self.rng.below(theirs.len())].clone();
+                    self.source.exchange(dir, &entry, other, &with);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn bytes(&mut self) -> Vec<u8> {
+        let len = if self.rng.below(200) == 0 { INLINE_FILE_BYTES_MAX + 1 } else { self.rng.pick(&[0, 1, 7, 7, 7, 100]) };
+        let fill = self.rng.next() as u8;
+        vec![fill; len]
+    }
+
+    /// Lets everything come to rest; false if it does not.
+    fn rest(&mut self) -> bool {
+        *self.calm.lock().unwrap() = true;
+        for _ in 0..400_000 {
+            self.step();
+            let quiet = self.probes.is_empty() && self.stages.is_empty() && self.sent.is_empty() && self.acks.is_empty();
+            if quiet && !self.source.has_events() && self.planner.is_idle() {
+                match self.planner.next_at() {
+                    // Troubles wait for their time: it comes.
+                    Some(at) => self.source.now_ns = self.source.now_ns.max(at),
+                    None => return true,
+                }
+            }
+        }
+        false
+    }
+
+    fn differences(&self) -> Vec<String> {
+        let (src, dst) = (self.source.snapshot(), self.target.snapshot());
+        let mut all = Vec::new();
+        let mut groups: HashMap<u64, u64> = HashMap::new();
+        for (path, (meta, content, group)) in &src {
+            let shown = String::from_utf8_lossy(path);
+            let Some(there) = dst.get(path) else {
+                all.push(format!("{shown}: missing"));
+                continue;
+            };
+            let size = |m: &Meta| if m.kind == Kind::File { m.size } else { 0 };
+            if (there.meta.kind, size(&there.meta)) != (meta.kind, size(meta)) || there.content != *content {
+                all.push(format!("{shown}: content {meta:?} {:?}", there.meta));
+            } else if (there.meta.mode, there.meta.uid, there.meta.mtime) != (meta.mode, meta.uid, meta.mtime) {
+                all.push(format!("{shown}: metadata {meta:?} {:?}", there.meta));
+            }
+            if (*group == 0) != (there.link_group == 0) || *groups.entry(*group).or_insert(there.link_group) != there.link_group {
+                all.push(format!("{shown}: link group {group} {}", there.link_group));
+            }
+        }
+        all.extend(dst.keys().filter(|p| !src.contains_key(*p)).map(|p| format!("{}: extra", String::from_utf8_lossy(p))));
+        if self.target.has_staging() {
+            all.push("staging is left".into());
+        }
+        all
+    }
+}
+
+/// Runs one seed and returns what differs in the end.
+fn run(seed: u64, ops: usize, watcher: Watcher, blinded: bool) -> (Vec<String>, usize, usize) {
+    let mut sim = Sim::new(seed, watcher);
+    sim.blinded = blinded;
+    for _ in 0..sim.rng.below(60) {
+        sim.change();
+    }
+    sim.connect();
+    let busy = sim.rng.pick(&[1, 5, 30, 100]);
+    for _ in 0..ops {
+        sim.change();
+        for _ in 0..sim.rng.below(busy) {
+            sim.step();
+        }
+        if sim.rng.below(400) == 0 {
+            sim.connect();
+        }
+    }
+    let rested = sim.rest();
+    sim.planner.tree().check();
+    sim.target.check();
+    let mut differences = sim.differences();
+    if !rested {
+        differences.push("does not come to rest".into());
+    }
+    (differences, sim.moves, sim.puts)
+}
+
+fn many(watcher: Watcher) {
+    let first = place::seed();
+    let seeds = place::number("RINGSYNC_SIM_SEEDS", 150u64);
+    let ops = place::number("RINGSYNC_SIM_OPS", 300usize);
+    println!("simulation, {watcher:?}: RINGSYNC_SEED={first}, {seeds} seeds of {ops} operations");
+    let (mut moves, mut puts) = (0, 0);
+    for seed in first..first + seeds {
+        let (differences, m, p) = run(seed, ops, watcher, false);
+        assert!(differences.is_empty(), "RINGSYNC_SEED={seed} RINGSYNC_SIM_SEEDS=1 RINGSYNC_SIM_OPS={ops}: {differences:#?}");
+        moves += m;
+        puts += p;
+    }
+    println!("{moves} renames found, {puts} files sent");
+    assert!(moves > 0, "no rename was ever found by identity");
+}
+
+#[test]
+fn the_planner_converges_with_fanotify() {
+    many(Watcher::Fanotify);
+}
+
+#[test]
+fn the_planner_converges_with_inotify() {
+    many(Watcher::Inotify);
+}
+
+/// The canary: with every tenth event swallowed and no overflow told, the simulation must notice.
+#[test]
+fn a_watcher_that_loses_events_is_noticed() {
+    let first = place::seed();
+    assert!((first..first + 20).any(|seed| !run(seed, 300, Watcher::Fanotify, true).0.is_empty()));
+}
