@@ -3,3 +3,9 @@
 //! Nothing here decides anything; it says what the kernel says. Every other room reaches the system through it.
 
 pub mod dir;
+pub mod fanotify;
+pub mod handle;
+pub mod inotify;
+pub mod mmap;
+mod spare;
+pub mod wake;
