@@ -215,3 +215,119 @@ impl<'a> Iterator for Places<'a> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::spare::mutation::mutate;
+    use super::*;
+
+    const FSID: [u8; 8] = *b"fsidfsid";
+
+    /// A record as the kernel lays it out, padded to 4 bytes.
+    fn record(kind: u8, handle: &[u8], name: &[u8]) -> Vec<u8> {
+        let mut body = FSID.to_vec();
+        body.extend((handle.len() as u32).to_ne_bytes());
+        body.extend(0x81_i32.to_ne_bytes());
+        body.extend(handle);
+        if kind != libc::FAN_EVENT_INFO_TYPE_FID && kind != libc::FAN_EVENT_INFO_TYPE_DFID {
+            body.extend(name);
+            body.push(0);
+        }
+        body.resize(body.len().next_multiple_of(4), 0);
+        let mut record = vec![kind, 0];
+        record.extend((RECORD_HEADER_BYTES as u16 + body.len() as u16).to_ne_bytes());
+        record.extend(body);
+        record
+    }
+
+    fn event(mask: u64, pid: i32, records: &[Vec<u8>]) -> Vec<u8> {
+        let records = records.concat();
+        let mut event = ((METADATA_BYTES + records.len()) as u32).to_ne_bytes().to_vec();
+        event.extend([METADATA_VERSION, 0]);
+        event.extend((METADATA_BYTES as u16).to_ne_bytes());
+        event.extend(mask.to_ne_bytes());
+        event.extend((-1_i32).to_ne_bytes());
+        event.extend(pid.to_ne_bytes());
+        event.extend(records);
+        event
+    }
+
+    fn place<'a>(role: Role, handle: &'a [u8], name: &'a [u8]) -> Result<Place<'a>, Malformed> {
+        Ok(Place { role, fsid: FSID, handle_kind: 0x81, handle, name })
+    }
+
+    #[test]
+    fn reads_every_kind_of_record() {
+        let bytes = [
+            event(libc::FAN_CREATE, 7, &[record(2, b"handle-a", b"file")]),
+            event(libc::FAN_RENAME, 8, &[record(1, b"child", b""), record(12, b"new", b"n\xff\n"), record(10, b"old", b"o")]),
+            event(libc::FAN_ATTRIB | libc::FAN_ONDIR, 9, &[record(200, b"later", b"kernel"), record(2, b"handle-b", b".")]),
+            event(libc::FAN_MODIFY, 9, &[record(3, b"handle-c", b""), record(1, b"child", b"")]),
+            event(libc::FAN_Q_OVERFLOW, 0, &[]),
+        ]
+        .concat();
+        let events: Vec<_> = Events::new(&bytes).map(Result::unwrap).collect();
+        let places: Vec<Vec<_>> = events.iter().map(|e| e.places().collect()).collect();
+        assert_eq!(
+            places,
+            [
+                vec![place(Role::Plain, b"handle-a", b"file")],
+                vec![place(Role::New, b"new", b"n\xff\n"), place(Role::Old, b"old", b"o")],
+                vec![place(Role::Plain, b"handle-b", b"")],
+                vec![place(Role::Plain, b"handle-c", b"")],
+                vec![],
+            ]
+        );
+        assert_eq!(events.iter().map(|e| e.pid).collect::<Vec<_>>(), [7, 8, 9, 9, 0]);
+        assert_eq!(events.iter().map(RawEvent::is_overflow).collect::<Vec<_>>(), [false, false, false, false, true]);
+    }
+
+    #[test]
+    fn a_cut_or_foreign_event_ends_the_buffer() {
+        let whole = event(libc::FAN_CREATE, 7, &[record(2, b"handle", b"file")]);
+        assert_eq!(Events::new(&[]).count(), 0);
+        for len in 1..whole.len() {
+            assert_eq!(Events::new(&whole[..len]).collect::<Vec<_>>(), [Err(Malformed)], "{len}");
+        }
+        let mut other_version = whole.clone();
+        other_version[4] = METADATA_VERSION + 1;
+        assert_eq!(Events::new(&[other_version, whole.clone()].concat()).collect::<Vec<_>>(), [Err(Malformed)]);
+        for len in [0_u32, 23] {
+            let mut short = whole.clone();
+            short[..4].copy_from_slice(&len.to_ne_bytes());
+            assert_eq!(Events::new(&short).collect::<Vec<_>>(), [Err(Malformed)]);
+        }
+    }
+
+    #[test]
+    fn a_record_that_lies_about_its_length_is_said_to() {
+        let good = record(2, b"handle", b"file");
+        for (at, value) in [(2, 0_u8), (2, 3), (2, 8), (3, 200), (12, 255), (15, 255)] {
+            let mut bad = good.clone();
+            bad[at] = value;
+            let bytes = event(libc::FAN_CREATE, 1, &[bad, good.clone()]);
+            let event = Events::new(&bytes).next().unwrap().unwrap();
+            assert_eq!(event.places().next(), Some(Err(Malformed)), "{at} {value}");
+            assert_eq!(event.places().count(), 1);
+        }
+    }
+
+    #[test]
+    fn no_damage_makes_it_panic() {
+        let bytes = [
+            event(libc::FAN_CREATE, 7, &[record(2, b"handle-a", b"file")]),
+            event(libc::FAN_RENAME, 8, &[record(12, b"new", b"n"), record(10, b"old", b"o")]),
+            event(libc::FAN_Q_OVERFLOW, 0, &[]),
+        ]
+        .concat();
+        mutate(&bytes, 50_000, |damaged| {
+            let mut left = damaged.len();
+            for event in Events::new(damaged).flatten() {
+                left = left.checked_sub(METADATA_BYTES).expect("more events than bytes");
+                for place in event.places().flatten() {
+                    assert!(place.handle.len() + place.name.len() < damaged.len());
+                }
+            }
+        });
+    }
+}

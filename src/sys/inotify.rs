@@ -131,3 +131,64 @@ impl<'a> Iterator for Events<'a> {
         Some(event)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::spare::mutation::mutate;
+    use super::*;
+
+    fn event(wd: i32, mask: u32, name: &[u8]) -> Vec<u8> {
+        let mut padded = name.to_vec();
+        if !name.is_empty() {
+            padded.resize((name.len() + 1).next_multiple_of(16), 0);
+        }
+        let mut event = wd.to_ne_bytes().to_vec();
+        event.extend(mask.to_ne_bytes());
+        event.extend(99_u32.to_ne_bytes());
+        event.extend((padded.len() as u32).to_ne_bytes());
+        event.extend(padded);
+        event
+    }
+
+    #[test]
+    fn reads_events_with_and_without_names() {
+        let bytes = [
+            event(1, libc::IN_CREATE, b"file"),
+            event(2, libc::IN_IGNORED, b""),
+            event(-1, libc::IN_Q_OVERFLOW, b""),
+            event(3, libc::IN_MODIFY, &[b'x'; 255]),
+        ]
+        .concat();
+        let events: Vec<_> = Events::new(&bytes).map(Result::unwrap).collect();
+        assert_eq!(
+            events,
+            [
+                RawEvent { wd: 1, mask: libc::IN_CREATE, name: b"file" },
+                RawEvent { wd: 2, mask: libc::IN_IGNORED, name: b"" },
+                RawEvent { wd: -1, mask: libc::IN_Q_OVERFLOW, name: b"" },
+                RawEvent { wd: 3, mask: libc::IN_MODIFY, name: &[b'x'; 255] },
+            ]
+        );
+        assert!(events[2].is_overflow() && !events[0].is_overflow());
+    }
+
+    #[test]
+    fn a_cut_event_ends_the_buffer() {
+        let whole = event(1, libc::IN_CREATE, b"file");
+        assert_eq!(Events::new(&[]).count(), 0);
+        for len in 1..whole.len() {
+            assert_eq!(Events::new(&whole[..len]).collect::<Vec<_>>(), [Err(Malformed)], "{len}");
+        }
+        let mut long = whole.clone();
+        long[12..16].copy_from_slice(&u32::MAX.to_ne_bytes());
+        assert_eq!(Events::new(&[whole.clone(), long, whole].concat()).map(|e| e.is_ok()).collect::<Vec<_>>(), [true, false]);
+    }
+
+    #[test]
+    fn no_damage_makes_it_panic() {
+        let bytes = [event(1, libc::IN_CREATE, b"file"), event(2, libc::IN_IGNORED, b""), event(-1, libc::IN_Q_OVERFLOW, b"")].concat();
+        mutate(&bytes, 50_000, |damaged| {
+            assert!(Events::new(damaged).flatten().count() * HEADER_BYTES <= damaged.len());
+        });
+    }
+}

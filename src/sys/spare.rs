@@ -37,3 +37,39 @@ pub(super) fn read(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> io::Result<usize
 pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk().copied()
 }
+
+#[cfg(test)]
+pub(super) mod mutation {
+    //! Random damage for parser tests.
+
+    /// Calls `each` with `rounds` damaged copies of `bytes`: flipped, cut, grown and spliced. The seed is printed, and taken from `RINGSYNC_TEST_SEED`.
+    pub(in crate::sys) fn mutate(bytes: &[u8], rounds: u64, mut each: impl FnMut(&[u8])) {
+        let given = std::env::var("RINGSYNC_TEST_SEED").ok().map(|text| text.parse().expect("RINGSYNC_TEST_SEED is a number"));
+        let seed = given.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos() as u64);
+        println!("RINGSYNC_TEST_SEED={seed}");
+        let mut state = seed;
+        // splitmix64
+        let mut random = move |below: usize| {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            (z ^ (z >> 31)) as usize % below.max(1)
+        };
+        for _ in 0..rounds {
+            let mut copy = bytes.to_vec();
+            for _ in 0..=random(4) {
+                let at = random(copy.len());
+                match random(5) {
+                    0 => copy.truncate(at),
+                    1 => copy.insert(at.min(copy.len()), random(256) as u8),
+                    2 if !copy.is_empty() => drop(copy.drain(at..(at + 1 + random(8)).min(copy.len()))),
+                    3 if !copy.is_empty() => copy[at] = [0, 1, 0x7f, 0x80, 0xff][random(5)],
+                    _ if !copy.is_empty() => copy[at] ^= 1 << random(8),
+                    _ => {}
+                }
+            }
+            each(&copy);
+        }
+    }
+}

@@ -37,7 +37,7 @@ pub use reader::Batch;
 use reader::{Reader, Shared};
 
 /// How the directories of one device are watched. Decided when its first one is covered.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Backend {
     Fan(Served),
     Ino,
@@ -138,12 +138,16 @@ impl Drop for Watch {
     }
 }
 
-impl Batches {
-    /// The next batch; `None` when there is none now.
-    pub fn next(&mut self) -> Option<Batch> {
+impl Iterator for Batches {
+    type Item = Batch;
+
+    /// The next batch; `None` when there is none now: there may be one later.
+    fn next(&mut self) -> Option<Batch> {
         self.ring.pop()
     }
+}
 
+impl Batches {
     /// Whether the watcher has ended: after the batches that are left, there will be none.
     pub fn is_closed(&self) -> bool {
         self.ring.is_closed()
@@ -227,7 +231,7 @@ impl Kernel {
 
     fn known(&self, dev: u64) -> Option<Backend> {
         let devices = self.devices.read().unwrap_or_else(PoisonError::into_inner);
-        devices.get(&dev).map(|d| d.backend.clone())
+        devices.get(&dev).map(|d| d.backend)
     }
 
     /// How the device of `dir` is watched; decides it if it is new.
@@ -237,7 +241,7 @@ impl Kernel {
         }
         let mut devices = self.devices.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(device) = devices.get(&stat.ident.dev) {
-            return Ok(device.backend.clone());
+            return Ok(device.backend);
         }
         let filesystem = Filesystem::of(dir.as_fd())?;
         // The same number on another device: keys of the two could not be told apart.
@@ -258,7 +262,7 @@ impl Kernel {
             return Err(io::Error::new(io::ErrorKind::Unsupported, format!("fanotify cannot serve this filesystem; it could be: {text}")));
         }
         tracing::info!("watching by {text}");
-        devices.insert(stat.ident.dev, Device { backend: backend.clone(), text });
+        devices.insert(stat.ident.dev, Device { backend, text });
         Ok(backend)
     }
 
@@ -286,3 +290,6 @@ fn place(dir: &Dir) -> String {
     let path = std::fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd())).unwrap_or_else(|_| PathBuf::from("?"));
     Shown(path.as_os_str().as_bytes()).to_string()
 }
+
+#[cfg(test)]
+mod tests;

@@ -102,22 +102,27 @@ impl Pace {
         Self { tokens: WATCH_EAGER_READS, refilled: now }
     }
 
-    /// How long to let events gather before the read that is due `now`.
-    fn wait(&mut self, now: Instant) -> Option<Duration> {
+    fn refill(&mut self, now: Instant) -> Duration {
         let past = now.saturating_duration_since(self.refilled);
         let earned = past.as_micros() / WATCH_GATHER.as_micros().max(1);
-        if earned > 0 {
-            self.tokens = self.tokens.saturating_add(u32::try_from(earned).unwrap_or(u32::MAX)).min(WATCH_EAGER_READS);
-            self.refilled = now;
+        if earned == 0 {
+            return past;
         }
+        self.tokens = self.tokens.saturating_add(u32::try_from(earned).unwrap_or(u32::MAX)).min(WATCH_EAGER_READS);
+        self.refilled = now;
+        Duration::ZERO
+    }
+
+    /// How long to let events gather before the read that is due `now`.
+    fn wait(&mut self, now: Instant) -> Option<Duration> {
+        let past = self.refill(now);
         if self.tokens > 0 { None } else { Some(WATCH_GATHER.saturating_sub(past)) }
     }
 
     /// Notes a read at `now` that gave `events`.
     fn spend(&mut self, events: u64, now: Instant) {
-        if self.tokens == WATCH_EAGER_READS {
-            self.refilled = now;
-        }
+        // What was earned while events gathered pays for this read.
+        self.refill(now);
         self.tokens = if events >= WATCH_LOAD_EVENTS { 0 } else { self.tokens.saturating_sub(1) };
     }
 }
@@ -235,5 +240,38 @@ impl Reader {
             self.publish(Source::Lost, buffer);
             self.pause(WATCH_ERROR_PAUSE);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_reads_are_eager_and_load_waits() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        for _ in 0..WATCH_EAGER_READS {
+            assert_eq!(pace.wait(start), None);
+            pace.spend(1, start);
+        }
+        assert_eq!(pace.wait(start), Some(WATCH_GATHER));
+        assert_eq!(pace.wait(start + WATCH_GATHER / 2), Some(WATCH_GATHER / 2));
+        // One read in each gathering time from now on, be it waited for before or after.
+        let mut now = start;
+        for _ in 0..10 {
+            now += WATCH_GATHER;
+            pace.spend(1, now);
+            assert_eq!(pace.wait(now), Some(WATCH_GATHER));
+            now += WATCH_GATHER;
+            assert_eq!(pace.wait(now), None);
+            pace.spend(1, now);
+            assert_eq!(pace.wait(now), Some(WATCH_GATHER));
+        }
+        // Rest fills the bucket again; load empties it at once.
+        now += WATCH_GATHER * 1000;
+        assert_eq!(pace.wait(now), None);
+        pace.spend(WATCH_LOAD_EVENTS, now);
+        assert_eq!(pace.wait(now), Some(WATCH_GATHER));
     }
 }
