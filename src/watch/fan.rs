@@ -202,3 +202,47 @@ pub(super) fn is_refusal(error: &io::Error) -> bool {
         )
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::dir::Dir;
+
+    /// What kernels before 5.17 report: the halves of a rename, each under the key of its directory.
+    #[test]
+    fn a_rename_in_halves_says_both_places() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: fanotify takes root");
+            return;
+        }
+        let tmp = tempfile::tempdir().unwrap();
+        std::fs::create_dir(tmp.path().join("d")).unwrap();
+        std::fs::write(tmp.path().join("old"), b"").unwrap();
+        let (root, d) = (Dir::open_root(tmp.path()).unwrap(), Dir::open_root(&tmp.path().join("d")).unwrap());
+        let fan = Fan::new().unwrap();
+        fan.group.mark_filesystem(root.as_fd(), Renames::Halves).unwrap();
+        let served = Served { fsid: Filesystem::of(root.as_fd()).unwrap().fsid, renames: Renames::Halves };
+        let [root_key, d_key] = [&root, &d].map(|dir| fan.cover(dir.as_fd(), served).unwrap().unwrap());
+        std::fs::rename(tmp.path().join("old"), tmp.path().join("d/new")).unwrap();
+
+        let mut seen = Vec::new();
+        let mut buffer = Vec::with_capacity(1 << 20);
+        while fan.read(&mut buffer).is_ok() {
+            fan.for_each(&buffer, |event| {
+                if let Event::At { key, name, hint } = event {
+                    seen.push((key.to_vec(), name.to_vec(), hint));
+                }
+            });
+            buffer.clear();
+        }
+        assert!(seen.contains(&(root_key.0.to_vec(), b"old".to_vec(), Hint::WENT)), "{seen:?}");
+        assert!(seen.contains(&(d_key.0.to_vec(), b"new".to_vec(), Hint::APPEARED)), "{seen:?}");
+    }
+
+    #[test]
+    fn a_handle_longer_than_any_has_no_key() {
+        let mut key = KeyBytes::new();
+        assert!(key.set([0; 8], 1, &[7; HANDLE_BYTES_MAX + 1]).is_none());
+        assert_eq!(key.set([9; 8], 0x0403_0201, b"handle"), Some(&b"\x01\x09\x09\x09\x09\x09\x09\x09\x09\x01\x02\x03\x04handle"[..]));
+    }
+}
