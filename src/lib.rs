@@ -5,5 +5,7 @@ pub mod error;
 pub mod limits;
 pub mod model;
 pub mod plan;
+pub mod ring;
 pub mod stats;
 pub mod sys;
+pub mod watch;

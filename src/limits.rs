@@ -2,6 +2,8 @@
 //!
 //! Decoders refuse what is beyond; senders never make it.
 
+use std::time::Duration;
+
 /// Longest name of an entry: `NAME_MAX` of every Linux filesystem.
 pub const NAME_BYTES_MAX: usize = 255;
 
@@ -53,11 +55,53 @@ pub const STAGED_FILES_MAX: usize = 4096;
 
 /// Names tried for a temporary file before giving up. Names are numbered from a random start, so that one collision is rare already.
 pub const TEMP_NAME_TRIES_MAX: usize = 16;
+/// Room of one buffer of events: some 700 of them. From here on the system call is noise beside the events; a kernel queue at its default takes 25 reads.
+pub const WATCH_BATCH_BYTES: usize = 64 * 1024;
+
+/// Buffers of events between watcher and planner: 8 MiB when all are full. Behind them the kernel's queue takes the slack, and then it overflows.
+pub const WATCH_BATCHES_MAX: usize = 128;
+
+/// The watcher reads at most this often under load, so that events gather and the kernel can merge them: draining eagerly costs four to eight times the CPU.
+pub const WATCH_GATHER: Duration = Duration::from_micros(500);
+
+/// Reads in a row that need not wait for [`WATCH_GATHER`]: the few events of one small file are seen as they come.
+pub const WATCH_EAGER_READS: u32 = 6;
+
+/// A read that gave this many events is load: the next one waits.
+pub const WATCH_LOAD_EVENTS: u64 = 32;
+
+/// Pause after a read of a kernel queue that failed, which no documented cause can make happen: never a busy loop.
+pub const WATCH_ERROR_PAUSE: Duration = Duration::from_secs(1);
+
+/// Filesystems that one watcher tells apart; directories on further ones are watched by inotify.
+pub const WATCH_FILESYSTEMS_MAX: usize = 4096;
+
+/// Kernel memory of one inotify watch with the inode that it pins, in bytes.
+pub const TUNE_WATCH_BYTES: u64 = 1024;
+
+/// `fs.inotify.max_user_watches` wanted at least: a tree of a million directories, where memory allows.
+pub const TUNE_WATCHES_WANTED: u64 = 1024 * 1024;
+
+/// Share of memory (one in this many) that all watches may pin.
+pub const TUNE_WATCHES_MEMORY_SHARE: u64 = 4;
+
+/// Kernel memory of one queued event with its name, in bytes, rounded up.
+pub const TUNE_EVENT_BYTES: u64 = 160;
+
+/// `max_queued_events` wanted: 5 s of 100,000 events a second. A queue only costs what is in it.
+pub const TUNE_EVENTS_WANTED: u64 = 512 * 1024;
+
+/// Share of memory (one in this many) that one full event queue may take.
+pub const TUNE_EVENTS_MEMORY_SHARE: u64 = 64;
+
+/// `fs.fanotify.max_user_marks` wanted: the kernel's own lowest default. One mark a filesystem is in use.
+pub const TUNE_MARKS_WANTED: u64 = 8192;
 
 const _: () = {
     assert!(FRAME_PAYLOAD_BYTES_MAX >= INLINE_FILE_BYTES_MAX + 2 * PATH_BYTES_MAX + 4096);
     assert!(FRAME_PAYLOAD_BYTES_MAX >= STAGE_CHUNK_BYTES + 4096);
     assert!(FRAME_FILL_BYTES <= FRAME_PAYLOAD_BYTES_MAX);
+    assert!(WATCH_BATCH_BYTES >= 4096);
     assert!(MMAP_BYTES_MIN as usize <= INLINE_FILE_BYTES_MAX);
 };
 

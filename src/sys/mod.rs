@@ -4,3 +4,9 @@
 
 pub mod acl;
 pub mod dir;
+pub mod fanotify;
+pub mod handle;
+pub mod inotify;
+pub mod mmap;
+mod spare;
+pub mod wake;
