@@ -1,7 +1,9 @@
 //! ringsync: the library behind the live directory mirror.
 
+pub mod config;
 pub mod error;
 pub mod limits;
 pub mod model;
 pub mod stats;
+pub mod stop;
 pub mod sys;

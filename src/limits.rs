@@ -42,6 +42,15 @@ pub const THREADS_MAX: usize = 256;
 /// Longest include or exclude rule: `PATH_MAX`, as rsync has it.
 pub const FILTER_RULE_BYTES_MAX: usize = 4095;
 
+/// Largest file of rules that is read: more than anyone writes, and an end for `/dev/zero`.
+pub const FILTER_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Longest name of a module: one byte holds its length, and it is as long as a file's name may be.
+pub const MODULE_NAME_BYTES_MAX: usize = 255;
+
+/// Longest host name: what DNS allows.
+pub const HOST_BYTES_MAX: usize = 253;
+
 const _: () = {
     assert!(FRAME_PAYLOAD_BYTES_MAX >= INLINE_FILE_BYTES_MAX + 2 * PATH_BYTES_MAX + 4096);
     assert!(FRAME_PAYLOAD_BYTES_MAX >= STAGE_CHUNK_BYTES + 4096);
