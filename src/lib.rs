@@ -1,5 +1,6 @@
 //! ringsync: the library behind the live directory mirror.
 
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod limits;

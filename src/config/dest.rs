@@ -124,7 +124,7 @@ fn tcp(all: &[u8], host: &[u8], port: u16, module_and_path: &[u8]) -> Result<Des
             Some(address) => address,
             None => return usage(all, "no IPv6 address in the brackets"),
         },
-        name if name.is_empty() => return usage(all, "the host is missing"),
+        [] => return usage(all, "the host is missing"),
         name => match std::str::from_utf8(name).ok().filter(|s| s.len() <= HOST_BYTES_MAX && s.bytes().all(is_host_byte)) {
             Some(name) => name,
             None => return usage(all, "no host name or address"),

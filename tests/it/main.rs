@@ -1,3 +1,5 @@
 //! The one integration hub: every test of the whole lives in a module of it.
 
+mod cli;
 mod filter;
+mod tidy;
