@@ -1,11 +1,14 @@
 //! ringsync: the library behind the live directory mirror.
 
 pub mod apply;
+pub mod cli;
+pub mod config;
 pub mod error;
 pub mod limits;
 pub mod model;
 pub mod plan;
 pub mod ring;
 pub mod stats;
+pub mod stop;
 pub mod sys;
 pub mod watch;

@@ -97,6 +97,15 @@ pub const TUNE_EVENTS_MEMORY_SHARE: u64 = 64;
 /// `fs.fanotify.max_user_marks` wanted: the kernel's own lowest default. One mark a filesystem is in use.
 pub const TUNE_MARKS_WANTED: u64 = 8192;
 
+/// Largest file of rules that is read: more than anyone writes, and an end for `/dev/zero`.
+pub const FILTER_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Longest name of a module: one byte holds its length, and it is as long as a file's name may be.
+pub const MODULE_NAME_BYTES_MAX: usize = 255;
+
+/// Longest host name: what DNS allows.
+pub const HOST_BYTES_MAX: usize = 253;
+
 const _: () = {
     assert!(FRAME_PAYLOAD_BYTES_MAX >= INLINE_FILE_BYTES_MAX + 2 * PATH_BYTES_MAX + 4096);
     assert!(FRAME_PAYLOAD_BYTES_MAX >= STAGE_CHUNK_BYTES + 4096);

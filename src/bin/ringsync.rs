@@ -1,3 +1,5 @@
-//! The `ringsync` program: arguments → configuration → run → exit code.
+//! The `ringsync` program. Everything it does is in the library's cli room.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    ringsync::cli::main(std::env::args_os())
+}

@@ -2,6 +2,7 @@
 //!
 //! `RINGSYNC_SEED` takes back the seed that a failure prints; rsync is the oracle and has to be installed.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
@@ -73,11 +74,11 @@ fn tree(random: &mut Random) -> Tree {
         }
         path.extend(name(random));
         let is_dir = random.below(5) < 2;
-        if !tree.contains_key(&path) {
+        if let Entry::Vacant(free) = tree.entry(path) {
             if is_dir {
-                dirs.push(path.clone());
+                dirs.push(free.key().clone());
             }
-            tree.insert(path, is_dir);
+            free.insert(is_dir);
         }
     }
     tree

@@ -8,3 +8,6 @@ mod memtarget;
 mod ops;
 mod place;
 mod sim;
+mod cli;
+mod filter;
+mod tidy;

@@ -1,0 +1,120 @@
+//! `ringsync mirror`: what was typed → [`config::Mirror`] → run → what it says in the end.
+
+use std::sync::Arc;
+
+use clap::ArgMatches;
+
+use super::args::MirrorArgs;
+use super::engine::{self, Outcome};
+use super::progress::{self, Progress};
+use super::{log, rules, signals};
+use crate::config::{self, Dest};
+use crate::error::{Exit, Result};
+use crate::limits::THREADS_MAX;
+use crate::model::options::Options;
+use crate::stats::Stats;
+use crate::stop::Stop;
+
+/// Runs the command.
+pub(super) fn run(args: &MirrorArgs, matches: &ArgMatches) -> Result<Exit> {
+    let config = config(args, matches)?;
+    let bar = progress::bar(args.log.log_format);
+    log::start(&args.log, bar.clone());
+    config.prepare()?;
+    let stop = Stop::new();
+    signals::listen(&stop)?;
+    let stats = Arc::new(Stats::default());
+    let progress = Progress::start(bar, config.progress, stats.clone())?;
+    let outcome = engine::mirror(&config, &stop, stats.clone());
+    drop(progress);
+    Ok(conclude(outcome?, &stats))
+}
+
+/// What the words mean.
+fn config(args: &MirrorArgs, matches: &ArgMatches) -> Result<config::Mirror> {
+    let config = config::Mirror {
+        source: args.source.clone(),
+        dests: args.dests.iter().map(|dest| Dest::parse(dest, args.port)).collect::<Result<_>>()?,
+        options: Options { delete: !args.no_delete, delete_excluded: args.delete_excluded, ..Options::mirror() },
+        filter: Arc::new(rules::filter(matches)?),
+        threads: args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX)),
+        watch: args.watch.into(),
+        io: args.io.into(),
+        compress: args.compress.into(),
+        once: args.once,
+        tune: !args.no_tune,
+        progress: args.progress,
+    };
+    config.check()?;
+    Ok(config)
+}
+
+/// Says what was done and what was left; the exit code.
+fn conclude(outcome: Outcome, stats: &Stats) -> Exit {
+    tracing::info!(
+        files = stats.files_sent.get(),
+        bytes = stats.bytes_sent.get(),
+        operations = stats.ops_sent.get(),
+        deleted = stats.deleted.get(),
+        failures = stats.failures.get(),
+        "end of the mirror"
+    );
+    let Outcome { failing, dirty, interrupted } = outcome;
+    if failing > 0 {
+        tracing::warn!(failing, "{failing} entries could not be mirrored: the messages above say why");
+    }
+    if interrupted {
+        tracing::info!(dirty, "ended by a signal: {dirty} entries were left to look at");
+        Exit::Signal
+    } else if failing > 0 {
+        Exit::Partial
+    } else {
+        Exit::Ok
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::{Cli, Command};
+    use crate::error::Error;
+    use crate::model::options::{Compress, IoChoice, WatchChoice};
+    use clap::{CommandFactory, FromArgMatches};
+
+    fn parse(words: &str) -> Result<config::Mirror> {
+        let matches = Cli::command().try_get_matches_from(words.split(' ')).unwrap();
+        let Command::Mirror(args) = Cli::from_arg_matches(&matches).unwrap().command else { panic!("not a mirror") };
+        config(&args, matches.subcommand().unwrap().1)
+    }
+
+    #[test]
+    fn words_become_a_configuration() {
+        let plain = parse("ringsync mirror a b").unwrap();
+        assert_eq!((plain.source.to_str(), &plain.dests[..]), (Some("a"), &[Dest::Local("b".into())][..]));
+        assert_eq!(plain.options, Options::mirror());
+        assert!(plain.tune && !plain.once && !plain.progress && plain.filter.is_empty() && plain.threads > 0);
+
+        let full = parse(
+            "ringsync mirror -n 3 --watch inotify --io epoll --compress none --once --no-delete --no-tune --progress --exclude x --port 9 a h::m/p",
+        )
+        .unwrap();
+        assert_eq!(full.dests[0].to_string(), "ringsync://h:9/m/p");
+        assert_eq!((full.threads, full.watch, full.io, full.compress), (3, WatchChoice::Inotify, IoChoice::Epoll, Compress::None));
+        assert!(!full.tune && full.once && full.progress && !full.filter.is_empty() && !full.options.delete);
+        assert!(parse("ringsync mirror --delete-excluded a b").unwrap().options.delete_excluded);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for words in ["ringsync mirror -n 0 a b", "ringsync mirror -n 9999 a b", "ringsync mirror a b c", "ringsync mirror a host:b"] {
+            assert!(matches!(parse(words), Err(Error::Usage(_))), "{words}");
+        }
+    }
+
+    #[test]
+    fn the_exit_code_tells_the_outcome() {
+        let stats = Stats::default();
+        let exit = |failing, interrupted| conclude(Outcome { failing, dirty: 0, interrupted }, &stats);
+        assert_eq!([exit(0, false), exit(1, false), exit(0, true), exit(1, true)], [Exit::Ok, Exit::Partial, Exit::Signal, Exit::Signal]);
+    }
+}
