@@ -3,3 +3,4 @@
 //! Nothing here decides anything; it says what the kernel says. Every other room reaches the system through it.
 
 pub mod dir;
+pub mod wake;
