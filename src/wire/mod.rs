@@ -10,6 +10,7 @@ mod local;
 pub mod message;
 pub mod payload;
 mod pool;
+pub mod session;
 
 pub use link::{Incoming, Link};
 pub use local::LocalEnd;
