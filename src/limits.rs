@@ -75,7 +75,36 @@ pub const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Memory of buffers that a link keeps for reuse: a few of the largest frames, or many small ones.
 pub const POOL_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Queued frames go to the kernel as soon as they are this many bytes: from here on a larger send gains nothing.
+pub const SEND_GATHER_BYTES: usize = 64 * 1024;
+
+/// Bytes that a link queues beyond what the kernel took before its user is blocked.
+pub const SEND_QUEUE_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// Pieces (two a frame) that go in one send: 64 frames. The kernel takes 1024.
+pub const SEND_PIECES_MAX: usize = 128;
+
+/// One read of a socket under epoll.
+pub const RECEIVE_BYTES: usize = 128 * 1024;
+
+/// Receive buffers of one ring; a power of two.
+pub const RING_BUFFERS: u16 = 16;
+
+/// Length of each: 512 KiB together, touched only as far as traffic needs them.
+pub const RING_BUFFER_BYTES: usize = 32 * 1024;
+
+/// Entries of a ring's submission queue: a receive, a poll, a send and a cancel are all it ever holds.
+pub const RING_ENTRIES: u32 = 8;
+
+/// Entries of its completion queue: every receive buffer once, and as many again for all else.
+pub const RING_COMPLETIONS: u32 = 64;
+
+/// How long a peer may leave sent bytes or keepalive probes unanswered by its kernel before the connection counts as lost.
+pub const SOCKET_SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(60);
+
 const _: () = {
+    assert!(RING_BUFFERS.is_power_of_two() && RING_COMPLETIONS >= 2 * RING_BUFFERS as u32 + 8);
+    assert!(SEND_QUEUE_BYTES_MAX >= FRAME_PAYLOAD_BYTES_MAX && SEND_PIECES_MAX <= 1024);
     assert!(FRAME_FILL_BYTES + MESSAGE_BYTES_MAX <= FRAME_PAYLOAD_BYTES_MAX);
     assert!(MESSAGE_FIELDS_BYTES_MAX >= LINK_TARGET_BYTES_MAX + 2 * NAME_BYTES_MAX + TEXT_BYTES_MAX + 256);
     assert!(LOCAL_QUEUE_BYTES_MAX >= FRAME_PAYLOAD_BYTES_MAX);

@@ -3,4 +3,5 @@
 //! Nothing here decides anything; it says what the kernel says. Every other room reaches the system through it.
 
 pub mod dir;
+pub mod uring;
 pub mod wake;

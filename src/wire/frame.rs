@@ -4,6 +4,7 @@
 //! protocol sends is one, and after it the stream is dead. Used by the links, and by the tests of the protocol's document.
 
 use crate::limits::{COMPRESS_BYTES_MIN, COMPRESS_SAMPLE_BYTES, FRAME_PAYLOAD_BYTES_MAX};
+use crate::sys::uring::Packet;
 use crate::wire::WireError;
 use crate::wire::pool::Pool;
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
@@ -26,27 +27,6 @@ const RAW_AT: usize = 8;
 const CRC_AT: usize = 12;
 const _: () = assert!(CRC_AT + 4 == HEADER_BYTES && FRAME_PAYLOAD_BYTES_MAX <= u32::MAX as usize);
 
-/// A frame ready to be sent.
-#[derive(Debug)]
-pub struct Frame {
-    /// The header.
-    pub header: [u8; HEADER_BYTES],
-    /// The payload, or its compressed form.
-    pub body: Vec<u8>,
-}
-
-impl Frame {
-    /// Bytes on the wire.
-    pub fn len(&self) -> usize {
-        HEADER_BYTES + self.body.len()
-    }
-
-    /// Never: a frame has a header at least.
-    pub fn is_empty(&self) -> bool {
-        false
-    }
-}
-
 /// Makes frames of payloads, compressed where that shrinks them if it was asked for.
 #[derive(Default)]
 pub struct Framer {
@@ -61,7 +41,7 @@ impl Framer {
     }
 
     /// The frame around `payload`, which has 1 to [`FRAME_PAYLOAD_BYTES_MAX`] bytes.
-    pub fn frame(&mut self, payload: Vec<u8>) -> Frame {
+    pub fn frame(&mut self, payload: Vec<u8>) -> Packet {
         debug_assert!((1..=FRAME_PAYLOAD_BYTES_MAX).contains(&payload.len()), "{} bytes in a payload", payload.len());
         let raw = payload.len() as u32;
         let (flags, body) = match self.compressed(&payload) {
@@ -78,7 +58,7 @@ impl Framer {
         header[RAW_AT..CRC_AT].copy_from_slice(&raw.to_le_bytes());
         let crc = checksum(&header, &body);
         header[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
-        Frame { header, body }
+        Packet { head: header, body }
     }
 
     /// An empty buffer.
@@ -280,7 +260,7 @@ mod tests {
 
     fn on_wire(framer: &mut Framer, payload: &[u8]) -> Vec<u8> {
         let frame = framer.frame(payload.to_vec());
-        [&frame.header[..], &frame.body].concat()
+        [&frame.head[..], &frame.body].concat()
     }
 
     fn all(deframer: &mut Deframer, mut bytes: &[u8]) -> Result<Vec<Vec<u8>>, WireError> {

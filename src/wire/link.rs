@@ -4,12 +4,17 @@
 //! [`Link::send`], [`Link::flush`] and [`Link::wait`], and while it is blocked it goes on reading, so that two peers that both send cannot block each other.
 //! Used by the sender, the workers and the receiver.
 
+use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Result;
+use crate::model::options::IoChoice;
+use crate::stats::Stats;
 use crate::sys::wake::Wake;
 pub use crate::wire::local::LocalEnd;
 use crate::wire::local::{self, LocalLink};
+use crate::wire::stream::StreamLink;
 
 /// What ended a wait.
 #[derive(Debug)]
@@ -26,6 +31,8 @@ pub enum Incoming {
 
 /// Frames to and from one peer. Made in the thread that uses it.
 pub enum Link {
+    /// Over TCP, driven by io_uring or epoll.
+    Stream(Box<StreamLink>),
     /// In one process.
     Local(LocalLink),
 }
@@ -44,9 +51,18 @@ impl Link {
         Self::Local(LocalLink::new(end))
     }
 
+    /// A link over a connected socket, driven as `io` says; frames are compressed if asked for. `stats` counts the bytes sent.
+    ///
+    /// # Errors
+    /// `Usage`: io_uring was asked for and cannot be had. `Socket`: the connection is gone, or no descriptors are left.
+    pub fn tcp(stream: TcpStream, io: IoChoice, compress: bool, stats: Option<Arc<Stats>>) -> Result<Self> {
+        StreamLink::new(stream, io, compress, stats).map(|link| Self::Stream(Box::new(link)))
+    }
+
     /// What wakes the thread that is, or will be, in [`Link::wait`].
     pub fn wake(&self) -> Wake {
         match self {
+            Self::Stream(link) => link.wake(),
             Self::Local(link) => link.wake(),
         }
     }
@@ -58,6 +74,7 @@ impl Link {
     /// `Socket`: the connection is lost. `Protocol`, `Handshake`: what came meanwhile is not our protocol.
     pub fn send(&mut self, payload: Vec<u8>) -> Result<()> {
         match self {
+            Self::Stream(link) => link.send(payload),
             Self::Local(link) => link.send(payload),
         }
     }
@@ -68,6 +85,7 @@ impl Link {
     /// As [`Link::send`].
     pub fn flush(&mut self) -> Result<()> {
         match self {
+            Self::Stream(link) => link.flush(),
             Self::Local(_) => Ok(()),
         }
     }
@@ -78,6 +96,7 @@ impl Link {
     /// As [`Link::send`]; a peer that closes within a frame is `Socket`, `UnexpectedEof`.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Incoming> {
         match self {
+            Self::Stream(link) => link.wait(timeout),
             Self::Local(link) => link.wait(timeout),
         }
     }
@@ -85,6 +104,7 @@ impl Link {
     /// An empty buffer with memory from an earlier use if there is some.
     pub fn buffer(&mut self) -> Vec<u8> {
         match self {
+            Self::Stream(link) => link.buffer(),
             Self::Local(link) => link.buffer(),
         }
     }
@@ -92,6 +112,7 @@ impl Link {
     /// Takes the memory of a payload back.
     pub fn recycle(&mut self, payload: Vec<u8>) {
         match self {
+            Self::Stream(link) => link.recycle(payload),
             Self::Local(link) => link.recycle(payload),
         }
     }
@@ -99,7 +120,20 @@ impl Link {
     /// How frames are carried: "io_uring", "epoll" or "in-process".
     pub fn describe(&self) -> &'static str {
         match self {
+            Self::Stream(link) => link.describe(),
             Self::Local(_) => "in-process",
+        }
+    }
+
+    /// Ends the link in good order: sends what is queued and waits, no longer than `linger`, until the peer closes too; what still comes is dropped. A link that is
+    /// just dropped may lose what was sent last.
+    ///
+    /// # Errors
+    /// As [`Link::send`]; `Timeout`: not all was sent.
+    pub fn close(self, linger: Duration) -> Result<()> {
+        match self {
+            Self::Stream(link) => link.close(linger),
+            Self::Local(_) => Ok(()),
         }
     }
 }

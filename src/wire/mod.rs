@@ -4,6 +4,7 @@
 //! looks at a file or decides what to mirror; the sender, the workers and the receiver use it.
 
 mod codec;
+mod epoll;
 pub mod frame;
 pub mod link;
 mod local;
@@ -11,6 +12,7 @@ pub mod message;
 pub mod payload;
 mod pool;
 pub mod session;
+mod stream;
 
 pub use link::{Incoming, Link};
 pub use local::LocalEnd;
