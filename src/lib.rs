@@ -12,3 +12,4 @@ pub mod stats;
 pub mod stop;
 pub mod sys;
 pub mod watch;
+pub mod wire;

@@ -9,4 +9,5 @@ pub mod handle;
 pub mod inotify;
 pub mod mmap;
 mod spare;
+pub mod uring;
 pub mod wake;
