@@ -6,3 +6,4 @@ pub mod limits;
 pub mod model;
 pub mod stats;
 pub mod sys;
+pub mod wire;

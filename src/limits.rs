@@ -51,8 +51,75 @@ pub const STAGED_FILES_MAX: usize = 4096;
 
 /// Names tried for a temporary file before giving up. Names are numbered from a random start, so that one collision is rare already.
 pub const TEMP_NAME_TRIES_MAX: usize = 16;
+/// Longest name of a module: shown in messages, compared with a small table.
+pub const MODULE_BYTES_MAX: usize = 255;
+
+/// Longest text of a peer that reaches a person: a few lines.
+pub const TEXT_BYTES_MAX: usize = 1024;
+
+/// Largest error number of the kernel (`MAX_ERRNO`).
+pub const ERRNO_MAX: i32 = 4095;
+
+/// All of one message but its directories and its content: names, metadata, the target of a link, numbers.
+pub const MESSAGE_FIELDS_BYTES_MAX: usize = 8192;
+
+/// Longest message: a rename between two of the longest directories, a whole inline file, or a staged piece.
+pub const MESSAGE_BYTES_MAX: usize = MESSAGE_FIELDS_BYTES_MAX
+    + 2 * PATH_BYTES_MAX
+    + if INLINE_FILE_BYTES_MAX > STAGE_CHUNK_BYTES { INLINE_FILE_BYTES_MAX } else { STAGE_CHUNK_BYTES };
+
+/// Payloads below this are never compressed: the table's set-up costs more than the bytes.
+pub const COMPRESS_BYTES_MIN: usize = 256;
+
+/// How much of a payload is compressed first to see whether it shrinks: at the slowest stage of all, 4 KiB is 9 µs against 280 µs for a full frame.
+pub const COMPRESS_SAMPLE_BYTES: usize = 4096;
+
+/// Frames waiting inside an in-process link, one way.
+pub const LOCAL_QUEUE_FRAMES_MAX: usize = 64;
+
+/// Their bytes. At least one frame always passes.
+pub const LOCAL_QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes of frames that a link holds for its user because they came while it was blocked in sending. Beyond it the link stops reading: two peers
+/// that both get here, each sending without end and reading nothing, are parted by the socket's timeout.
+pub const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Memory of buffers that a link keeps for reuse: a few of the largest frames, or many small ones.
+pub const POOL_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Queued frames go to the kernel as soon as they are this many bytes: from here on a larger send gains nothing.
+pub const SEND_GATHER_BYTES: usize = 64 * 1024;
+
+/// Bytes that a link queues beyond what the kernel took before its user is blocked.
+pub const SEND_QUEUE_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// Pieces (two a frame) that go in one send: 64 frames. The kernel takes 1024.
+pub const SEND_PIECES_MAX: usize = 128;
+
+/// One read of a socket under epoll.
+pub const RECEIVE_BYTES: usize = 128 * 1024;
+
+/// Receive buffers of one ring; a power of two.
+pub const RING_BUFFERS: u16 = 16;
+
+/// Length of each: 512 KiB together, touched only as far as traffic needs them.
+pub const RING_BUFFER_BYTES: usize = 32 * 1024;
+
+/// Entries of a ring's submission queue: a receive, a poll, a send and a cancel are all it ever holds.
+pub const RING_ENTRIES: u32 = 8;
+
+/// Entries of its completion queue: every receive buffer once, and as many again for all else.
+pub const RING_COMPLETIONS: u32 = 64;
+
+/// How long a peer may leave sent bytes or keepalive probes unanswered by its kernel before the connection counts as lost.
+pub const SOCKET_SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(60);
 
 const _: () = {
+    assert!(RING_BUFFERS.is_power_of_two() && RING_COMPLETIONS >= 2 * RING_BUFFERS as u32 + 8);
+    assert!(SEND_QUEUE_BYTES_MAX >= FRAME_PAYLOAD_BYTES_MAX && SEND_PIECES_MAX <= 1024);
+    assert!(FRAME_FILL_BYTES + MESSAGE_BYTES_MAX <= FRAME_PAYLOAD_BYTES_MAX);
+    assert!(MESSAGE_FIELDS_BYTES_MAX >= LINK_TARGET_BYTES_MAX + 2 * NAME_BYTES_MAX + TEXT_BYTES_MAX + 256);
+    assert!(LOCAL_QUEUE_BYTES_MAX >= FRAME_PAYLOAD_BYTES_MAX);
     assert!(FRAME_PAYLOAD_BYTES_MAX >= INLINE_FILE_BYTES_MAX + 2 * PATH_BYTES_MAX + 4096);
     assert!(FRAME_PAYLOAD_BYTES_MAX >= STAGE_CHUNK_BYTES + 4096);
     assert!(FRAME_FILL_BYTES <= FRAME_PAYLOAD_BYTES_MAX);

@@ -4,3 +4,5 @@
 
 pub mod acl;
 pub mod dir;
+pub mod uring;
+pub mod wake;

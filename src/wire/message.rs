@@ -1,0 +1,414 @@
+//! The messages, and their decoder: an iterator over a payload that yields values or one error.
+//!
+//! What comes out is checked: names and paths are validated, kinds fit their operation, numbers are within their limits. Whether a message
+//! may stand where it stands is the session's business. Encoding is in `payload`; the layout of each is in PROTOCOL.md.
+
+use crate::limits::{
+    ERRNO_MAX, INLINE_FILE_BYTES_MAX, LINK_TARGET_BYTES_MAX, MODULE_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, STAGE_CHUNK_BYTES,
+    TEXT_BYTES_MAX,
+};
+use crate::model::meta::{Kind, Meta, Time};
+use crate::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
+use crate::model::path::{Name, RelPath};
+use crate::wire::codec::Reader;
+use crate::wire::{Token, WireError};
+
+/// First bytes of a Hello.
+pub const MAGIC: &[u8; 8] = b"RINGSYNC";
+
+/// Tag bytes; the server's have the highest bit set.
+pub(super) mod tag {
+    pub const HELLO: u8 = 0x01;
+    pub const LIST: u8 = 0x02;
+    pub const BEGIN: u8 = 0x03;
+    pub const OP: u8 = 0x04;
+    pub const OPEN: u8 = 0x05;
+    pub const CLOSE: u8 = 0x06;
+    pub const COMMIT: u8 = 0x07;
+    pub const FILES_OF: u8 = 0x08;
+    pub const FILE: u8 = 0x09;
+    pub const PUT: u8 = 0x0a;
+    pub const STAGE: u8 = 0x0b;
+    pub const STAGE_DROP: u8 = 0x0c;
+    pub const PING: u8 = 0x0d;
+    pub const BYE: u8 = 0x0e;
+
+    pub const WELCOME: u8 = 0x81;
+    pub const REFUSED: u8 = 0x82;
+    pub const LISTING: u8 = 0x83;
+    pub const ENTRY: u8 = 0x84;
+    pub const LIST_ERROR: u8 = 0x85;
+    pub const LIST_END: u8 = 0x86;
+    pub const FAILED: u8 = 0x87;
+    pub const ACK: u8 = 0x88;
+    pub const PONG: u8 = 0x89;
+    pub const FATAL: u8 = 0x8a;
+
+    pub const ROLE_CONTROL: u8 = 1;
+    pub const ROLE_CONTENT: u8 = 2;
+
+    pub const OP_MOVE: u8 = 1;
+    pub const OP_PARK: u8 = 2;
+    pub const OP_MKDIR: u8 = 3;
+    pub const OP_SYMLINK: u8 = 4;
+    pub const OP_SPECIAL: u8 = 5;
+    pub const OP_SET_META: u8 = 6;
+    pub const OP_PLACE: u8 = 7;
+    pub const OP_LINK: u8 = 8;
+    pub const OP_UNLINK: u8 = 9;
+    pub const OP_RMDIR: u8 = 10;
+    pub const OP_DIR_META: u8 = 11;
+
+    /// A directory is the one named last in this payload.
+    pub const DIR_SAME: u8 = 0;
+    /// A directory's path follows.
+    pub const DIR_NEW: u8 = 1;
+
+    pub const ABILITY_CHOWN: u8 = 1;
+    pub const ABILITY_MKNOD: u8 = 1 << 1;
+}
+
+/// The first message of every connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Oldest version that the client speaks.
+    pub version_min: u16,
+    /// Newest version that the client speaks.
+    pub version_max: u16,
+    /// What the connection is for.
+    pub role: Role,
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// Opens a session.
+    Control {
+        /// The receiver's module, 1 to [`MODULE_BYTES_MAX`] bytes.
+        module: String,
+        /// The directory in it that is the mirror.
+        path: RelPath,
+        /// Content connections that will follow, at most.
+        threads: u16,
+    },
+    /// Joins a session.
+    Content {
+        /// From the Welcome of the control connection.
+        token: Token,
+        /// Number of the content connection in its session, from 0.
+        index: u16,
+    },
+}
+
+/// One message. Data is borrowed from the payload; see PROTOCOL.md for which one may stand where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// Opens a connection.
+    Hello(Hello),
+    /// Asks for the manifest of a directory, recursively.
+    List {
+        /// The directory.
+        dir: RelPath,
+    },
+    /// Opens cycle `cycle`; operations of PRE follow.
+    Begin {
+        /// Number of the cycle; they rise by one.
+        cycle: u64,
+    },
+    /// An operation of PRE (after Begin) or POST (after Close). Their indexes count from 0 in each.
+    Op(Op),
+    /// PRE is complete: FILES may be applied.
+    Open,
+    /// FILES is complete, this many on all connections together; POST follows.
+    Close {
+        /// Number of File and Put messages of this cycle.
+        files: u32,
+    },
+    /// POST is complete: an Ack is due.
+    Commit,
+    /// On a content connection: the File and Put that follow belong to this cycle.
+    FilesOf {
+        /// The cycle.
+        cycle: u64,
+    },
+    /// An operation of FILES: SetMeta or Place.
+    File {
+        /// Its number in the cycle's FILES.
+        index: u32,
+        /// What to do.
+        op: Op,
+    },
+    /// A whole small file.
+    Put {
+        /// Its number in the cycle's FILES.
+        index: u32,
+        /// Its place.
+        at: Spot,
+        /// Its metadata; `size` is the length of `data`.
+        meta: Meta,
+        /// Its content.
+        data: &'a [u8],
+    },
+    /// A piece of a large file, into staging.
+    Stage {
+        /// Number of the staged file, unique in a session.
+        id: u64,
+        /// Where the piece begins.
+        offset: u64,
+        /// The piece.
+        data: &'a [u8],
+    },
+    /// A staged file will not be used.
+    StageDrop {
+        /// Its number.
+        id: u64,
+    },
+    /// Asks for a Pong.
+    Ping,
+    /// The client ends the session in good order.
+    Bye,
+
+    /// Accepts the connection.
+    Welcome {
+        /// The version both speak from here on.
+        version: u16,
+        /// For content connections of this session.
+        token: Token,
+        /// What the receiver can set.
+        abilities: Abilities,
+    },
+    /// Refuses the connection; the last message on it.
+    Refused {
+        /// An exit code (`error::Exit`).
+        code: u8,
+        /// Why, for a person.
+        text: &'a str,
+    },
+    /// The entries of this directory follow.
+    Listing {
+        /// The directory.
+        dir: RelPath,
+    },
+    /// One entry of the last Listing.
+    Entry(Entry),
+    /// A directory could not be read, or not completely.
+    ListError {
+        /// The directory.
+        dir: RelPath,
+        /// The system's error number.
+        errno: i32,
+    },
+    /// The manifest asked for is complete.
+    ListEnd,
+    /// An operation of the oldest cycle that is not acknowledged failed.
+    Failed(OpError),
+    /// The cycle has been executed, but for what was said to have failed.
+    Ack {
+        /// The cycle.
+        cycle: u64,
+    },
+    /// The answer to a Ping.
+    Pong,
+    /// The server ends the session; the last message on the connection.
+    Fatal {
+        /// An exit code (`error::Exit`).
+        code: u8,
+        /// Why, for a person.
+        text: &'a str,
+    },
+}
+
+/// Decodes the messages of one payload, in order. After an error it yields nothing more.
+pub struct Messages<'a> {
+    rest: Reader<'a>,
+    dir: RelPath,
+    failed: bool,
+}
+
+impl<'a> Messages<'a> {
+    /// A decoder at the start of `payload`.
+    pub fn new(payload: &'a [u8]) -> Self {
+        Self { rest: Reader::new(payload), dir: RelPath::root(), failed: false }
+    }
+
+    fn dir(&mut self) -> Result<RelPath, WireError> {
+        match self.rest.u8()? {
+            tag::DIR_SAME => {}
+            tag::DIR_NEW => self.dir = RelPath::new(self.rest.bytes(PATH_BYTES_MAX)?)?,
+            _ => return Err(WireError::Value("neither the same nor a new directory")),
+        }
+        Ok(self.dir.clone())
+    }
+
+    fn spot(&mut self) -> Result<Spot, WireError> {
+        let dir = self.dir()?;
+        let name = Name::new(self.rest.bytes(NAME_BYTES_MAX)?)?.to_owned();
+        Ok(Spot { dir, name })
+    }
+
+    fn meta(&mut self) -> Result<Meta, WireError> {
+        let mode = self.rest.u16()?;
+        let kind = Kind::from_mode(u32::from(mode)).ok_or(WireError::Value("mode of no kind"))?;
+        let uid = self.rest.varint_u32()?;
+        let gid = self.rest.varint_u32()?;
+        let sec = self.rest.signed()?;
+        let nsec = self.rest.varint_u32()?;
+        if nsec > 999_999_999 {
+            return Err(WireError::Value("nanoseconds beyond a second"));
+        }
+        let size = self.rest.varint()?;
+        let rdev = if kind.is_device() { self.rest.varint()? } else { 0 };
+        Ok(Meta { kind, mode: u32::from(mode) & 0o7777, uid, gid, mtime: Time { sec, nsec }, size, rdev })
+    }
+
+    fn meta_of(&mut self, fits: impl FnOnce(Kind) -> bool) -> Result<Meta, WireError> {
+        let meta = self.meta()?;
+        if fits(meta.kind) { Ok(meta) } else { Err(WireError::Value("kind does not fit the operation")) }
+    }
+
+    fn target(&mut self) -> Result<Option<Box<[u8]>>, WireError> {
+        let target = self.rest.bytes(LINK_TARGET_BYTES_MAX)?;
+        if target.contains(&0) {
+            return Err(WireError::Value("NUL byte in the target of a link"));
+        }
+        Ok((!target.is_empty()).then(|| target.into()))
+    }
+
+    fn op(&mut self) -> Result<Op, WireError> {
+        Ok(match self.rest.u8()? {
+            tag::OP_MOVE => Op::Move { from: self.spot()?, to: self.spot()? },
+            tag::OP_PARK => Op::Park { from: self.spot()?, id: self.rest.varint()? },
+            tag::OP_MKDIR => Op::Mkdir { at: self.spot()?, meta: self.meta_of(|kind| kind == Kind::Dir)? },
+            tag::OP_SYMLINK => Op::Symlink {
+                at: self.spot()?,
+                target: self.target()?.ok_or(WireError::Value("link without a target"))?,
+                meta: self.meta_of(|kind| kind == Kind::Symlink)?,
+            },
+            tag::OP_SPECIAL => Op::Special {
+                at: self.spot()?,
+                meta: self.meta_of(|kind| matches!(kind, Kind::Fifo | Kind::Socket | Kind::Char | Kind::Block))?,
+            },
+            tag::OP_SET_META => Op::SetMeta { at: self.spot()?, meta: self.meta_of(|kind| kind != Kind::Dir)? },
+            tag::OP_PLACE => Op::Place { at: self.spot()?, meta: self.meta_of(|kind| kind == Kind::File)?, stage: self.rest.varint()? },
+            tag::OP_LINK => Op::Link { from: self.spot()?, to: self.spot()? },
+            tag::OP_UNLINK => Op::Unlink { at: self.spot()? },
+            tag::OP_RMDIR => Op::Rmdir { at: self.spot()? },
+            tag::OP_DIR_META => Op::DirMeta { dir: self.dir()?, meta: self.meta_of(|kind| kind == Kind::Dir)? },
+            _ => return Err(WireError::Value("unknown operation")),
+        })
+    }
+
+    fn hello(&mut self) -> Result<Hello, WireError> {
+        if self.rest.array::<8>()? != *MAGIC {
+            return Err(WireError::Foreign);
+        }
+        let version_min = self.rest.u16()?;
+        let version_max = self.rest.u16()?;
+        if version_min == 0 || version_min > version_max {
+            return Err(WireError::Value("no version"));
+        }
+        let role = match self.rest.u8()? {
+            tag::ROLE_CONTROL => {
+                let module = self.rest.text(MODULE_BYTES_MAX)?;
+                if module.is_empty() {
+                    return Err(WireError::Value("module without a name"));
+                }
+                Role::Control { module: module.into(), path: self.dir()?, threads: self.rest.u16()? }
+            }
+            tag::ROLE_CONTENT => Role::Content { token: self.rest.array()?, index: self.rest.u16()? },
+            _ => return Err(WireError::Value("unknown role")),
+        };
+        Ok(Hello { version_min, version_max, role })
+    }
+
+    fn errno(&mut self) -> Result<i32, WireError> {
+        match i32::from(self.rest.u16()?) {
+            errno @ 1..=ERRNO_MAX => Ok(errno),
+            _ => Err(WireError::Value("no error number")),
+        }
+    }
+
+    fn entry(&mut self) -> Result<Entry, WireError> {
+        let name = Name::new(self.rest.bytes(NAME_BYTES_MAX)?)?.to_owned();
+        let meta = self.meta()?;
+        let target = if meta.kind == Kind::Symlink { self.target()? } else { None };
+        Ok(Entry { name, meta, target, link_group: self.rest.varint()? })
+    }
+
+    fn put(&mut self) -> Result<Message<'a>, WireError> {
+        let index = self.rest.varint_u32()?;
+        let at = self.spot()?;
+        let meta = self.meta_of(|kind| kind == Kind::File)?;
+        let len = usize::try_from(meta.size).ok().filter(|len| *len <= INLINE_FILE_BYTES_MAX);
+        let len = len.ok_or(WireError::Value("inline file beyond its limit"))?;
+        Ok(Message::Put { index, at, meta, data: self.rest.take(len)? })
+    }
+
+    fn message(&mut self) -> Result<Message<'a>, WireError> {
+        Ok(match self.rest.u8()? {
+            tag::HELLO => Message::Hello(self.hello()?),
+            tag::LIST => Message::List { dir: self.dir()? },
+            tag::BEGIN => Message::Begin { cycle: self.rest.varint()? },
+            tag::OP => Message::Op(self.op()?),
+            tag::OPEN => Message::Open,
+            tag::CLOSE => Message::Close { files: self.rest.varint_u32()? },
+            tag::COMMIT => Message::Commit,
+            tag::FILES_OF => Message::FilesOf { cycle: self.rest.varint()? },
+            tag::FILE => Message::File { index: self.rest.varint_u32()?, op: self.op()? },
+            tag::PUT => self.put()?,
+            tag::STAGE => {
+                let id = self.rest.varint()?;
+                let offset = self.rest.varint()?;
+                let data = self.rest.bytes(STAGE_CHUNK_BYTES)?;
+                if offset.checked_add(data.len() as u64).is_none_or(|end| end > i64::MAX.cast_unsigned()) {
+                    return Err(WireError::Value("piece beyond the largest file"));
+                }
+                Message::Stage { id, offset, data }
+            }
+            tag::STAGE_DROP => Message::StageDrop { id: self.rest.varint()? },
+            tag::PING => Message::Ping,
+            tag::BYE => Message::Bye,
+            tag::WELCOME => {
+                let version = self.rest.u16()?;
+                let token = self.rest.array()?;
+                let bits = self.rest.u8()?;
+                if bits & !(tag::ABILITY_CHOWN | tag::ABILITY_MKNOD) != 0 {
+                    return Err(WireError::Value("unknown ability"));
+                }
+                let abilities = Abilities { chown: bits & tag::ABILITY_CHOWN != 0, mknod: bits & tag::ABILITY_MKNOD != 0 };
+                Message::Welcome { version, token, abilities }
+            }
+            tag::REFUSED => Message::Refused { code: self.rest.u8()?, text: self.rest.text(TEXT_BYTES_MAX)? },
+            tag::LISTING => Message::Listing { dir: self.dir()? },
+            tag::ENTRY => Message::Entry(self.entry()?),
+            tag::LIST_ERROR => Message::ListError { dir: self.dir()?, errno: self.errno()? },
+            tag::LIST_END => Message::ListEnd,
+            tag::FAILED => {
+                let section = match self.rest.u8()? {
+                    1 => Section::Pre,
+                    2 => Section::Files,
+                    3 => Section::Post,
+                    _ => return Err(WireError::Value("unknown list of a cycle")),
+                };
+                Message::Failed(OpError { section, index: self.rest.varint_u32()?, errno: self.errno()? })
+            }
+            tag::ACK => Message::Ack { cycle: self.rest.varint()? },
+            tag::PONG => Message::Pong,
+            tag::FATAL => Message::Fatal { code: self.rest.u8()?, text: self.rest.text(TEXT_BYTES_MAX)? },
+            other => return Err(WireError::Tag(other)),
+        })
+    }
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Result<Message<'a>, WireError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed || self.rest.is_empty() {
+            return None;
+        }
+        let message = self.message();
+        self.failed = message.is_err();
+        Some(message)
+    }
+}

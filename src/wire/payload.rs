@@ -1,0 +1,414 @@
+//! The builder of a payload: one method a message, over one buffer.
+//!
+//! It checks nothing that its types do not say and never fails: what it is given comes from this program. A payload that is sent whenever it
+//! [is full](Payload::is_full) after a message never grows beyond what a frame takes. Used by the sender, the workers and the receiver.
+
+use crate::limits::{ERRNO_MAX, FRAME_FILL_BYTES, INLINE_FILE_BYTES_MAX, MODULE_BYTES_MAX, STAGE_CHUNK_BYTES, TEXT_BYTES_MAX};
+use crate::model::meta::{Kind, Meta};
+use crate::model::op::{Abilities, Entry, Op, OpError, Spot};
+use crate::model::path::RelPath;
+use crate::wire::Token;
+use crate::wire::codec::{put_bytes, put_signed, put_text, put_varint};
+use crate::wire::message::{Hello, MAGIC, Message, Role, tag};
+
+/// Said of an error number that the wire does not carry.
+const ERRNO_OTHER: i32 = 5;
+
+/// A point in a payload to go back to: see [`Payload::mark`].
+#[derive(Debug, Clone)]
+pub struct Mark {
+    len: usize,
+    dir: RelPath,
+}
+
+/// A payload that is being built.
+///
+/// Invariant: `dir` is what a decoder at the end of `bytes` would hold as the last directory.
+#[derive(Debug)]
+pub struct Payload {
+    bytes: Vec<u8>,
+    dir: RelPath,
+}
+
+impl Default for Payload {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Payload {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::over(Vec::new())
+    }
+
+    /// An empty one that uses `buffer`'s memory (from `Link::buffer`).
+    pub fn over(mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        Self { bytes: buffer, dir: RelPath::root() }
+    }
+
+    /// Bytes so far.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether nothing was added.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Whether it should be sent now. One message more always fits into a payload that is not full.
+    pub fn is_full(&self) -> bool {
+        self.bytes.len() >= FRAME_FILL_BYTES
+    }
+
+    /// Forgets all, keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.dir = RelPath::root();
+    }
+
+    /// Takes the payload out for `Link::send`, and goes on empty in `buffer` (from `Link::buffer`).
+    #[must_use]
+    pub fn replace(&mut self, mut buffer: Vec<u8>) -> Vec<u8> {
+        buffer.clear();
+        self.dir = RelPath::root();
+        std::mem::replace(&mut self.bytes, buffer)
+    }
+
+    /// Takes the payload out and goes on empty, without memory.
+    #[must_use]
+    pub fn take(&mut self) -> Vec<u8> {
+        self.replace(Vec::new())
+    }
+
+    /// The bytes so far.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The present end, to be able to [roll back](Payload::rollback) what is added after it.
+    pub fn mark(&self) -> Mark {
+        Mark { len: self.bytes.len(), dir: self.dir.clone() }
+    }
+
+    /// Removes what was added since `mark` was taken: a file that changed while it was read.
+    pub fn rollback(&mut self, mark: Mark) {
+        debug_assert!(mark.len <= self.bytes.len(), "a mark of another payload");
+        self.bytes.truncate(mark.len);
+        self.dir = mark.dir;
+    }
+
+    fn dir(&mut self, dir: &RelPath) {
+        if *dir == self.dir {
+            self.bytes.push(tag::DIR_SAME);
+        } else {
+            self.bytes.push(tag::DIR_NEW);
+            put_bytes(&mut self.bytes, dir.as_bytes());
+            self.dir = dir.clone();
+        }
+    }
+
+    fn spot(&mut self, spot: &Spot) {
+        self.dir(&spot.dir);
+        put_bytes(&mut self.bytes, spot.name.as_bytes());
+    }
+
+    fn u16(&mut self, value: u16) {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn varint(&mut self, value: u64) {
+        put_varint(&mut self.bytes, value);
+    }
+
+    fn meta(&mut self, meta: &Meta, size: u64) {
+        debug_assert!(meta.mtime.nsec < 1_000_000_000);
+        self.u16((meta.kind.mode_bits() | meta.mode & 0o7777) as u16);
+        self.varint(meta.uid.into());
+        self.varint(meta.gid.into());
+        put_signed(&mut self.bytes, meta.mtime.sec);
+        self.varint(meta.mtime.nsec.into());
+        self.varint(size);
+        if meta.kind.is_device() {
+            self.varint(meta.rdev);
+        }
+    }
+
+    fn errno(&mut self, errno: i32) {
+        let errno = if (1..=ERRNO_MAX).contains(&errno) { errno } else { ERRNO_OTHER };
+        self.u16(errno as u16);
+    }
+
+    /// Adds zeros and lends them to be written over.
+    fn space(&mut self, len: usize) -> &mut [u8] {
+        let at = self.bytes.len();
+        self.bytes.resize(at + len, 0);
+        &mut self.bytes[at..]
+    }
+
+    /// [`Message::Hello`]
+    pub fn hello(&mut self, hello: &Hello) {
+        self.bytes.push(tag::HELLO);
+        self.bytes.extend_from_slice(MAGIC);
+        self.u16(hello.version_min);
+        self.u16(hello.version_max);
+        match &hello.role {
+            Role::Control { module, path, threads } => {
+                self.bytes.push(tag::ROLE_CONTROL);
+                put_text(&mut self.bytes, module, MODULE_BYTES_MAX);
+                self.dir(path);
+                self.u16(*threads);
+            }
+            Role::Content { token, index } => {
+                self.bytes.push(tag::ROLE_CONTENT);
+                self.bytes.extend_from_slice(token);
+                self.u16(*index);
+            }
+        }
+    }
+
+    /// [`Message::List`]
+    pub fn list(&mut self, dir: &RelPath) {
+        self.bytes.push(tag::LIST);
+        self.dir(dir);
+    }
+
+    /// [`Message::Begin`]
+    pub fn begin(&mut self, cycle: u64) {
+        self.bytes.push(tag::BEGIN);
+        self.varint(cycle);
+    }
+
+    /// [`Message::Op`]
+    pub fn op(&mut self, op: &Op) {
+        self.bytes.push(tag::OP);
+        self.op_body(op);
+    }
+
+    fn op_body(&mut self, op: &Op) {
+        match op {
+            Op::Move { from, to } => {
+                self.bytes.push(tag::OP_MOVE);
+                self.spot(from);
+                self.spot(to);
+            }
+            Op::Park { from, id } => {
+                self.bytes.push(tag::OP_PARK);
+                self.spot(from);
+                self.varint(*id);
+            }
+            Op::Mkdir { at, meta } => {
+                self.bytes.push(tag::OP_MKDIR);
+                self.spot(at);
+                self.meta(meta, meta.size);
+            }
+            Op::Symlink { at, target, meta } => {
+                self.bytes.push(tag::OP_SYMLINK);
+                self.spot(at);
+                put_bytes(&mut self.bytes, target);
+                self.meta(meta, meta.size);
+            }
+            Op::Special { at, meta } => {
+                self.bytes.push(tag::OP_SPECIAL);
+                self.spot(at);
+                self.meta(meta, meta.size);
+            }
+            Op::SetMeta { at, meta } => {
+                self.bytes.push(tag::OP_SET_META);
+                self.spot(at);
+                self.meta(meta, meta.size);
+            }
+            Op::Place { at, meta, stage } => {
+                self.bytes.push(tag::OP_PLACE);
+                self.spot(at);
+                self.meta(meta, meta.size);
+                self.varint(*stage);
+            }
+            Op::Link { from, to } => {
+                self.bytes.push(tag::OP_LINK);
+                self.spot(from);
+                self.spot(to);
+            }
+            Op::Unlink { at } => {
+                self.bytes.push(tag::OP_UNLINK);
+                self.spot(at);
+            }
+            Op::Rmdir { at } => {
+                self.bytes.push(tag::OP_RMDIR);
+                self.spot(at);
+            }
+            Op::DirMeta { dir, meta } => {
+                self.bytes.push(tag::OP_DIR_META);
+                self.dir(dir);
+                self.meta(meta, meta.size);
+            }
+        }
+    }
+
+    /// [`Message::Open`]
+    pub fn open(&mut self) {
+        self.bytes.push(tag::OPEN);
+    }
+
+    /// [`Message::Close`]
+    pub fn close(&mut self, files: u32) {
+        self.bytes.push(tag::CLOSE);
+        self.varint(files.into());
+    }
+
+    /// [`Message::Commit`]
+    pub fn commit(&mut self) {
+        self.bytes.push(tag::COMMIT);
+    }
+
+    /// [`Message::FilesOf`]
+    pub fn files_of(&mut self, cycle: u64) {
+        self.bytes.push(tag::FILES_OF);
+        self.varint(cycle);
+    }
+
+    /// [`Message::File`]: `op` is SetMeta or Place.
+    pub fn file(&mut self, index: u32, op: &Op) {
+        debug_assert!(matches!(op, Op::SetMeta { .. } | Op::Place { .. }));
+        self.bytes.push(tag::FILE);
+        self.varint(index.into());
+        self.op_body(op);
+    }
+
+    /// [`Message::Put`]: returns the `len` bytes to read the content into, at most [`INLINE_FILE_BYTES_MAX`]. The metadata is sent with `len` as its size.
+    pub fn put(&mut self, index: u32, at: &Spot, meta: &Meta, len: usize) -> &mut [u8] {
+        debug_assert!(meta.kind == Kind::File && len <= INLINE_FILE_BYTES_MAX);
+        self.bytes.push(tag::PUT);
+        self.varint(index.into());
+        self.spot(at);
+        self.meta(meta, len as u64);
+        self.space(len)
+    }
+
+    /// [`Message::Stage`]: returns the `len` bytes to read the piece into, at most [`STAGE_CHUNK_BYTES`].
+    pub fn stage(&mut self, id: u64, offset: u64, len: usize) -> &mut [u8] {
+        debug_assert!(len <= STAGE_CHUNK_BYTES);
+        self.bytes.push(tag::STAGE);
+        self.varint(id);
+        self.varint(offset);
+        self.varint(len as u64);
+        self.space(len)
+    }
+
+    /// [`Message::StageDrop`]
+    pub fn stage_drop(&mut self, id: u64) {
+        self.bytes.push(tag::STAGE_DROP);
+        self.varint(id);
+    }
+
+    /// [`Message::Ping`]
+    pub fn ping(&mut self) {
+        self.bytes.push(tag::PING);
+    }
+
+    /// [`Message::Bye`]
+    pub fn bye(&mut self) {
+        self.bytes.push(tag::BYE);
+    }
+
+    /// [`Message::Welcome`]
+    pub fn welcome(&mut self, version: u16, token: &Token, abilities: Abilities) {
+        self.bytes.push(tag::WELCOME);
+        self.u16(version);
+        self.bytes.extend_from_slice(token);
+        let chown = if abilities.chown { tag::ABILITY_CHOWN } else { 0 };
+        let mknod = if abilities.mknod { tag::ABILITY_MKNOD } else { 0 };
+        self.bytes.push(chown | mknod);
+    }
+
+    /// [`Message::Refused`]. Control characters in `text` become `?`; what is beyond [`TEXT_BYTES_MAX`] is cut.
+    pub fn refused(&mut self, code: u8, text: &str) {
+        self.bytes.extend_from_slice(&[tag::REFUSED, code]);
+        put_text(&mut self.bytes, text, TEXT_BYTES_MAX);
+    }
+
+    /// [`Message::Listing`]
+    pub fn listing(&mut self, dir: &RelPath) {
+        self.bytes.push(tag::LISTING);
+        self.dir(dir);
+    }
+
+    /// [`Message::Entry`]
+    pub fn entry(&mut self, entry: &Entry) {
+        self.bytes.push(tag::ENTRY);
+        put_bytes(&mut self.bytes, entry.name.as_bytes());
+        self.meta(&entry.meta, entry.meta.size);
+        if entry.meta.kind == Kind::Symlink {
+            put_bytes(&mut self.bytes, entry.target.as_deref().unwrap_or_default());
+        }
+        self.varint(entry.link_group);
+    }
+
+    /// [`Message::ListError`]
+    pub fn list_error(&mut self, dir: &RelPath, errno: i32) {
+        self.bytes.push(tag::LIST_ERROR);
+        self.dir(dir);
+        self.errno(errno);
+    }
+
+    /// [`Message::ListEnd`]
+    pub fn list_end(&mut self) {
+        self.bytes.push(tag::LIST_END);
+    }
+
+    /// [`Message::Failed`]. An `errno` that is none is sent as `EIO`.
+    pub fn failed(&mut self, error: &OpError) {
+        self.bytes.extend_from_slice(&[tag::FAILED, error.section as u8]);
+        self.varint(error.index.into());
+        self.errno(error.errno);
+    }
+
+    /// [`Message::Ack`]
+    pub fn ack(&mut self, cycle: u64) {
+        self.bytes.push(tag::ACK);
+        self.varint(cycle);
+    }
+
+    /// [`Message::Pong`]
+    pub fn pong(&mut self) {
+        self.bytes.push(tag::PONG);
+    }
+
+    /// [`Message::Fatal`]. `text` as in [`Payload::refused`].
+    pub fn fatal(&mut self, code: u8, text: &str) {
+        self.bytes.extend_from_slice(&[tag::FATAL, code]);
+        put_text(&mut self.bytes, text, TEXT_BYTES_MAX);
+    }
+
+    /// Any message, data and all.
+    pub fn message(&mut self, message: &Message<'_>) {
+        match message {
+            Message::Hello(hello) => self.hello(hello),
+            Message::List { dir } => self.list(dir),
+            Message::Begin { cycle } => self.begin(*cycle),
+            Message::Op(op) => self.op(op),
+            Message::Open => self.open(),
+            Message::Close { files } => self.close(*files),
+            Message::Commit => self.commit(),
+            Message::FilesOf { cycle } => self.files_of(*cycle),
+            Message::File { index, op } => self.file(*index, op),
+            Message::Put { index, at, meta, data } => self.put(*index, at, meta, data.len()).copy_from_slice(data),
+            Message::Stage { id, offset, data } => self.stage(*id, *offset, data.len()).copy_from_slice(data),
+            Message::StageDrop { id } => self.stage_drop(*id),
+            Message::Ping => self.ping(),
+            Message::Bye => self.bye(),
+            Message::Welcome { version, token, abilities } => self.welcome(*version, token, *abilities),
+            Message::Refused { code, text } => self.refused(*code, text),
+            Message::Listing { dir } => self.listing(dir),
+            Message::Entry(entry) => self.entry(entry),
+            Message::ListError { dir, errno } => self.list_error(dir, *errno),
+            Message::ListEnd => self.list_end(),
+            Message::Failed(error) => self.failed(error),
+            Message::Ack { cycle } => self.ack(*cycle),
+            Message::Pong => self.pong(),
+            Message::Fatal { code, text } => self.fatal(*code, text),
+        }
+    }
+}

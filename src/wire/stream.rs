@@ -1,0 +1,419 @@
+//! A link over a stream socket: queues, framing and fairness, above one of two engines that move the bytes.
+//!
+//! Invariant of the whole: whatever it is blocked in, it goes on receiving until [`INBOX_BYTES_MAX`] waits for the user.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::error::{Error, Result};
+use crate::limits::{INBOX_BYTES_MAX, SEND_GATHER_BYTES, SEND_QUEUE_BYTES_MAX, SOCKET_SILENCE_MAX};
+use crate::model::options::IoChoice;
+use crate::stats::Stats;
+use crate::sys::uring::{Packet, Ring};
+use crate::sys::wake::Wake;
+use crate::wire::WireError;
+use crate::wire::epoll::EpollSocket;
+use crate::wire::frame::{Deframer, Framer, RSYNC_ANSWER};
+use crate::wire::link::Incoming;
+
+/// What one look for received bytes found.
+pub(super) enum Taken<E> {
+    /// Some, and they were taken.
+    Some,
+    /// Some, and they were refused.
+    Bad(E),
+    /// None now.
+    Nothing,
+    /// The peer has closed its side.
+    End,
+}
+
+/// Frames to be sent. Invariant: `bytes` is what of `packets` the kernel has not taken; `taken` is below the length of the first.
+#[derive(Default)]
+pub(super) struct Outbox {
+    packets: VecDeque<Packet>,
+    taken: usize,
+    bytes: usize,
+    /// Memory of what was sent.
+    spent: Vec<Vec<u8>>,
+    sent_bytes: u64,
+}
+
+impl Outbox {
+    pub(super) fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+
+    fn push(&mut self, packet: Packet) {
+        self.bytes += packet.len();
+        self.packets.push_back(packet);
+    }
+
+    /// Fills `pieces` with what is to be sent next and says how many it filled.
+    pub(super) fn pieces<'a>(&'a self, pieces: &mut [IoSlice<'a>]) -> usize {
+        let mut skip = self.taken;
+        let parts = self.packets.iter().flat_map(|p| [&p.head[..], &p.body]).filter_map(|part| {
+            let cut = skip.min(part.len());
+            skip -= cut;
+            part.get(cut..).filter(|rest| !rest.is_empty())
+        });
+        pieces.iter_mut().zip(parts).map(|(piece, part)| *piece = IoSlice::new(part)).count()
+    }
+
+    /// Says that the kernel took `n` bytes from the front.
+    pub(super) fn advance(&mut self, n: usize) {
+        self.taken += n;
+        self.bytes = self.bytes.saturating_sub(n);
+        self.sent_bytes += n as u64;
+        while self.packets.front().is_some_and(|first| self.taken >= first.len()) {
+            if let Some(first) = self.packets.pop_front() {
+                self.taken -= first.len();
+                self.spent.push(first.body);
+            }
+        }
+    }
+
+    /// Takes frames out whole, for an engine that keeps them until they are sent.
+    fn batch(&mut self) -> impl Iterator<Item = Packet> + '_ {
+        debug_assert_eq!(self.taken, 0, "an outbox serves one engine");
+        std::iter::from_fn(|| {
+            let packet = self.packets.pop_front()?;
+            self.bytes = self.bytes.saturating_sub(packet.len());
+            Some(packet)
+        })
+    }
+}
+
+/// What moves the bytes.
+enum Engine {
+    Epoll(EpollSocket),
+    Uring(Box<Ring>),
+}
+
+impl Engine {
+    /// Starts, or goes on with, sending what is in `out`; never blocks.
+    fn start_send(&mut self, out: &mut Outbox) -> io::Result<()> {
+        match self {
+            Self::Epoll(socket) => socket.start_send(out),
+            Self::Uring(ring) => loop {
+                collect(ring, out)?;
+                if ring.is_sending() || out.is_empty() {
+                    return Ok(());
+                }
+                ring.send(&mut out.batch())?;
+            },
+        }
+    }
+
+    /// Whether the kernel has taken all.
+    fn is_idle(&self, out: &Outbox) -> bool {
+        match self {
+            Self::Epoll(_) => out.is_empty(),
+            Self::Uring(ring) => out.is_empty() && !ring.is_sending(),
+        }
+    }
+
+    /// Bytes that the kernel has not taken.
+    fn unsent(&self, out: &Outbox) -> usize {
+        match self {
+            Self::Epoll(_) => out.bytes,
+            Self::Uring(ring) => out.bytes + ring.sending_bytes(),
+        }
+    }
+
+    fn receive<E>(&mut self, take: impl FnOnce(&[u8]) -> std::result::Result<(), E>) -> io::Result<Taken<E>> {
+        match self {
+            Self::Epoll(socket) => socket.receive(take),
+            Self::Uring(ring) => match ring.take_received(take) {
+                Some(Ok(())) => Ok(Taken::Some),
+                Some(Err(e)) => Ok(Taken::Bad(e)),
+                None => match ring.take_end() {
+                    Some(end) => end.map(|()| Taken::End),
+                    None => Ok(Taken::Nothing),
+                },
+            },
+        }
+    }
+
+    fn block(&mut self, timeout: Option<Duration>, out: &mut Outbox) -> io::Result<()> {
+        match self {
+            Self::Epoll(socket) => socket.block(timeout),
+            Self::Uring(ring) => {
+                ring.enter(timeout)?;
+                collect(ring, out)
+            }
+        }
+    }
+
+    fn say(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Epoll(socket) => socket.say(bytes),
+            Self::Uring(ring) => ring.say(bytes),
+        }
+    }
+
+    fn end_writing(&self) -> io::Result<()> {
+        match self {
+            Self::Epoll(socket) => socket.end_writing(),
+            Self::Uring(ring) => ring.end_writing(),
+        }
+    }
+}
+
+/// Takes back what the ring has sent.
+fn collect(ring: &mut Ring, out: &mut Outbox) -> io::Result<()> {
+    let Some(result) = ring.take_sent(|body| out.spent.push(body)) else { return Ok(()) };
+    out.sent_bytes += result? as u64;
+    Ok(())
+}
+
+/// A link over TCP.
+pub struct StreamLink {
+    engine: Engine,
+    wake: Wake,
+    framer: Framer,
+    deframer: Deframer,
+    out: Outbox,
+    inbox: VecDeque<Vec<u8>>,
+    inbox_bytes: usize,
+    /// The peer has closed its side.
+    ended: bool,
+    /// What broke the connection; said once, then it counts as lost.
+    broken: bool,
+    has_sent: bool,
+    woken_last: bool,
+    stats: Option<Arc<Stats>>,
+}
+
+impl StreamLink {
+    pub(super) fn new(socket: TcpStream, io: IoChoice, compress: bool, stats: Option<Arc<Stats>>) -> Result<Self> {
+        tune(&socket).map_err(|e| Error::socket("set up a connection", e))?;
+        let wake = Wake::new().map_err(|e| Error::socket("eventfd", e))?;
+        let engine = engine(socket, io, &wake)?;
+        Ok(Self {
+            engine,
+            wake,
+            framer: Framer::new(compress),
+            deframer: Deframer::new(),
+            out: Outbox::default(),
+            inbox: VecDeque::new(),
+            inbox_bytes: 0,
+            ended: false,
+            broken: false,
+            has_sent: false,
+            woken_last: false,
+            stats,
+        })
+    }
+
+    pub(super) fn wake(&self) -> Wake {
+        self.wake.clone()
+    }
+
+    pub(super) fn buffer(&mut self) -> Vec<u8> {
+        self.framer.buffer()
+    }
+
+    /// A link mostly sends or mostly receives: what is received and given back serves the next that come.
+    pub(super) fn recycle(&mut self, buffer: Vec<u8>) {
+        self.deframer.recycle(buffer);
+    }
+
+    pub(super) fn describe(&self) -> &'static str {
+        match self.engine {
+            Engine::Epoll(_) => "epoll",
+            Engine::Uring(_) => "io_uring",
+        }
+    }
+
+    /// Marks the connection as broken, after taking in what had come before it broke: the peer's reason may be in it.
+    fn lost(&mut self, what: &str, source: io::Error) -> Error {
+        if !self.broken {
+            self.broken = true;
+            while matches!(self.take_in(), Ok(true)) {}
+        }
+        Error::socket(what, source)
+    }
+
+    fn check_broken(&self) -> Result<()> {
+        if self.broken { Err(Error::socket("the connection", io::ErrorKind::NotConnected.into())) } else { Ok(()) }
+    }
+
+    fn start_send(&mut self) -> Result<()> {
+        let result = self.engine.start_send(&mut self.out);
+        self.settle();
+        result.map_err(|e| self.lost("send to the peer", e))
+    }
+
+    fn block(&mut self, timeout: Option<Duration>) -> Result<()> {
+        let result = self.engine.block(timeout, &mut self.out);
+        self.settle();
+        result.map_err(|e| self.lost("wait for the peer", e))
+    }
+
+    /// Counts what was sent and takes its memory back.
+    fn settle(&mut self) {
+        for body in self.out.spent.drain(..) {
+            self.framer.recycle(body);
+        }
+        let sent = std::mem::take(&mut self.out.sent_bytes);
+        if let Some(stats) = self.stats.as_ref().filter(|_| sent > 0) {
+            stats.wire_bytes.add(sent);
+        }
+    }
+
+    /// Takes in once what has come. `false`: nothing had.
+    fn take_in(&mut self) -> Result<bool> {
+        let Self { deframer, inbox, inbox_bytes, .. } = self;
+        let taken = self.engine.receive(|mut bytes| {
+            while let Some(payload) = deframer.feed(&mut bytes)? {
+                *inbox_bytes += payload.len();
+                inbox.push_back(payload);
+            }
+            Ok::<(), WireError>(())
+        });
+        match taken {
+            Ok(Taken::Some) => Ok(true),
+            Ok(Taken::Nothing) => Ok(false),
+            Ok(Taken::End) => {
+                self.ended = true;
+                Ok(false)
+            }
+            Ok(Taken::Bad(e)) => {
+                self.broken = true;
+                if e == WireError::Rsync && !self.has_sent {
+                    self.engine.say(RSYNC_ANSWER);
+                    // The peer may be gone already; there is nobody else to tell.
+                    let _ = self.engine.end_writing();
+                }
+                Err(e.into())
+            }
+            Err(e) => {
+                self.broken = true;
+                Err(Error::socket("receive from the peer", e))
+            }
+        }
+    }
+
+    /// Blocks until something happens, and takes in what has come if there is room for it.
+    fn pump(&mut self) -> Result<()> {
+        self.block(None)?;
+        while self.inbox_bytes < INBOX_BYTES_MAX && !self.ended && self.take_in()? {}
+        self.start_send()
+    }
+
+    pub(super) fn send(&mut self, payload: Vec<u8>) -> Result<()> {
+        self.check_broken()?;
+        self.has_sent = true;
+        self.out.push(self.framer.frame(payload));
+        if self.out.bytes >= SEND_GATHER_BYTES {
+            self.start_send()?;
+        }
+        while self.engine.unsent(&self.out) > SEND_QUEUE_BYTES_MAX {
+            self.pump()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn flush(&mut self) -> Result<()> {
+        self.check_broken()?;
+        self.start_send()?;
+        while !self.engine.is_idle(&self.out) {
+            self.pump()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn wait(&mut self, timeout: Option<Duration>) -> Result<Incoming> {
+        let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
+        let mut looked = false;
+        loop {
+            if (!self.woken_last || self.inbox.is_empty()) && self.wake.is_set() && self.wake.clear() {
+                self.woken_last = true;
+                return Ok(Incoming::Woken);
+            }
+            if let Some(payload) = self.inbox.pop_front() {
+                self.woken_last = false;
+                self.inbox_bytes -= payload.len();
+                return Ok(Incoming::Frame(payload));
+            }
+            if self.ended {
+                return match self.deframer.is_between() {
+                    true => Ok(Incoming::Closed),
+                    false => Err(Error::socket("receive a frame from the peer", io::ErrorKind::UnexpectedEof.into())),
+                };
+            }
+            self.check_broken()?;
+            if self.take_in()? || self.ended {
+                continue;
+            }
+            self.start_send()?;
+            let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+            if looked && left == Some(Duration::ZERO) {
+                return Ok(Incoming::TimedOut);
+            }
+            self.block(left)?;
+            looked = true;
+            // Not set but readable: a wake-up that was taken already, or one that rings this moment. Either way the flag decides.
+        }
+    }
+
+    /// Sends what is queued, says that no more will come, and drops what comes until the peer closes too or the time is over: so that what was
+    /// sent last is not lost with the connection.
+    pub(super) fn close(mut self, linger: Duration) -> Result<()> {
+        let deadline = Instant::now() + linger;
+        self.check_broken()?;
+        self.start_send()?;
+        let mut done = false;
+        loop {
+            if !done && self.engine.is_idle(&self.out) {
+                self.engine.end_writing().map_err(|e| Error::socket("close the connection", e))?;
+                done = true;
+            }
+            while !self.ended && self.take_in()? {
+                self.inbox.clear();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.ended && done || left.is_zero() {
+                return if done { Ok(()) } else { Err(Error::Timeout(linger.as_secs())) };
+            }
+            self.block(Some(left))?;
+            self.start_send()?;
+        }
+    }
+}
+
+/// No delay (frames are gathered here already), and an end to peers that went away without a word.
+fn tune(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    setsockopt(socket, sockopt::KeepAlive, &true)?;
+    let seconds = SOCKET_SILENCE_MAX.as_secs() as u32;
+    setsockopt(socket, sockopt::TcpKeepIdle, &(seconds / 2))?;
+    setsockopt(socket, sockopt::TcpKeepInterval, &(seconds / 8))?;
+    setsockopt(socket, sockopt::TcpKeepCount, &4)?;
+    setsockopt(socket, sockopt::TcpUserTimeout, &(seconds * 1000))?;
+    Ok(())
+}
+
+fn engine(socket: TcpStream, io: IoChoice, wake: &Wake) -> Result<Engine> {
+    if io != IoChoice::Epoll {
+        match socket.try_clone().and_then(|socket| Ring::new(socket, wake)) {
+            Ok(ring) => return Ok(Engine::Uring(Box::new(ring))),
+            Err(e) if io == IoChoice::Uring => {
+                return Err(Error::Usage(format!("io_uring cannot be used here ({e}); --io=auto or --io=epoll can")));
+            }
+            Err(e) => say_once(&e),
+        }
+    }
+    EpollSocket::new(socket, wake).map(Engine::Epoll).map_err(|e| Error::socket("epoll", e))
+}
+
+fn say_once(why: &io::Error) {
+    static SAID: std::sync::Once = std::sync::Once::new();
+    SAID.call_once(|| tracing::info!("io_uring cannot be used here ({why}): sockets are driven by epoll"));
+}
