@@ -2,5 +2,11 @@
 
 mod compare;
 mod content;
+mod mirror;
+mod mounts;
 mod ops;
 mod place;
+mod program;
+mod random;
+mod refuse;
+mod unfriendly;
