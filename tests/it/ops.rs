@@ -66,12 +66,14 @@ pub struct Choice {
     pub bytes_max: u64,
     /// As root: any owner, any mode, device nodes. Otherwise modes that leave the owner his rights.
     pub root: bool,
+    /// Whether hard links are made.
+    pub hard_links: bool,
 }
 
 impl Choice {
     /// 1500 entries and 48 MiB, with the rights that the tests have.
     pub fn usual() -> Self {
-        Self { entries_max: 1500, bytes_max: 48 << 20, root: crate::place::is_root() }
+        Self { entries_max: 1500, bytes_max: 48 << 20, root: crate::place::is_root(), hard_links: true }
     }
 }
 
@@ -137,6 +139,11 @@ impl Ops {
         for _ in 0..count {
             self.step();
         }
+    }
+
+    /// Makes no hard links from now on.
+    pub fn no_hard_links(&mut self) {
+        self.choice.hard_links = false;
     }
 
     /// A number from the same stream: for the lengths of bursts, so that the seed decides them too.
@@ -558,6 +565,9 @@ impl Ops {
     }
 
     fn hard_link(&mut self) -> io::Result<()> {
+        if !self.choice.hard_links {
+            return self.create();
+        }
         let Some(node) = self.any(|node| node.kind != Kind::Dir) else { return self.create() };
         let dir = self.dir();
         let name = self.name(dir);

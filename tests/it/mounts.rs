@@ -1,0 +1,122 @@
+//! Other filesystems under a test: mounted where no other process sees them, and gone with the test whatever happens to it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::place::{is_root, skipped};
+
+/// What can be mounted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fs {
+    /// In memory.
+    Tmpfs,
+    /// ext4 in an image.
+    Ext4,
+    /// XFS in an image.
+    Xfs,
+    /// btrfs in an image: its top level.
+    Btrfs,
+    /// btrfs in an image: a subvolume mounted by itself.
+    BtrfsSubvolume,
+    /// overlay as container engines mount it.
+    Overlay,
+    /// overlay whose files have handles.
+    OverlayIndexed,
+}
+
+/// A mounted filesystem; unmounted when dropped.
+pub struct Mounted {
+    at: PathBuf,
+    _image: tempfile::TempDir,
+}
+
+impl Mounted {
+    /// Mounts a new `fs` at the directory `at`.
+    ///
+    /// # Errors
+    /// Why this machine cannot.
+    pub fn new(fs: Fs, at: &Path) -> Result<Self, String> {
+        let image = tempfile::Builder::new().prefix("ringsync-it-image-").tempdir_in(crate::place::base()).map_err(|e| e.to_string())?;
+        match fs {
+            Fs::Tmpfs => system("mount", &["-t", "tmpfs", "-o", "mode=755", "ringsync-it", path(at)])?,
+            Fs::Ext4 => loop_mount(image.path(), &["mkfs.ext4", "-q", "-F"], at, "ext4", "loop")?,
+            Fs::Xfs => loop_mount(image.path(), &["mkfs.xfs", "-q", "-f"], at, "xfs", "loop")?,
+            Fs::Btrfs => loop_mount(image.path(), &["mkfs.btrfs", "-q", "-f"], at, "btrfs", "loop")?,
+            Fs::BtrfsSubvolume => {
+                loop_mount(image.path(), &["mkfs.btrfs", "-q", "-f"], at, "btrfs", "loop")?;
+                let top = Self { at: at.to_owned(), _image: image };
+                system("btrfs", &["-q", "subvolume", "create", path(&at.join("sub"))])?;
+                // A bind of the subvolume hides the top level, and keeps the filesystem.
+                system("mount", &["--bind", path(&at.join("sub")), path(at)])?;
+                return Ok(top);
+            }
+            Fs::Overlay | Fs::OverlayIndexed => {
+                let dir = |name: &str| {
+                    let dir = image.path().join(name);
+                    fs::create_dir(&dir).map(|()| dir).map_err(|e| e.to_string())
+                };
+                let (lower, upper, work) = (dir("lower")?, dir("upper")?, dir("work")?);
+                let handles = if fs == Fs::OverlayIndexed { ",index=on,nfs_export=on" } else { "" };
+                let options = format!("lowerdir={},upperdir={},workdir={}{handles}", path(&lower), path(&upper), path(&work));
+                system("mount", &["-t", "overlay", "-o", &options, "ringsync-it", path(at)])?;
+            }
+        }
+        Ok(Self { at: at.to_owned(), _image: image })
+    }
+}
+
+impl Mounted {
+    /// Gives a tmpfs another size.
+    pub fn resize(&self, size: &str) {
+        system("mount", &["-o", &format!("remount,size={size}"), path(&self.at)]).expect("a remount");
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        while umount2(&self.at, MntFlags::MNT_DETACH).is_ok() {}
+    }
+}
+
+/// Runs `test` on a thread with a mount namespace of its own; programs that it starts see its mounts, others do not, and the kernel unmounts all when the last
+/// of them ends. Where that is not allowed, says by name that the test did not run.
+pub fn privately(name: &str, test: impl FnOnce() + Send) {
+    if !is_root() {
+        return skipped(name, "mounting needs root");
+    }
+    let thread = || {
+        if let Err(e) = unshare(CloneFlags::CLONE_NEWNS) {
+            return skipped(name, format_args!("no mount namespace: {e}"));
+        }
+        if let Err(e) = mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>) {
+            return skipped(name, format_args!("no private mounts: {e}"));
+        }
+        test();
+    };
+    std::thread::scope(|scope| {
+        if let Err(panic) = scope.spawn(thread).join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+fn loop_mount(dir: &Path, mkfs: &[&str], at: &Path, kind: &str, options: &str) -> Result<(), String> {
+    let image = dir.join("image");
+    File::create(&image).and_then(|file| file.set_len(512 << 20)).map_err(|e| e.to_string())?;
+    let (program, arguments) = mkfs.split_first().expect("a program");
+    system(program, &[arguments, &[path(&image)]].concat())?;
+    system("mount", &["-t", kind, "-o", options, path(&image), path(at)])
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("a path of ours")
+}
+
+fn system(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new(program).args(arguments).output().map_err(|e| format!("{program}: {e}"))?;
+    if output.status.success() { Ok(()) } else { Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim())) }
+}
