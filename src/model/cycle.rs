@@ -1,6 +1,6 @@
 //! One micro-batch of work as plain values: what the planner emits, and what workers report back.
 
-use crate::model::meta::{Ident, Meta};
+use crate::model::meta::{Ident, Meta, Time};
 use crate::model::op::{Op, Spot};
 use crate::model::path::{NameBuf, RelPath};
 
@@ -98,6 +98,18 @@ pub struct StageTask {
     pub insist: bool,
 }
 
+/// Whether a change right after the reading shows in a file's times, which have a grain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Racy {
+    /// It would show: the last change was long before the reading.
+    No,
+    /// A write would show, for the filesystem gives a time of its own to the first change after a look (Linux 6.13, multigrain timestamps); but a
+    /// new file that took the inode number of a deleted one within a tick would not.
+    Reuse,
+    /// It may not show.
+    Yes,
+}
+
 /// What became of a [`FileTask`] or [`StageTask`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Read {
@@ -105,8 +117,10 @@ pub enum Read {
     Sent {
         /// Metadata at the moment of reading, which the mirror will have.
         meta: Meta,
-        /// Written or born so shortly before it was read that a further change may not show in its times.
-        racy: bool,
+        /// Its time of change at that moment.
+        ctime: Time,
+        /// Whether its times would show a further change.
+        racy: Racy,
         /// It changed while it was read and was sent nevertheless.
         changed: bool,
     },

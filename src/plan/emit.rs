@@ -5,10 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::limits::INLINE_FILE_BYTES_MAX;
-use crate::model::cycle::{Cycle, FileBatch, FileTask, NodeRef, Placing, StageTask};
+use crate::model::cycle::{Cycle, FileBatch, FileTask, NodeRef, Placing, Read, StageTask};
 use crate::model::meta::{Ident, Kind, Meta, Stat};
 use crate::model::op::{Op, Spot};
-use crate::model::path::{Name, RelPath, STAGING_NAME};
+use crate::model::path::{Name, NameBuf, RelPath, STAGING_NAME};
 use crate::model::probe::Seen;
 use crate::plan::flight::Flight;
 use crate::plan::planner::{Action, Planner, Staged};
@@ -30,7 +30,7 @@ struct Emit<'p> {
     /// Which unfinished move takes the object of a node.
     claims: HashMap<NodeId, usize>,
     cycle: Cycle,
-    pre: Vec<NodeRef>,
+    pre: Vec<(NodeRef, NodeRef)>,
     files: Vec<NodeRef>,
     post: Vec<NodeRef>,
     /// Directories whose entries the cycle changes, and directories whose metadata differs.
@@ -38,6 +38,8 @@ struct Emit<'p> {
     /// Directories parked in staging, to be deleted.
     trash: Vec<NodeId>,
     batches: HashMap<NodeId, usize>,
+    /// Names whose node went elsewhere after something new happened at the name.
+    look_again: Vec<(NodeRef, NameBuf)>,
     dir_path: Option<(NodeId, RelPath)>,
     now: u64,
 }
@@ -65,6 +67,7 @@ impl Planner {
             touched: HashSet::new(),
             trash: Vec::new(),
             batches: HashMap::new(),
+            look_again: Vec::new(),
             dir_path: None,
             now,
             planner: self,
@@ -90,7 +93,7 @@ impl Planner {
     fn drop_unwanted_stages(&mut self, actions: &mut Vec<Action>) {
         let Planner { staged, tree, .. } = self;
         staged.retain(|_, s| {
-            let Some((worker, ..)) = s.ready else { return true };
+            let Some((worker, _)) = s.ready else { return true };
             let wanted = s.waiting.iter().filter_map(|n| tree.resolve(*n)).any(|id| tree.has(id, flag::LOOK));
             if !wanted {
                 actions.push(Action::DropStage { worker, stage: s.stage });
@@ -105,7 +108,7 @@ impl Emit<'_> {
         for at in 0..self.wants.len() {
             match self.wants[at] {
                 Want::Move(..) => self.place(at),
-                Want::Defer => self.look_again(at),
+                Want::Defer => self.defer(at),
                 _ => {}
             }
         }
@@ -116,6 +119,22 @@ impl Emit<'_> {
         self.delete_all(actions);
         self.directories();
         self.drop_empty_names();
+        for (parent, name) in std::mem::take(&mut self.look_again) {
+            if let Some(parent) = self.planner.tree.resolve(parent) {
+                let id = self.tree().child_or_insert(parent, name.as_name());
+                self.planner.dirty.mark(&mut self.planner.tree, id, flag::LOOK);
+            }
+        }
+    }
+
+    /// The node leaves its name. An event that came since the name was looked at is about the name, not about what was there.
+    fn leaves(&mut self, id: NodeId) {
+        let tree = &self.planner.tree;
+        if tree.has(id, flag::LOOK)
+            && let Some(name) = tree.name_buf(id)
+        {
+            self.look_again.push((tree.reference(tree.parent(id)), name));
+        }
     }
 
     /// Names that were looked at, hold nothing in the mirror and wait for nothing are forgotten.
@@ -154,7 +173,7 @@ impl Emit<'_> {
         self.planner.tree.child(parent, self.round.slots[at].name.as_bytes())
     }
 
-    fn look_again(&mut self, at: usize) {
+    fn defer(&mut self, at: usize) {
         let node = self.round.slots[at].node;
         if let Some(id) = self.planner.tree.resolve(node) {
             let now = self.now;
@@ -190,8 +209,12 @@ impl Emit<'_> {
     }
 
     fn push_pre(&mut self, op: Op, parent: NodeId) {
-        self.touched.insert(parent);
-        self.pre.push(self.planner.tree.reference(parent));
+        self.push_pre_from(op, parent, parent);
+    }
+
+    fn push_pre_from(&mut self, op: Op, parent: NodeId, old_parent: NodeId) {
+        self.touched.extend([parent, old_parent]);
+        self.pre.push((self.planner.tree.reference(parent), self.planner.tree.reference(old_parent)));
         self.cycle.pre.push(op);
         self.dir_path = None;
     }
@@ -236,9 +259,9 @@ impl Emit<'_> {
             return;
         };
         self.clear_name(parent, at);
-        self.touched.insert(old_parent);
         let name = to.name.clone();
-        self.push_pre(Op::Move { from, to }, parent);
+        self.push_pre_from(Op::Move { from, to }, parent, old_parent);
+        self.leaves(source);
         self.tree().reparent(source, parent, name.as_name());
         if filtered {
             self.planner.dirty.mark(&mut self.planner.tree, source, flag::SCAN | flag::DEEP);
@@ -334,6 +357,7 @@ impl Emit<'_> {
         let staging = Name::new(STAGING_NAME).ok()?;
         let staging = self.tree().child_or_insert(ROOT, staging);
         self.push_pre(Op::Park { from, id: number }, parent);
+        self.leaves(id);
         self.tree().reparent(id, staging, name);
         Some(id)
     }
@@ -341,6 +365,7 @@ impl Emit<'_> {
     /// Frees the node at the slot's name, which holds nothing, or a file that will be replaced by a rename.
     fn clear_name(&mut self, parent: NodeId, at: usize) {
         if let Some(id) = self.at_name(parent, at) {
+            self.leaves(id);
             self.planner.drop_below(id);
             self.tree().remove(id);
         }
@@ -367,8 +392,18 @@ impl Emit<'_> {
     fn keep(&mut self, node: NodeId, at: usize, stat: &Stat) {
         if stat.meta.kind == Kind::Dir {
             self.scan_if_new(node, at, stat);
+        } else {
+            self.tree().set_ctime(node, stat.ctime);
+            self.heard(node);
         }
         self.tree().set_ident(node, &stat.ident);
+    }
+
+    /// What events said of the node's content is taken care of, unless one came since it was looked at.
+    fn heard(&mut self, node: NodeId) {
+        if !self.planner.tree.has(node, flag::LOOK) {
+            self.tree().clear(node, flag::WROTE | flag::CAME);
+        }
     }
 
     /// A directory that is another than before, or was never listed, or is part of a deep listing, has to be listed.
@@ -394,7 +429,7 @@ impl Emit<'_> {
         let Some(spot) = self.spot(node) else { return };
         let index = self.file_index(node);
         self.cycle.metas.push((index, Op::SetMeta { at: spot, meta: stat.meta }));
-        self.record(node, at, &stat.meta);
+        self.tree().update_meta(node, &stat.meta);
     }
 
     fn file_index(&mut self, node: NodeId) -> u32 {
@@ -444,8 +479,9 @@ impl Emit<'_> {
     fn made(&mut self, node: NodeId, stat: &Stat) {
         let tree = self.tree();
         tree.set_group(node, 0);
-        tree.clear(node, flag::UNKNOWN | flag::RACY | flag::RESEND | flag::PROTECTED);
+        tree.clear(node, flag::UNKNOWN | flag::RACY | flag::REUSE | flag::PROTECTED);
         tree.set_ident(node, &stat.ident);
+        self.heard(node);
     }
 
     fn make_file(&mut self, parent: NodeId, at: usize, stat: &Stat, actions: &mut Vec<Action>) {
@@ -496,7 +532,7 @@ impl Emit<'_> {
                 return;
             }
             Some(staged) => {
-                if let Some((worker, meta, racy, changed)) = staged.ready
+                if let Some((worker, Read::Sent { meta, ctime, racy, changed })) = staged.ready
                     && ((meta.size == stat.meta.size && meta.mtime == stat.meta.mtime) || changed)
                 {
                     let (stage, disturbed) = (staged.stage, staged.disturbed);
@@ -513,14 +549,14 @@ impl Emit<'_> {
                     let index = self.file_index(node);
                     self.cycle.places.push(Placing { index, node: self.planner.tree.reference(node), worker, at: spot, meta, stage });
                     let now = self.now;
-                    self.planner.sent(node, racy, changed, now);
-                    if racy && disturbed {
-                        // Something happened to it while it was read, and its times may not show it.
-                        self.planner.dirty.mark(&mut self.planner.tree, node, flag::LOOK | flag::RESEND);
+                    self.planner.sent(node, ctime, racy, changed, now);
+                    if disturbed {
+                        // Something happened to it while it was on its way: its times may show whether it was before it was read.
+                        self.planner.dirty.mark(&mut self.planner.tree, node, flag::LOOK | flag::WROTE);
                     }
                     return;
                 }
-                if let Some((worker, ..)) = staged.ready {
+                if let Some((worker, _)) = staged.ready {
                     actions.push(Action::DropStage { worker, stage: staged.stage });
                 }
             }
@@ -555,7 +591,7 @@ impl Emit<'_> {
             };
             let Some(base) = base.filter(|b| self.planner.tree.ident(*b) == Some(stat.ident) && !self.planner.tree.has(*b, flag::UNKNOWN))
             else {
-                self.look_again(at);
+                self.defer(at);
                 continue;
             };
             self.link(base, parent, at, &stat);
@@ -580,9 +616,7 @@ impl Emit<'_> {
             self.record(node, at, &meta);
         }
         self.tree().set_group(node, group);
-        if self.planner.tree.has(base, flag::RACY) {
-            self.tree().set(node, flag::RACY);
-        }
+        self.tree().copy_doubts(node, base);
     }
 
     // Deletions and directories.
@@ -630,6 +664,7 @@ impl Emit<'_> {
                 let op = if self.planner.tree.kind(id) == Some(Kind::Dir) { Op::Rmdir { at: spot } } else { Op::Unlink { at: spot } };
                 self.push_post(op, parent);
             }
+            self.leaves(id);
             self.touched.remove(&id);
             self.tree().remove(id);
         }

@@ -9,6 +9,13 @@ use crate::model::path::RelPath;
 use crate::plan::planner::{Action, Planner};
 use crate::plan::tree::{NodeId, ROOT, flag};
 
+/// So many manifests follow one another without a wait.
+pub(super) const FILLS_AT_ONCE: u32 = 3;
+/// The first wait, doubled with each manifest that follows.
+const FILL_WAIT_NS: u64 = 20_000_000;
+/// After so long without a manifest the next comes at once again.
+const FILLS_FORGOTTEN_NS: u64 = 120_000_000_000;
+
 /// A manifest on its way.
 #[derive(Debug, Default)]
 pub struct Fill {
@@ -28,8 +35,16 @@ impl Planner {
         self.wanted_lists.push(self.tree.reference(id));
     }
 
-    /// Starts the fill that covers all wanted ones, if no cycle is being looked at.
-    pub(super) fn start_fill(&mut self, actions: &mut Vec<Action>) {
+    /// When a wanted manifest may be asked for: at once, but later and later while one follows the other.
+    pub(super) fn fill_at(&self) -> Option<u64> {
+        let wait = if self.fills_in_row < FILLS_AT_ONCE { 0 } else { FILL_WAIT_NS << (self.fills_in_row - FILLS_AT_ONCE).min(11) };
+        (!self.wanted_lists.is_empty()).then_some(self.last_fill + wait)
+    }
+
+    /// Starts the fill that covers all wanted ones.
+    pub(super) fn start_fill(&mut self, now: u64, actions: &mut Vec<Action>) {
+        self.fills_in_row = if now.saturating_sub(self.last_fill) > FILLS_FORGOTTEN_NS { 1 } else { self.fills_in_row + 1 };
+        self.last_fill = now;
         let mut top = None;
         for wanted in std::mem::take(&mut self.wanted_lists) {
             let Some(id) = self.tree.resolve(wanted) else { continue };
@@ -44,6 +59,8 @@ impl Planner {
             Err(_) => (ROOT, RelPath::root()),
         };
         self.drop_below(top);
+        // Its own metadata is not part of its manifest: it is set again.
+        self.tree.doubt_meta(top);
         self.dirty.mark(&mut self.tree, top, flag::SCAN | flag::DEEP);
         self.fill = Some(Fill::default());
         actions.push(Action::List(path));
@@ -114,7 +131,7 @@ impl Planner {
     }
 
     /// A directory of the mirror could not be listed, or not to its end.
-    pub fn list_error(&mut self, dir: &RelPath, errno: i32) {
+    pub fn list_error(&mut self, dir: &RelPath, errno: i32, now: u64) {
         let mut at = ROOT;
         for name in dir.names() {
             match self.tree.child(at, name.as_bytes()) {
@@ -123,6 +140,8 @@ impl Planner {
             }
         }
         self.trouble(at, "list the mirror's directory", errno);
+        let time = self.retry_at(at, now);
+        self.dirty.mark_at(&mut self.tree, at, flag::RELIST, time);
     }
 
     /// The manifest is complete.

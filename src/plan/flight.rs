@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::model::cycle::{Cycle, NodeRef};
 use crate::model::op::{Op, OpError, Section, Spot};
+use crate::model::path::STAGING_NAME;
 use crate::plan::planner::{Planner, Trouble};
 use crate::plan::tree::{NONE, NodeId, ROOT, flag};
 
@@ -19,8 +20,8 @@ pub(super) type TroubleKey = (NodeRef, Box<[u8]>);
 pub struct Flight {
     /// The operations.
     pub cycle: Arc<Cycle>,
-    /// Directory of each PRE operation's (new) name.
-    pub pre: Vec<NodeRef>,
+    /// Directory of each PRE operation's new name, and of its old one (the same where there is one only).
+    pub pre: Vec<(NodeRef, NodeRef)>,
     /// Node of each FILES operation.
     pub files: Vec<NodeRef>,
     /// Directory of each POST operation's (new) name.
@@ -41,6 +42,18 @@ fn spot(op: &Op) -> Option<&Spot> {
         | Op::Rmdir { at } => Some(at),
         Op::DirMeta { .. } => None,
     }
+}
+
+/// Whether the operation takes something out of staging.
+fn in_staging(op: &Op) -> bool {
+    match op {
+        Op::Move { from, .. } => from,
+        Op::Unlink { at } | Op::Rmdir { at } => at,
+        _ => return false,
+    }
+    .dir
+    .as_bytes()
+    .starts_with(STAGING_NAME)
 }
 
 /// Whether an error says that the mirror does not look as the tree says.
@@ -66,8 +79,11 @@ impl Planner {
         let unknown = || format!("an error was reported for operation {index} of cycle {cycle}, which has none");
         match error.section {
             Section::Pre => {
-                let parent = *flight.pre.get(index).ok_or_else(unknown)?;
+                let (parent, old_parent) = *flight.pre.get(index).ok_or_else(unknown)?;
                 self.ordered_failed(&shared.pre[index], parent, error.errno, now);
+                if let Some(old_parent) = self.tree.resolve(old_parent).filter(|_| old_parent != parent) {
+                    self.relist(old_parent);
+                }
             }
             Section::Post => {
                 let parent = *flight.post.get(index).ok_or_else(unknown)?;
@@ -75,6 +91,10 @@ impl Planner {
             }
             Section::Files => {
                 let node = *flight.files.get(index).ok_or_else(unknown)?;
+                if let Some(place) = shared.places.iter().find(|p| p.index == error.index) {
+                    // It will be read anew.
+                    self.drops.push((place.worker, place.stage));
+                }
                 if let Some(id) = self.tree.resolve(node) {
                     self.retry(id, "write", error.errno, now);
                 }
@@ -84,13 +104,17 @@ impl Planner {
     }
 
     fn ordered_failed(&mut self, op: &Op, parent: NodeRef, errno: i32, now: u64) {
+        if in_staging(op) {
+            // Something is left in staging: the listing of the root sweeps it.
+            self.relist(ROOT);
+        }
         let Some(parent) = self.tree.resolve(parent) else { return };
         let Some(spot) = spot(op) else {
             // The directory's own metadata: `parent` is the directory.
-            if parent != ROOT {
-                self.dirty.mark_at(&mut self.tree, parent, flag::OWN, now + RETRY_SOON_NS);
-            }
             self.trouble(parent, op.verb(), errno);
+            self.tree.doubt_meta(parent);
+            let at = self.retry_at(parent, now);
+            self.dirty.mark_at(&mut self.tree, parent, flag::OWN, at);
             return;
         };
         match op {
@@ -147,7 +171,8 @@ impl Planner {
     /// Whoever was in trouble, was part of the cycle and is not to be tried again is healed.
     fn clear_troubles(&mut self, flight: &Flight) {
         let Planner { troubles, tree, .. } = self;
-        let part: HashSet<NodeRef> = flight.files.iter().chain(&flight.pre).chain(&flight.post).copied().collect();
+        let part: HashSet<NodeRef> =
+            flight.files.iter().chain(flight.pre.iter().map(|(new, _)| new)).chain(&flight.post).copied().collect();
         troubles.retain(|(dir, name), _| {
             let Some(dir_id) = tree.resolve(*dir) else { return false };
             let id = if name.is_empty() { Some(dir_id) } else { tree.child(dir_id, name) };

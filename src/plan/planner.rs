@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, SCAN_WEIGHT, UNKNOWN_KEYS_MAX};
-use crate::model::cycle::{Cycle, FileDone, NodeRef, Read, StageDone, StageTask};
+use crate::model::cycle::{Cycle, FileDone, NodeRef, Racy, Read, StageDone, StageTask};
 use crate::model::event::{Event, Hint, Key};
 use crate::model::filter::{Decision, Filter};
-use crate::model::meta::{Ident, Kind, Meta};
+use crate::model::meta::{Ident, Kind, Time};
 use crate::model::op::Abilities;
 use crate::model::options::Options;
 use crate::model::path::{Name, NameBuf, RelPath};
 use crate::model::probe::{Ask, DirSeen, Probe, ProbeError, Probed, Seen};
 use crate::plan::dirty::Dirty;
-use crate::plan::fill::Fill;
+use crate::plan::fill::{FILLS_AT_ONCE, Fill};
 use crate::plan::flight::{Flight, TroubleKey};
 use crate::plan::reconcile::{self, Verdict};
 use crate::plan::round::{Asked, Round, Slot};
@@ -70,8 +70,8 @@ pub(super) struct Staged {
     pub stage: u64,
     /// Who waits for it.
     pub waiting: Vec<NodeRef>,
-    /// Once it is complete: worker, metadata at reading, racy, changed while it was read.
-    pub ready: Option<(usize, Meta, bool, bool)>,
+    /// Once it is complete: the worker and its report.
+    pub ready: Option<(usize, Read)>,
     /// It was looked at again while it was on its way.
     pub disturbed: bool,
 }
@@ -85,6 +85,8 @@ pub struct Planner {
     pub(super) filter: Arc<Filter>,
     pub(super) fill: Option<Fill>,
     pub(super) wanted_lists: Vec<NodeRef>,
+    pub(super) last_fill: u64,
+    pub(super) fills_in_row: u32,
     pub(super) round: Option<Round>,
     pub(super) flights: VecDeque<Flight>,
     pub(super) next_cycle: u64,
@@ -95,6 +97,8 @@ pub struct Planner {
     /// Tries so far and the last cause.
     pub(super) troubles: HashMap<TroubleKey, (u32, i32)>,
     pub(super) reports: Vec<Trouble>,
+    /// Staged files, by worker, that could not be put in place.
+    pub(super) drops: Vec<(usize, u64)>,
     pub(super) restless: HashMap<NodeRef, u32>,
     /// Content that workers have and did not report.
     pub(super) busy: usize,
@@ -117,6 +121,8 @@ impl Planner {
             filter,
             fill: None,
             wanted_lists: Vec::new(),
+            last_fill: 0,
+            fills_in_row: 0,
             round: None,
             flights: VecDeque::new(),
             next_cycle: 1,
@@ -126,6 +132,7 @@ impl Planner {
             staged: HashMap::new(),
             troubles: HashMap::new(),
             reports: Vec::new(),
+            drops: Vec::new(),
             restless: HashMap::new(),
             busy: 0,
             unknown_keys: HashSet::new(),
@@ -135,14 +142,14 @@ impl Planner {
     }
 
     /// A session began: everything known is forgotten, the manifest is asked for, then the whole source is looked at.
-    pub fn connected(&mut self, abilities: Abilities, actions: &mut Vec<Action>) {
+    pub fn connected(&mut self, abilities: Abilities, now: u64, actions: &mut Vec<Action>) {
         self.disconnected();
         self.abilities = abilities;
         self.options.owner &= abilities.chown;
         self.options.group &= abilities.chown;
         self.online = true;
         self.relist(ROOT);
-        self.start_fill(actions);
+        self.start_fill(now, actions);
     }
 
     /// The session ended: nothing is planned until the next.
@@ -179,7 +186,7 @@ impl Planner {
     pub fn is_idle(&self) -> bool {
         self.online
             && self.fill.is_none()
-            && self.wanted_lists.is_empty()
+            && (self.wanted_lists.is_empty() || self.fills_in_row > FILLS_AT_ONCE + 5)
             && self.round.is_none()
             && self.dirty.is_empty()
             && self.flights.is_empty()
@@ -196,7 +203,8 @@ impl Planner {
 
     /// When [`Planner::next`] should be called again without any input.
     pub fn next_at(&self) -> Option<u64> {
-        self.dirty.next_at().filter(|_| self.online)
+        let fill = self.fill_at().filter(|_| self.fill.is_none() && self.round.is_none());
+        self.dirty.next_at().into_iter().chain(fill).min().filter(|_| self.online)
     }
 
     /// An event of a watcher.
@@ -223,8 +231,11 @@ impl Planner {
             && !self.tree.has(dir, flag::UNKNOWN)
         {
             let id = self.tree.child_or_insert(dir, name);
-            if self.tree.has(id, flag::RACY | flag::BUSY) && hint.has(Hint::WRITTEN | Hint::CLOSED | Hint::APPEARED) {
-                self.tree.set(id, flag::RESEND);
+            if hint.has(Hint::WRITTEN | Hint::CLOSED) {
+                self.tree.set(id, flag::WROTE);
+            }
+            if hint.has(Hint::APPEARED) {
+                self.tree.set(id, flag::CAME);
             }
             let unsettled = hint.has(Hint::WRITTEN | Hint::APPEARED) && !hint.has(Hint::CLOSED | Hint::WENT | Hint::ATTRIB | Hint::DIR);
             if unsettled {
@@ -253,12 +264,13 @@ impl Planner {
         if !self.online {
             return;
         }
+        actions.extend(self.drops.drain(..).map(|(worker, stage)| Action::DropStage { worker, stage }));
         self.dirty.advance(&mut self.tree, now);
         if self.round.is_some() || self.fill.is_some() {
             return;
         }
-        if !self.wanted_lists.is_empty() {
-            self.start_fill(actions);
+        if self.fill_at().is_some_and(|at| at <= now) {
+            self.start_fill(now, actions);
             return;
         }
         if self.flights.len() < CYCLES_IN_FLIGHT_MAX && !self.dirty.is_empty() {
@@ -280,6 +292,9 @@ impl Planner {
             if self.tree.has(id, flag::BUSY) {
                 // Queued again when the report is back.
                 continue;
+            }
+            if self.tree.has(id, flag::RELIST) {
+                self.relist(id);
             }
             if self.tree.has(id, flag::SCAN) {
                 weight += SCAN_WEIGHT;
@@ -540,9 +555,9 @@ impl Planner {
         let Some(id) = self.tree.resolve(done.node) else { return };
         self.tree.clear(id, flag::BUSY);
         match done.read {
-            Read::Sent { meta, racy, changed } => {
-                self.tree.set_meta(id, &meta);
-                self.sent(id, racy, changed, now);
+            Read::Sent { meta, ctime, racy, changed } => {
+                self.tree.update_meta(id, &meta);
+                self.sent(id, ctime, racy, changed, now);
             }
             Read::Gone => {
                 self.not_sent(id);
@@ -579,11 +594,13 @@ impl Planner {
         }
     }
 
-    pub(super) fn sent(&mut self, id: NodeId, racy: bool, changed: bool, now: u64) {
-        if racy {
-            self.tree.set(id, flag::RACY);
-        } else {
-            self.tree.clear(id, flag::RACY | flag::RESEND);
+    pub(super) fn sent(&mut self, id: NodeId, ctime: Time, racy: Racy, changed: bool, now: u64) {
+        self.tree.set_ctime(id, ctime);
+        self.tree.clear(id, flag::RACY | flag::REUSE);
+        match racy {
+            Racy::No => {}
+            Racy::Reuse => self.tree.set(id, flag::REUSE),
+            Racy::Yes => self.tree.set(id, flag::RACY),
         }
         if changed {
             self.again(id, now);
@@ -610,8 +627,8 @@ impl Planner {
         let Some(ident) = self.staged.iter().find(|(_, s)| s.stage == done.stage).map(|(ident, _)| *ident) else { return };
         let Some(staged) = self.staged.get_mut(&ident) else { return };
         let waiting: Vec<NodeId> = staged.waiting.iter().filter_map(|n| self.tree.resolve(*n)).collect();
-        if let Read::Sent { meta, racy, changed } = done.read {
-            staged.ready = Some((done.worker, meta, racy, changed));
+        if let Read::Sent { .. } = done.read {
+            staged.ready = Some((done.worker, done.read));
         } else {
             self.staged.remove(&ident);
         }

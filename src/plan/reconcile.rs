@@ -115,10 +115,21 @@ impl<'a> Pass<'a> {
 
     fn difference(&self, node: NodeId, slot: &Slot) -> Difference {
         let Seen::Present { stat, target, .. } = &slot.seen else { return Difference::None };
-        let Some(mirrored) = self.tree.meta(node).filter(|_| !self.tree.has(node, flag::UNKNOWN | flag::RESEND)) else {
+        let Some(mirrored) = self.tree.meta(node).filter(|_| !self.tree.has(node, flag::UNKNOWN)) else {
             return Difference::Content;
         };
+        if stat.meta.kind == Kind::File && self.is_doubtful(node, stat) {
+            return Difference::Content;
+        }
         decide(&stat.meta, target.as_deref(), &mirrored, self.tree.target(node), self.options)
+    }
+
+    /// Whether events say that content may have changed though size and time are equal: the time was set back, or the change was within the clock's grain.
+    fn is_doubtful(&self, node: NodeId, stat: &Stat) -> bool {
+        let has = |flags| self.tree.has(node, flags);
+        (has(flag::WROTE) && !self.tree.has_ctime(node, stat.ctime))
+            || (has(flag::RACY) && has(flag::WROTE | flag::CAME))
+            || (has(flag::REUSE) && has(flag::CAME))
     }
 
     /// Whether the node's name was looked at in this round and holds something else, or nothing, now; `None` if it was not looked at.
@@ -141,7 +152,17 @@ impl<'a> Pass<'a> {
                 (Seen::Present { stat, .. }, Some(node)) => self.arrival(at, node, stat),
             };
             self.wants.push(want);
+            if let Some(node) = self.tree.resolve(slot.node) {
+                self.other_names(node);
+            }
         }
+    }
+
+    /// What was written through a name that is gone since is told of that name only: the object's other names have to be looked at.
+    fn other_names(&mut self, node: NodeId) {
+        let Some(ident) = self.tree.ident(node).filter(|ident| self.left(node, ident) == Some(true)) else { return };
+        let others = self.tree.of_ident(&ident).filter(|o| *o != node && !self.round.slot_of.contains_key(o));
+        self.later.extend(others.filter(|o| self.tree.kind(*o) != Some(Kind::Dir)));
     }
 
     fn arrival(&mut self, at: usize, node: NodeId, stat: &Stat) -> Want {
@@ -165,7 +186,7 @@ impl<'a> Pass<'a> {
             }
             match self.left(source, &stat.ident) {
                 // Content read within the clock's grain cannot be trusted to be this object's: an inode number may have been used again.
-                Some(true) if !self.tree.has(source, flag::RACY) => {
+                Some(true) if !self.tree.has(source, flag::RACY | flag::REUSE) => {
                     self.claims.insert(source, at);
                     return Want::Move(source, self.difference(source, slot));
                 }
@@ -259,7 +280,7 @@ impl<'a> Pass<'a> {
             return;
         }
         // Names read within the clock's grain may name another object by now: they have to be looked at.
-        self.need.extend(outside.iter().filter(|n| self.tree.has(**n, flag::RACY)));
+        self.need.extend(outside.iter().filter(|n| self.tree.has(**n, flag::RACY | flag::REUSE)));
         let in_order = |want: Want| matches!(want, Want::Stay(d) | Want::Move(_, d) if d < Difference::Content);
         let equal = set.iter().copied().find(|at| in_order(self.wants[*at]));
         let first = &self.round.slots[set[0]];

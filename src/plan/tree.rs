@@ -44,21 +44,27 @@ pub mod flag {
     pub const BUSY: u16 = 1 << 6;
     /// What the mirror holds at the name is not known: whatever comes next is sent whole.
     pub const UNKNOWN: u16 = 1 << 7;
-    /// Read so shortly after it was written that its times may not show a further change.
+    /// Read so shortly after it was changed that its times may not show a further change.
     pub const RACY: u16 = 1 << 8;
-    /// With `RACY`: something happened to it since, so it is sent again even if it looks equal.
-    pub const RESEND: u16 = 1 << 9;
+    /// Read so shortly after it was changed that its times may not tell it from a new file with its inode number.
+    pub const REUSE: u16 = 1 << 14;
+    /// It was written, as an event says, since its content was last compared or read.
+    pub const WROTE: u16 = 1 << 9;
+    /// Something appeared at its name, as an event says, since its content was last compared or read.
+    pub const CAME: u16 = 1 << 15;
     /// The filter excludes it: the mirror keeps what it has.
     pub const PROTECTED: u16 = 1 << 10;
     /// The directory makes no events and is listed again from time to time.
     pub const UNWATCHED: u16 = 1 << 11;
     /// Slot in use.
     pub const LIVE: u16 = 1 << 12;
+    /// The mirror's directory has to be listed.
+    pub const RELIST: u16 = 1 << 13;
     /// All reasons to be queued.
-    pub const DIRTY: u16 = LOOK | OWN | SCAN;
+    pub const DIRTY: u16 = LOOK | OWN | SCAN | RELIST;
 }
 
-/// 80 bytes beside the name.
+/// 88 bytes beside the name.
 #[derive(Debug, Clone)]
 struct Node {
     parent: NodeId,
@@ -77,6 +83,8 @@ struct Node {
     uid: u32,
     gid: u32,
     mtime_nsec: u32,
+    /// Digest of the source's time of change when the content was read or found equal.
+    ctime: u32,
     group: u32,
     mtime_sec: i64,
     /// Length of a file, device number of a device, place of a link's target among the names.
@@ -100,6 +108,7 @@ const EMPTY: Node = Node {
     uid: 0,
     gid: 0,
     mtime_nsec: 0,
+    ctime: 0,
     group: 0,
     mtime_sec: 0,
     size: 0,
@@ -406,6 +415,30 @@ impl Tree {
         };
     }
 
+    /// Records that the mirror's metadata is not known: it differs from whatever is seen, and is set again.
+    pub fn doubt_meta(&mut self, id: NodeId) {
+        self.node_mut(id).mtime_sec = i64::MIN;
+    }
+
+    /// Records new metadata of an object that stays what it is, at all names that it has in the mirror.
+    pub fn update_meta(&mut self, id: NodeId, meta: &Meta) {
+        let names: Vec<NodeId> = match self.group(id) {
+            0 => vec![id],
+            group => self.of_group(group).collect(),
+        };
+        for name in names {
+            let node = self.node_mut(name);
+            node.mode = meta.mode as u16;
+            node.uid = meta.uid;
+            node.gid = meta.gid;
+            node.mtime_sec = meta.mtime.sec;
+            node.mtime_nsec = meta.mtime.nsec;
+            if meta.kind == Kind::File {
+                node.size = meta.size;
+            }
+        }
+    }
+
     /// Records that the mirror holds nothing at this name.
     pub fn set_absent(&mut self, id: NodeId) {
         self.forget_object(id);
@@ -467,6 +500,24 @@ impl Tree {
     /// The nodes of a hard-link group of the mirror.
     pub fn of_group(&self, group: u32) -> impl Iterator<Item = NodeId> + '_ {
         self.by_group.iter_hash(self.hasher.hash_one(group)).copied().filter(move |id| self.node(*id).group == group)
+    }
+
+    /// Notes the source's time of change at the moment when the content was read, or found equal.
+    pub fn set_ctime(&mut self, id: NodeId, ctime: Time) {
+        self.node_mut(id).ctime = digest(ctime);
+    }
+
+    /// Whether the source's time of change is the one noted.
+    pub fn has_ctime(&self, id: NodeId, ctime: Time) -> bool {
+        self.node(id).ctime == digest(ctime)
+    }
+
+    /// Gives a node the noted time and the doubts of another name of its object.
+    pub fn copy_doubts(&mut self, id: NodeId, from: NodeId) {
+        let (ctime, doubts) = (self.node(from).ctime, self.node(from).flags & (flag::RACY | flag::REUSE));
+        let node = self.node_mut(id);
+        node.ctime = ctime;
+        node.flags |= doubts;
     }
 
     // Which object of the source a name last was.
@@ -595,6 +646,12 @@ impl Tree {
     fn of_ident_of(&self, id: NodeId) -> bool {
         self.ident(id).is_some_and(|ident| self.of_ident(&ident).any(|n| n == id))
     }
+}
+
+/// A time in 32 bits, never 0: two times of one file that differ have one digest once in four billion.
+fn digest(time: Time) -> u32 {
+    let mixed = (time.sec as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(time.nsec).wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
+    (mixed >> 32) as u32 | 1
 }
 
 impl std::borrow::Borrow<[u8]> for Key {

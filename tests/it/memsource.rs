@@ -1,9 +1,11 @@
 //! A source in memory: a small filesystem with inode numbers that are used again, a coarse clock, hard links, and a watcher's queue that merges,
 //! reorders, doubles and drops events as the kernel may.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use ringsync::model::cycle::Racy;
 use ringsync::model::event::{Event, Hint, Key};
 use ringsync::model::meta::{Ident, Kind, Meta, Stat, Time};
 use ringsync::model::path::{Name, RelPath};
@@ -23,6 +25,10 @@ pub enum Body {
     Special,
 }
 
+fn at(ns: u64) -> Time {
+    Time { sec: 1_000_000 + (ns / 1_000_000_000) as i64, nsec: (ns % 1_000_000_000) as u32 }
+}
+
 /// An object. Its number in `nodes` is unique for ever; `ino` is used again.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -31,6 +37,7 @@ pub struct Node {
     pub nlink: u32,
     ino: u64,
     birth_ns: i64,
+    ctime: Time,
     parent: u64,
 }
 
@@ -57,17 +64,21 @@ pub struct MemSource {
     next_ino: u64,
     pub now_ns: u64,
     watcher: Watcher,
+    /// Whether changes of what is there have exact times, and only what is new has coarse ones.
+    fine: bool,
     watches: HashMap<u64, u64>,
     next_watch: u64,
+    /// Objects that were changed since one of their names was looked at.
+    unseen: RefCell<HashSet<u64>>,
     queue: VecDeque<Queued>,
     queue_max: usize,
     overflowed: bool,
 }
 
 impl MemSource {
-    pub fn new(watcher: Watcher, queue_max: usize) -> Self {
+    pub fn new(watcher: Watcher, queue_max: usize, fine: bool) -> Self {
         let meta = Meta { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, mtime: Time { sec: 1, nsec: 0 }, size: 0, rdev: 0 };
-        let root = Node { meta, body: Body::Dir(BTreeMap::new()), nlink: 1, ino: 2, birth_ns: 1, parent: ROOT };
+        let root = Node { meta, body: Body::Dir(BTreeMap::new()), nlink: 1, ino: 2, birth_ns: 1, ctime: meta.mtime, parent: ROOT };
         Self {
             nodes: HashMap::from([(ROOT, root)]),
             next: ROOT,
@@ -75,8 +86,10 @@ impl MemSource {
             next_ino: 2,
             now_ns: TICK_NS,
             watcher,
+            fine,
             watches: HashMap::new(),
             next_watch: 0,
+            unseen: RefCell::default(),
             queue: VecDeque::new(),
             queue_max,
             overflowed: false,
@@ -84,13 +97,16 @@ impl MemSource {
     }
 
     fn time(&self) -> Time {
-        let ns = self.now_ns / TICK_NS * TICK_NS;
-        Time { sec: 1_000_000 + (ns / 1_000_000_000) as i64, nsec: (ns % 1_000_000_000) as u32 }
+        at(self.now_ns / TICK_NS * TICK_NS)
     }
 
-    /// Whether something that happened at `time` cannot be told from something that happens now.
-    pub fn is_racy(&self, time: Time) -> bool {
-        time >= self.time()
+    /// Whether a change right after a reading now would show.
+    pub fn racy(&self, stat: &Stat) -> Racy {
+        match (stat.ctime >= self.time(), self.fine) {
+            (false, _) => Racy::No,
+            (true, true) => Racy::Reuse,
+            (true, false) => Racy::Yes,
+        }
     }
 
     pub fn entries(&self, dir: u64) -> &BTreeMap<Vec<u8>, u64> {
@@ -119,7 +135,7 @@ impl MemSource {
             _ => 0,
         };
         let ident = Ident { dev: 1, ino: node.ino, birth_ns: node.birth_ns };
-        Stat { meta: Meta { size, ..node.meta }, ident, nlink: node.nlink, ctime: node.meta.mtime }
+        Stat { meta: Meta { size, ..node.meta }, ident, nlink: node.nlink, ctime: node.ctime }
     }
 
     // Events.
@@ -132,9 +148,6 @@ impl MemSource {
     }
 
     fn tell(&mut self, dir: u64, name: &[u8], hint: Hint) {
-        if std::env::var_os("RINGSYNC_SIM_TRACE").is_some() {
-            println!("  event of {dir} {:?} {hint:?} {:?}", String::from_utf8_lossy(name), self.key(dir));
-        }
         let Some(key) = self.key(dir) else { return };
         let hint = hint | if self.entries_kind(dir, name) == Some(Kind::Dir) { Hint::DIR } else { Hint::default() };
         if let Some(older) = self.queue.iter_mut().find(|q| q.key == key && q.name == name && self.watcher == Watcher::Fanotify) {
@@ -189,8 +202,19 @@ impl MemSource {
     // Changes.
 
     fn touch(&mut self, id: u64) {
-        let time = self.time();
-        self.nodes.get_mut(&id).unwrap().meta.mtime = time;
+        let time = self.change_time();
+        let node = self.nodes.get_mut(&id).unwrap();
+        node.meta.mtime = time;
+        node.ctime = time;
+    }
+
+    /// The time of a change of an object that was there before.
+    fn change_time(&self) -> Time {
+        if self.fine { at(self.now_ns) } else { self.time() }
+    }
+
+    fn mark_changed(&mut self, id: u64) {
+        self.nodes.get_mut(&id).unwrap().ctime = self.change_time();
     }
 
     pub fn create(&mut self, dir: u64, name: &[u8], body: Body, kind: Kind, mode: u32) -> Option<u64> {
@@ -205,7 +229,7 @@ impl MemSource {
         let time = self.time();
         let rdev = if kind.is_device() { 0x103 } else { 0 };
         let meta = Meta { kind, mode, uid: 0, gid: 0, mtime: time, size: 0, rdev };
-        self.nodes.insert(self.next, Node { meta, body, nlink: 1, ino, birth_ns: time.as_nanos(), parent: dir });
+        self.nodes.insert(self.next, Node { meta, body, nlink: 1, ino, birth_ns: time.as_nanos(), ctime: time, parent: dir });
         let id = self.next;
         self.entries_mut(dir).insert(name.to_vec(), id);
         self.touch(dir);
@@ -216,6 +240,7 @@ impl MemSource {
 
     pub fn write(&mut self, dir: u64, name: &[u8], bytes: Vec<u8>, keep_open: bool) {
         let id = self.entries(dir)[name];
+        self.unseen.get_mut().insert(id);
         let node = self.nodes.get_mut(&id).unwrap();
         node.body = Body::File(Arc::new(bytes));
         self.touch(id);
@@ -224,7 +249,9 @@ impl MemSource {
 
     pub fn change_meta(&mut self, dir: u64, name: &[u8], change: impl FnOnce(&mut Meta)) {
         let id = self.entries(dir)[name];
+        self.unseen.get_mut().insert(id);
         change(&mut self.nodes.get_mut(&id).unwrap().meta);
+        self.mark_changed(id);
         self.tell_object(dir, name, id, Hint::ATTRIB);
     }
 
@@ -233,15 +260,31 @@ impl MemSource {
             return;
         }
         self.nodes.get_mut(&id).unwrap().nlink += 1;
+        self.mark_changed(id);
         self.entries_mut(dir).insert(name.to_vec(), id);
         self.touch(dir);
         self.tell(dir, name, Hint::APPEARED);
+    }
+
+    /// What no watcher can see is not played: a change through one hard link that is gone before anyone looked at it is told of the others too.
+    fn tell_survivors(&mut self, id: u64) {
+        if !self.unseen.borrow().contains(&id) {
+            return;
+        }
+        for dir in self.dirs() {
+            let names: Vec<_> = self.entries(dir).iter().filter(|(_, there)| **there == id).map(|(n, _)| n.clone()).collect();
+            for name in names {
+                self.tell(dir, &name, Hint::WRITTEN | Hint::ATTRIB);
+            }
+        }
     }
 
     fn forget(&mut self, id: u64) {
         let node = self.nodes.get_mut(&id).unwrap();
         node.nlink -= 1;
         if node.nlink > 0 {
+            self.mark_changed(id);
+            self.tell_survivors(id);
             return;
         }
         let node = self.nodes.remove(&id).unwrap();
@@ -378,6 +421,7 @@ impl MemSource {
 
     fn look(&self, dir: u64, name: &[u8]) -> Seen {
         let Some(id) = self.entries(dir).get(name).copied() else { return Seen::Absent };
+        self.unseen.borrow_mut().remove(&id);
         let target = match &self.nodes[&id].body {
             Body::Symlink(target) => Some(target.clone().into()),
             _ => None,

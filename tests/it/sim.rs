@@ -10,7 +10,7 @@ use ringsync::limits::INLINE_FILE_BYTES_MAX;
 use ringsync::model::cycle::{Cycle, FileBatch, FileDone, Read, StageDone, StageTask};
 use ringsync::model::event::Event;
 use ringsync::model::filter::Filter;
-use ringsync::model::meta::{Kind, Meta, Time};
+use ringsync::model::meta::{Ident, Kind, Meta, Stat, Time};
 use ringsync::model::op::{Abilities, Op, OpError, Section, Spot};
 use ringsync::model::options::Options;
 use ringsync::model::path::RelPath;
@@ -53,12 +53,17 @@ struct Sim {
     trace: bool,
 }
 
+fn is_file(stat: &Stat, ident: &Ident) -> bool {
+    stat.ident == *ident && stat.meta.kind == Kind::File
+}
+
 const STEP_NS: u64 = TICK_NS / 7;
 
 impl Sim {
     fn new(seed: u64, watcher: Watcher) -> Self {
         let mut rng = Rng::new(seed);
         let queue_max = if rng.chance(30) { 20 } else { 100_000 };
+        let fine = rng.chance(50);
         let mut target = MemTarget::new();
         let calm = Arc::new(Mutex::new(false));
         if rng.chance(40) {
@@ -69,7 +74,7 @@ impl Sim {
             })));
         }
         let planner = Planner::new(Options::mirror(), Arc::new(Filter::default()), seed);
-        let source = MemSource::new(watcher, queue_max);
+        let source = MemSource::new(watcher, queue_max, fine);
         Self {
             rng,
             source,
@@ -96,7 +101,7 @@ impl Sim {
         self.target.end_session();
         self.planner.disconnected();
         let mut actions = Vec::new();
-        self.planner.connected(Abilities { chown: true, mknod: true }, &mut actions);
+        self.planner.connected(Abilities { chown: true, mknod: true }, self.source.now_ns, &mut actions);
         self.act(actions);
     }
 
@@ -124,11 +129,14 @@ impl Sim {
         let mut actions = Vec::new();
         match self.rng.below(7) {
             0 | 1 => {
+                let trace = self.trace;
                 let Self { source, planner, rng, blinded, .. } = self;
-                let mut dropped = 0;
+                let mut told = Rng::new(now);
                 source.read_events(rng, |event| {
-                    dropped += 1;
-                    if !(*blinded && dropped % 10 == 0 && matches!(event, Event::At { .. })) {
+                    if trace {
+                        println!("  told {event:?}");
+                    }
+                    if !(*blinded && told.chance(10) && matches!(event, Event::At { .. })) {
                         planner.event(event, now);
                     }
                 });
@@ -169,7 +177,7 @@ impl Sim {
         if batch.files.is_empty() {
             under.batches.swap_remove(at);
         }
-        let id = self.source.open(&dir, &expect, task.name.as_bytes()).filter(|id| self.source.stat(*id).ident == task.ident);
+        let id = self.source.open(&dir, &expect, task.name.as_bytes()).filter(|id| is_file(&self.source.stat(*id), &task.ident));
         let read = match id {
             None => Read::Gone,
             Some(_) if rng.chance(3) && !*self.calm.lock().unwrap() => Read::Changed,
@@ -182,7 +190,7 @@ impl Sim {
                 } else {
                     under.puts.push((task.index, Spot { dir, name: task.name.clone() }, stat.meta, bytes.clone()));
                     self.puts += 1;
-                    Read::Sent { meta: stat.meta, racy: self.source.is_racy(stat.meta.mtime), changed: false }
+                    Read::Sent { meta: stat.meta, ctime: stat.ctime, racy: self.source.racy(&stat), changed: false }
                 }
             }
         };
@@ -195,7 +203,7 @@ impl Sim {
         }
         let at = self.rng.below(self.stages.len());
         let task = self.stages.swap_remove(at);
-        let id = self.source.open(&task.dir, &task.expect, task.name.as_bytes()).filter(|id| self.source.stat(*id).ident == task.ident);
+        let id = self.source.open(&task.dir, &task.expect, task.name.as_bytes()).filter(|id| is_file(&self.source.stat(*id), &task.ident));
         let read = match id {
             None => Read::Gone,
             Some(_) if self.rng.chance(10) && !*self.calm.lock().unwrap() => Read::Changed,
@@ -205,7 +213,7 @@ impl Sim {
                 if self.target.stage(task.stage, 0, bytes).is_err() {
                     self.spoilt.insert(task.stage);
                 }
-                Read::Sent { meta: stat.meta, racy: self.source.is_racy(stat.meta.mtime), changed: false }
+                Read::Sent { meta: stat.meta, ctime: stat.ctime, racy: self.source.racy(&stat), changed: false }
             }
         };
         self.planner.stage_done(&StageDone { stage: task.stage, node: task.node, worker: 0, read }, now);
@@ -240,7 +248,7 @@ impl Sim {
                     match listed {
                         Listed::Dir(dir) => self.planner.listing(&dir),
                         Listed::Entry(entry) => self.planner.entry(&entry),
-                        Listed::Failed { dir, errno } => self.planner.list_error(&dir, errno),
+                        Listed::Failed { dir, errno } => self.planner.list_error(&dir, errno, self.source.now_ns),
                     }
                 }
                 self.planner.list_end();
