@@ -1,1 +1,3 @@
 //! The one integration hub: every test of the whole lives in a module of it.
+
+mod link;
