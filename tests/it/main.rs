@@ -16,3 +16,6 @@ mod refuse;
 mod sim;
 mod tidy;
 mod unfriendly;
+mod link;
+mod vectors;
+mod wire_fuzz;
