@@ -146,6 +146,8 @@ impl Staging {
 
     /// Moves the entry `name` of `dir` to the place `p<id>`.
     pub(super) fn park(&self, root: &Root, dir: &Dir, name: Name<'_>, id: u64) -> io::Result<()> {
+        // Nothing is made for the sake of what is not there.
+        dir.stat_at(name)?;
         let mut state = self.lock();
         let staging = state.enter(root)?;
         dir.rename_new(name, &staging, IdName::new(b'p', id).name())

@@ -1,3 +1,9 @@
 //! The one integration hub: every test of the whole lives in a module of it.
 
+mod apply;
+mod confine;
 mod memtarget;
+mod mirror;
+mod receive;
+mod twin;
+mod unprivileged;

@@ -175,7 +175,6 @@ impl MemTarget {
             at = self.lookup(at, name).ok_or(libc::ENOENT)?;
             match self.nodes[&at].body {
                 Body::Dir(_) => {}
-                Body::Symlink(_) => return Err(libc::ELOOP),
                 _ => return Err(libc::ENOTDIR),
             }
         }
