@@ -50,7 +50,11 @@ impl EpollSocket {
                 Ok(n) => out.advance(n),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => self.writable = false,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+                Err(e) => {
+                    // What the peer said before it went may not have been announced yet.
+                    self.readable = true;
+                    return Err(e);
+                }
             }
         }
         Ok(())

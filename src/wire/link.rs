@@ -71,7 +71,8 @@ impl Link {
     /// [`Link::flush`] or [`Link::wait`]. Blocks while the peer is slow and the queue is full.
     ///
     /// # Errors
-    /// `Socket`: the connection is lost. `Protocol`, `Handshake`: what came meanwhile is not our protocol.
+    /// `Socket`: the connection is lost. `Protocol`, `Handshake`: what came meanwhile is not our protocol. What broke a link is told once, then it
+    /// is `Socket`, `NotConnected`; [`Link::wait`] still hands out what had come before.
     pub fn send(&mut self, payload: Vec<u8>) -> Result<()> {
         match self {
             Self::Stream(link) => link.send(payload),

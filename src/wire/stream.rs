@@ -110,14 +110,6 @@ impl Engine {
         }
     }
 
-    /// Whether the kernel has taken all.
-    fn is_idle(&self, out: &Outbox) -> bool {
-        match self {
-            Self::Epoll(_) => out.is_empty(),
-            Self::Uring(ring) => out.is_empty() && !ring.is_sending(),
-        }
-    }
-
     /// Bytes that the kernel has not taken.
     fn unsent(&self, out: &Outbox) -> usize {
         match self {
@@ -172,6 +164,15 @@ fn collect(ring: &mut Ring, out: &mut Outbox) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether the connection works.
+enum Fate {
+    Live,
+    /// It does not, and its user has not been told why.
+    Failed(Error),
+    /// Its user knows.
+    Dead,
+}
+
 /// A link over TCP.
 pub struct StreamLink {
     engine: Engine,
@@ -181,10 +182,9 @@ pub struct StreamLink {
     out: Outbox,
     inbox: VecDeque<Vec<u8>>,
     inbox_bytes: usize,
-    /// The peer has closed its side.
+    /// Nothing more will be received: the peer has closed its side, or receiving failed.
     ended: bool,
-    /// What broke the connection; said once, then it counts as lost.
-    broken: bool,
+    fate: Fate,
     has_sent: bool,
     woken_last: bool,
     stats: Option<Arc<Stats>>,
@@ -204,7 +204,7 @@ impl StreamLink {
             inbox: VecDeque::new(),
             inbox_bytes: 0,
             ended: false,
-            broken: false,
+            fate: Fate::Live,
             has_sent: false,
             woken_last: false,
             stats,
@@ -231,29 +231,40 @@ impl StreamLink {
         }
     }
 
-    /// Marks the connection as broken, after taking in what had come before it broke: the peer's reason may be in it.
-    fn lost(&mut self, what: &str, source: io::Error) -> Error {
-        if !self.broken {
-            self.broken = true;
-            while matches!(self.take_in(), Ok(true)) {}
+    fn fail(&mut self, error: Error) {
+        if matches!(self.fate, Fate::Live) {
+            self.fate = Fate::Failed(error);
         }
-        Error::socket(what, source)
     }
 
-    fn check_broken(&self) -> Result<()> {
-        if self.broken { Err(Error::socket("the connection", io::ErrorKind::NotConnected.into())) } else { Ok(()) }
+    /// What broke the connection, if something did.
+    fn check(&mut self) -> Result<()> {
+        if matches!(self.fate, Fate::Live) {
+            return Ok(());
+        }
+        match std::mem::replace(&mut self.fate, Fate::Dead) {
+            Fate::Failed(error) => Err(error),
+            Fate::Live | Fate::Dead => Err(Error::socket("the connection", io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    /// After a failure to send: takes in what had come before it, since the peer's reason may be in it.
+    fn lost(&mut self, what: &str, source: io::Error) -> Result<()> {
+        self.fail(Error::socket(what, source));
+        while !self.ended && self.take_in() {}
+        self.check()
     }
 
     fn start_send(&mut self) -> Result<()> {
         let result = self.engine.start_send(&mut self.out);
         self.settle();
-        result.map_err(|e| self.lost("send to the peer", e))
+        result.or_else(|e| self.lost("send to the peer", e))
     }
 
     fn block(&mut self, timeout: Option<Duration>) -> Result<()> {
         let result = self.engine.block(timeout, &mut self.out);
         self.settle();
-        result.map_err(|e| self.lost("wait for the peer", e))
+        result.or_else(|e| self.lost("wait for the peer", e))
     }
 
     /// Counts what was sent and takes its memory back.
@@ -267,8 +278,8 @@ impl StreamLink {
         }
     }
 
-    /// Takes in once what has come. `false`: nothing had.
-    fn take_in(&mut self) -> Result<bool> {
+    /// Takes in once what has come. `false`: nothing had, or nothing more will.
+    fn take_in(&mut self) -> bool {
         let Self { deframer, inbox, inbox_bytes, .. } = self;
         let taken = self.engine.receive(|mut bytes| {
             while let Some(payload) = deframer.feed(&mut bytes)? {
@@ -278,55 +289,54 @@ impl StreamLink {
             Ok::<(), WireError>(())
         });
         match taken {
-            Ok(Taken::Some) => Ok(true),
-            Ok(Taken::Nothing) => Ok(false),
+            Ok(Taken::Some) => return true,
+            Ok(Taken::Nothing) => return false,
             Ok(Taken::End) => {
-                self.ended = true;
-                Ok(false)
+                if !self.deframer.is_between() {
+                    self.fail(Error::socket("receive a frame from the peer", io::ErrorKind::UnexpectedEof.into()));
+                }
             }
             Ok(Taken::Bad(e)) => {
-                self.broken = true;
                 if e == WireError::Rsync && !self.has_sent {
                     self.engine.say(RSYNC_ANSWER);
                     // The peer may be gone already; there is nobody else to tell.
                     let _ = self.engine.end_writing();
                 }
-                Err(e.into())
+                self.fail(e.into());
             }
-            Err(e) => {
-                self.broken = true;
-                Err(Error::socket("receive from the peer", e))
+            Err(e) => self.fail(Error::socket("receive from the peer", e)),
+        }
+        self.ended = true;
+        false
+    }
+
+    /// Sends, and takes in what comes as far as there is room for it, until the kernel has taken all but `left_max` bytes.
+    fn pump(&mut self, left_max: usize) -> Result<()> {
+        loop {
+            self.start_send()?;
+            while self.inbox_bytes < INBOX_BYTES_MAX && !self.ended && self.take_in() {}
+            self.check()?;
+            if self.engine.unsent(&self.out) <= left_max {
+                return Ok(());
             }
+            self.block(None)?;
         }
     }
 
-    /// Blocks until something happens, and takes in what has come if there is room for it.
-    fn pump(&mut self) -> Result<()> {
-        self.block(None)?;
-        while self.inbox_bytes < INBOX_BYTES_MAX && !self.ended && self.take_in()? {}
-        self.start_send()
-    }
-
     pub(super) fn send(&mut self, payload: Vec<u8>) -> Result<()> {
-        self.check_broken()?;
+        self.check()?;
         self.has_sent = true;
         self.out.push(self.framer.frame(payload));
         if self.out.bytes >= SEND_GATHER_BYTES {
             self.start_send()?;
         }
-        while self.engine.unsent(&self.out) > SEND_QUEUE_BYTES_MAX {
-            self.pump()?;
-        }
-        Ok(())
+        if self.engine.unsent(&self.out) > SEND_QUEUE_BYTES_MAX { self.pump(SEND_QUEUE_BYTES_MAX) } else { Ok(()) }
     }
 
     pub(super) fn flush(&mut self) -> Result<()> {
-        self.check_broken()?;
+        self.check()?;
         self.start_send()?;
-        while !self.engine.is_idle(&self.out) {
-            self.pump()?;
-        }
-        Ok(())
+        if self.engine.unsent(&self.out) > 0 { self.pump(0) } else { Ok(()) }
     }
 
     pub(super) fn wait(&mut self, timeout: Option<Duration>) -> Result<Incoming> {
@@ -342,24 +352,21 @@ impl StreamLink {
                 self.inbox_bytes -= payload.len();
                 return Ok(Incoming::Frame(payload));
             }
+            self.check()?;
             if self.ended {
-                return match self.deframer.is_between() {
-                    true => Ok(Incoming::Closed),
-                    false => Err(Error::socket("receive a frame from the peer", io::ErrorKind::UnexpectedEof.into())),
-                };
+                return Ok(Incoming::Closed);
             }
-            self.check_broken()?;
-            if self.take_in()? || self.ended {
+            // In this order: what a send completes beside itself is taken in, or seen in the flag, before anything sleeps.
+            self.start_send()?;
+            if self.take_in() || self.ended || self.wake.is_set() {
                 continue;
             }
-            self.start_send()?;
             let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
             if looked && left == Some(Duration::ZERO) {
                 return Ok(Incoming::TimedOut);
             }
             self.block(left)?;
             looked = true;
-            // Not set but readable: a wake-up that was taken already, or one that rings this moment. Either way the flag decides.
         }
     }
 
@@ -367,15 +374,15 @@ impl StreamLink {
     /// sent last is not lost with the connection.
     pub(super) fn close(mut self, linger: Duration) -> Result<()> {
         let deadline = Instant::now() + linger;
-        self.check_broken()?;
-        self.start_send()?;
+        self.check()?;
         let mut done = false;
         loop {
-            if !done && self.engine.is_idle(&self.out) {
+            self.start_send()?;
+            if !done && self.engine.unsent(&self.out) == 0 {
                 self.engine.end_writing().map_err(|e| Error::socket("close the connection", e))?;
                 done = true;
             }
-            while !self.ended && self.take_in()? {
+            while !self.ended && self.take_in() {
                 self.inbox.clear();
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -383,7 +390,6 @@ impl StreamLink {
                 return if done { Ok(()) } else { Err(Error::Timeout(linger.as_secs())) };
             }
             self.block(Some(left))?;
-            self.start_send()?;
         }
     }
 }

@@ -7,3 +7,6 @@ mod mirror;
 mod receive;
 mod twin;
 mod unprivileged;
+mod link;
+mod vectors;
+mod wire_fuzz;
