@@ -2,11 +2,11 @@
 
 mod apply;
 mod confine;
+mod link;
 mod memtarget;
 mod mirror;
 mod receive;
 mod twin;
 mod unprivileged;
-mod link;
 mod vectors;
 mod wire_fuzz;

@@ -1,13 +1,17 @@
 //! Sessions over in-process links: the order that several connections keep, what is refused, and what ends a session.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ringsync::error::Exit;
 use ringsync::model::meta::Kind;
 use ringsync::model::op::{Op, OpError, Section};
+use ringsync::model::options::IoChoice;
 use ringsync::model::path::RelPath;
 use ringsync::receiver::{Module, Receiver, Sockets};
+use ringsync::sys::wake::Wake;
 use ringsync::wire::{Hello, Incoming, Link, Message, Messages, Payload, Token};
 
 use crate::mirror::{Mirror, file_meta, meta, mkdir, rel, rename, spot, unlink};
@@ -29,7 +33,11 @@ fn receiver(root: &Path) -> Receiver {
 
 impl Client {
     fn open(receiver: &Receiver, hello: &Hello) -> Self {
-        let mut client = Self { link: Link::local(receiver.connect_local().unwrap()), seen: [].into(), token: [0; 16] };
+        Self::over(Link::local(receiver.connect_local().unwrap()), hello)
+    }
+
+    fn over(link: Link, hello: &Hello) -> Self {
+        let mut client = Self { link, seen: [].into(), token: [0; 16] };
         client.say(|p| p.hello(hello));
         client
     }
@@ -428,4 +436,51 @@ fn a_receiver_that_shuts_down_leaves_nothing_behind() {
     assert!(receiver.shutdown(DEADLINE));
     assert!(m.names().is_empty());
     control.expect_fatal("shutting down");
+}
+
+#[test]
+fn a_listener_serves_sessions_strangers_and_silent_ones_until_it_is_stopped() {
+    let m = Mirror::new();
+    let receiver = receiver(&m.path);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = Wake::new().unwrap();
+    let accepting = std::thread::spawn({
+        let (receiver, stop) = (receiver.clone(), stop.clone());
+        move || receiver.listen(&[listener], &stop)
+    });
+    let connect = |hello: &Hello| Client::over(Link::tcp(TcpStream::connect(address).unwrap(), IoChoice::Auto, true, None).unwrap(), hello);
+    let silent = TcpStream::connect(address).unwrap();
+    let mut stranger = TcpStream::connect(address).unwrap();
+    stranger.write_all(b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n").unwrap();
+    stranger.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut answer = Vec::new();
+    // Closed with or without an answer, by an end or by a reset, but closed.
+    if let Err(e) = stranger.read_to_end(&mut answer) {
+        assert_eq!(e.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+
+    let mut control = connect(&Hello::control("m", RelPath::root(), 1).unwrap());
+    control.expect("Welcome");
+    let mut content = connect(&Hello::content(control.token, 0));
+    content.expect("Welcome");
+    control.say(|p| {
+        p.begin(1);
+        p.op(&mkdir("d"));
+        p.open();
+        p.close(1);
+        p.commit();
+    });
+    content.say(|p| {
+        p.files_of(1);
+        put(p, 0, "d/f", &[b'x'; 300_000]);
+    });
+    control.expect("Ack { cycle: 1 }");
+    assert_eq!(m.stat("d/f").len(), 300_000);
+    drop(content);
+    control.expect_fatal("another connection");
+    stop.wake();
+    accepting.join().unwrap().unwrap();
+    assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+    drop(silent);
 }
