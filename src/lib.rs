@@ -8,6 +8,7 @@ pub mod limits;
 pub mod model;
 pub mod plan;
 pub mod ring;
+pub mod receiver;
 pub mod stats;
 pub mod stop;
 pub mod sys;

@@ -53,6 +53,28 @@ pub const LOOSENED_DIRS_MAX: usize = 64;
 /// Large files that one session may have in staging, complete or not. Far more than threads that send; bounds the receiver's memory of them.
 pub const STAGED_FILES_MAX: usize = 4096;
 
+/// Connections that have not said what they want, at one time. Enough for a client that opens all its content connections at once; bounds what
+/// strangers can hold.
+pub const HANDSHAKES_MAX: usize = 512;
+
+/// How long a connection may take to say what it wants.
+pub const HANDSHAKE_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Sessions of one receiver: each has up to [`THREADS_MAX`] threads.
+pub const SESSIONS_MAX: usize = 128;
+
+/// How long a new session waits for an older one of the same directory, which it has ended, to be gone. One file operation on a slow disk fits.
+pub const TAKEOVER_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// How long a cycle may wait for its next file before its session ends: a client that announced more than it sends. One inline file at 2 KiB/s fits.
+pub const FILES_STALL_MAX: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// How long a connection that is about to be closed is kept for the peer to read why.
+pub const LINGER_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Pause of a listener after an accept failed for want of descriptors or memory.
+pub const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// Names tried for a temporary file before giving up. Names are numbered from a random start, so that one collision is rare already.
 pub const TEMP_NAME_TRIES_MAX: usize = 16;
 /// Room of one buffer of events: some 700 of them. From here on the system call is noise beside the events; a kernel queue at its default takes 25 reads.
@@ -169,6 +191,7 @@ pub const RING_COMPLETIONS: u32 = 64;
 pub const SOCKET_SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(60);
 
 const _: () = {
+    assert!(HANDSHAKES_MAX > THREADS_MAX);
     assert!(RING_BUFFERS.is_power_of_two() && RING_COMPLETIONS >= 2 * RING_BUFFERS as u32 + 8);
     assert!(SEND_QUEUE_BYTES_MAX >= FRAME_PAYLOAD_BYTES_MAX && SEND_PIECES_MAX <= 1024);
     assert!(FRAME_FILL_BYTES + MESSAGE_BYTES_MAX <= FRAME_PAYLOAD_BYTES_MAX);

@@ -24,6 +24,14 @@ pub(super) struct Held {
     pub(super) exact: bool,
 }
 
+/// Opens the directory at `path` beneath `root`. A symbolic link on the way is no directory: the kernel says so in two ways, this in one, `ENOTDIR`.
+pub(super) fn open_beneath(root: &Dir, path: &RelPath) -> io::Result<Dir> {
+    match root.open_beneath(path) {
+        Err(e) if e.raw_os_error() == Some(libc::ELOOP) => Err(io::Error::from_raw_os_error(libc::ENOTDIR)),
+        other => other,
+    }
+}
+
 /// Invariant: at most [`HELD_DIRS_MAX`], each path once, `last` is the one used last if there is any.
 pub(super) struct Dirs {
     held: Vec<Arc<Held>>,
@@ -44,7 +52,7 @@ impl Dirs {
             self.last = at;
             return Ok(Arc::clone(&self.held[at]));
         }
-        let dir = root.open_beneath(path)?;
+        let dir = open_beneath(root, path)?;
         let exact = who.umask_is_zero() && !acl::has_default_acl(&dir);
         let held = Arc::new(Held { path: path.clone(), dir, gid: OnceLock::new(), exact });
         if self.held.len() < HELD_DIRS_MAX {

@@ -4,6 +4,7 @@
 
 use std::io;
 
+use crate::apply::dirs::open_beneath;
 use crate::apply::root::Root;
 use crate::apply::sweep;
 use crate::apply::target::{Errno, Listed};
@@ -30,11 +31,11 @@ pub(super) fn list(root: &Root, top: &RelPath, each: &mut dyn FnMut(Listed)) -> 
 }
 
 fn open(root: &Root, path: &RelPath) -> io::Result<Dir> {
-    match root.dir.open_beneath(path) {
+    match open_beneath(&root.dir, path) {
         Err(e)
             if e.raw_os_error() == Some(libc::EACCES) && !root.read_only && root.loosened.loosen(&root.dir, &root.who, path, None)? =>
         {
-            root.dir.open_beneath(path)
+            open_beneath(&root.dir, path)
         }
         other => other,
     }

@@ -50,6 +50,11 @@ impl Root {
         self.who.abilities()
     }
 
+    /// Whether every change is refused.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
     /// Which directory it is.
     ///
     /// # Errors

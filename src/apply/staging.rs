@@ -11,8 +11,10 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::apply::manifest::errno;
 use crate::apply::meta::left_behind;
 use crate::apply::root::Root;
+use crate::apply::target::Errno;
 use crate::apply::temp::IdName;
 use crate::limits::STAGED_FILES_MAX;
 use crate::model::meta::Kind;
@@ -23,8 +25,15 @@ use crate::sys::dir::{self, Dir};
 #[derive(Default)]
 struct State {
     made: bool,
-    /// Bytes received of each staged file.
-    files: HashMap<u64, u64>,
+    files: HashMap<u64, Progress>,
+}
+
+/// How far a staged file is.
+#[derive(Clone, Copy, Default)]
+struct Progress {
+    received: u64,
+    /// Why a piece could not be written: the file is of no use any more, and the rest is not worth its space.
+    failed: Option<Errno>,
 }
 
 pub(super) struct Staging(Mutex<State>);
@@ -55,8 +64,28 @@ impl Staging {
         f()
     }
 
-    /// Writes a piece of the staged file `id`.
+    /// Writes a piece of the staged file `id`. Why it failed is also what `complete` will say.
     pub(super) fn write(&self, root: &Root, id: u64, offset: u64, data: &[u8]) -> io::Result<()> {
+        let done = self.write_piece(root, id, offset, data);
+        let mut state = self.lock();
+        match &done {
+            Ok(()) => {
+                if let Some(progress) = state.files.get_mut(&id) {
+                    progress.received += data.len() as u64;
+                }
+            }
+            // Not for good: the caller may loosen permissions and try again.
+            Err(e) if e.raw_os_error() == Some(libc::EACCES) => {}
+            Err(e) => {
+                if state.files.contains_key(&id) || state.files.len() < STAGED_FILES_MAX {
+                    state.files.entry(id).or_default().failed = Some(errno(e));
+                }
+            }
+        }
+        done
+    }
+
+    fn write_piece(&self, root: &Root, id: u64, offset: u64, data: &[u8]) -> io::Result<()> {
         let end = offset.checked_add(data.len() as u64).filter(|end| i64::try_from(*end).is_ok());
         if end.is_none() {
             return Err(io::Error::from_raw_os_error(libc::EFBIG));
@@ -64,29 +93,32 @@ impl Staging {
         let id_name = IdName::new(b'f', id);
         let file = {
             let mut state = self.lock();
+            let progress = state.files.get(&id).copied();
+            if let Some(errno) = progress.and_then(|progress| progress.failed) {
+                return Err(io::Error::from_raw_os_error(errno));
+            }
             let dir = state.enter(root)?;
-            if state.files.contains_key(&id) {
+            if progress.is_some() {
                 dir.open_write(id_name.name())?
             } else {
                 if state.files.len() >= STAGED_FILES_MAX {
                     return Err(io::Error::from_raw_os_error(libc::EDQUOT));
                 }
                 let file = create_over(&dir, id_name.name())?;
-                state.files.insert(id, 0);
+                state.files.insert(id, Progress::default());
                 file
             }
         };
-        file.write_all_at(data, offset)?;
-        if let Some(received) = self.lock().files.get_mut(&id) {
-            *received += data.len() as u64;
-        }
-        Ok(())
+        file.write_all_at(data, offset)
     }
 
     /// The staged file `id`, which must be complete with `size` bytes.
     pub(super) fn complete(&self, root: &Root, id: u64, size: u64) -> io::Result<Staged> {
-        let received = self.lock().files.get(&id).copied().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
-        if received != size {
+        let progress = self.lock().files.get(&id).copied().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
+        if let Some(errno) = progress.failed {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        if progress.received != size {
             return Err(io::Error::from_raw_os_error(libc::ENODATA));
         }
         let dir = open_own(root)?;
@@ -114,6 +146,8 @@ impl Staging {
 
     /// Moves the entry `name` of `dir` to the place `p<id>`.
     pub(super) fn park(&self, root: &Root, dir: &Dir, name: Name<'_>, id: u64) -> io::Result<()> {
+        // Nothing is made for the sake of what is not there.
+        dir.stat_at(name)?;
         let mut state = self.lock();
         let staging = state.enter(root)?;
         dir.rename_new(name, &staging, IdName::new(b'p', id).name())

@@ -46,6 +46,13 @@ struct Node {
     nlink: u32,
 }
 
+#[derive(Debug, Default)]
+struct Staged {
+    content: Vec<u8>,
+    received: u64,
+    failed: Option<Errno>,
+}
+
 /// What a snapshot says of one entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -61,8 +68,7 @@ pub struct Seen {
 pub struct MemTarget {
     nodes: HashMap<u64, Node>,
     next: u64,
-    /// Content and number of bytes received.
-    staged: HashMap<u64, (Vec<u8>, u64)>,
+    staged: HashMap<u64, Staged>,
     clock: i64,
     fault: Option<Fault>,
 }
@@ -169,7 +175,6 @@ impl MemTarget {
             at = self.lookup(at, name).ok_or(libc::ENOENT)?;
             match self.nodes[&at].body {
                 Body::Dir(_) => {}
-                Body::Symlink(_) => return Err(libc::ELOOP),
                 _ => return Err(libc::ENOTDIR),
             }
         }
@@ -327,16 +332,19 @@ impl MemTarget {
     }
 
     fn place(&mut self, at: &Spot, meta: &Meta, id: u64) -> Result<(), Errno> {
-        let (content, received) = self.staged.get(&id).ok_or(libc::ENOENT)?;
-        if content.len() as u64 != meta.size || *received != meta.size {
+        let staged = self.staged.get(&id).ok_or(libc::ENOENT)?;
+        if let Some(errno) = staged.failed {
+            return Err(errno);
+        }
+        if staged.content.len() as u64 != meta.size || staged.received != meta.size {
             return Err(libc::ENODATA);
         }
         let dir = self.resolve(&at.dir)?;
         if self.lookup(dir, at.name.as_name()).is_some_and(|there| self.is_dir(there)) {
             return Err(libc::EISDIR);
         }
-        let (content, _) = self.staged.remove(&id).unwrap();
-        let ino = self.create(*meta, Body::File(content));
+        let staged = self.staged.remove(&id).unwrap();
+        let ino = self.create(*meta, Body::File(staged.content));
         self.attach(dir, at.name.as_bytes(), ino);
         Ok(())
     }
@@ -476,11 +484,20 @@ impl Target for MemTarget {
     }
 
     fn stage(&mut self, id: u64, offset: u64, data: &[u8]) -> Result<(), Errno> {
-        self.faulty(Act::Stage(id))?;
+        if let Some(errno) = self.staged.get(&id).and_then(|staged| staged.failed) {
+            return Err(errno);
+        }
         let end = usize::try_from(offset).ok().and_then(|o| o.checked_add(data.len())).filter(|end| *end <= isize::MAX as usize);
-        let end = end.ok_or(libc::EFBIG)?;
+        let checked = self.faulty(Act::Stage(id)).and(end.ok_or(libc::EFBIG));
+        let end = match checked {
+            Ok(end) => end,
+            Err(errno) => {
+                self.staged.entry(id).or_default().failed = Some(errno);
+                return Err(errno);
+            }
+        };
         self.staging();
-        let (content, received) = self.staged.entry(id).or_default();
+        let Staged { content, received, .. } = self.staged.entry(id).or_default();
         if content.len() < end {
             content.resize(end, 0);
         }

@@ -1,0 +1,260 @@
+//! The two kinds of connections: what each does with a message that is in order.
+//!
+//! Never applies anything that the wire's checker did not pass. Each runs in its own thread, with its own target.
+
+use crate::apply::{Errno, FsTarget, Listed, Target};
+use crate::error::{Error, Result};
+use crate::limits::FILES_STALL_MAX;
+use crate::model::meta::Meta;
+use crate::model::op::{Op, OpError, Section, Spot};
+use crate::model::path::RelPath;
+use crate::receiver::session::{Session, Stop};
+use crate::wire::session::{ContentServer, ControlServer};
+use crate::wire::{Incoming, Link, Message, Messages, Payload};
+use std::sync::Arc;
+
+/// Said to a client that would change a read-only module.
+const READ_ONLY: &str = "module is read only";
+
+/// What both kinds of connections hold.
+pub(super) struct Conn<'a> {
+    pub(super) link: &'a mut Link,
+    pub(super) session: &'a Session,
+    target: FsTarget,
+    out: Payload,
+    /// Files applied since they were last counted, and those of them that failed.
+    files: usize,
+    failures: Vec<OpError>,
+    /// The cycle that `files` belong to is known to be open until they are counted.
+    entered: bool,
+}
+
+impl<'a> Conn<'a> {
+    pub(super) fn new(link: &'a mut Link, session: &'a Session, out: Payload) -> Self {
+        let target = FsTarget::new(Arc::clone(&session.root));
+        Self { link, session, target, out, files: 0, failures: Vec::new(), entered: false }
+    }
+
+    /// Sends what has gathered.
+    fn send(&mut self) -> Result<()> {
+        send(self.link, &mut self.out)
+    }
+
+    /// The next payload; `None` at the end of the stream.
+    fn next(&mut self) -> std::result::Result<Option<Vec<u8>>, Stop> {
+        self.send()?;
+        loop {
+            match self.link.wait(None)? {
+                Incoming::Frame(payload) => return Ok(Some(payload)),
+                Incoming::Woken => self.session.check_alive()?,
+                Incoming::TimedOut => {}
+                Incoming::Closed => return Ok(None),
+            }
+        }
+    }
+
+    fn note(&mut self, section: Section, index: u32, done: std::result::Result<(), Errno>) {
+        if let Err(errno) = done {
+            tracing::debug!(?section, index, errno, "an operation failed");
+            self.failures.push(OpError { section, index, errno });
+        }
+    }
+
+    fn file(&mut self, index: u32, op: &Op) {
+        let done = self.target.op(op);
+        self.files += 1;
+        self.note(Section::Files, index, done);
+    }
+
+    fn put(&mut self, index: u32, at: &Spot, meta: &Meta, data: &[u8]) {
+        let done = self.target.put(at, meta, data);
+        self.files += 1;
+        self.note(Section::Files, index, done);
+    }
+
+    /// A piece of a staged file. Why it failed is said by the operation that would put the file into place.
+    fn stage(&mut self, id: u64, offset: u64, data: &[u8]) -> Result<()> {
+        self.refuse_read_only()?;
+        if let Err(errno) = self.target.stage(id, offset, data) {
+            tracing::debug!(id, offset, errno, "a piece of a file could not be staged");
+        }
+        Ok(())
+    }
+
+    fn refuse_read_only(&self) -> Result<()> {
+        if self.session.root.is_read_only() { Err(Error::Usage(READ_ONLY.into())) } else { Ok(()) }
+    }
+
+    /// Says what was applied. Held directories are let go first: POST may follow at once.
+    fn count(&mut self) -> std::result::Result<(), Stop> {
+        self.target.end_frame();
+        self.entered = false;
+        self.session.count(std::mem::take(&mut self.files), &mut self.failures)
+    }
+
+    /// Serves a control connection; `first` is what came in one payload with the Hello.
+    pub(super) fn control(mut self, first: Messages<'_>) -> std::result::Result<(), Stop> {
+        let mut control = Control { rules: ControlServer::new(), section: Section::Pre, index: 0, failures: Vec::new() };
+        self.control_frame(&mut control, first)?;
+        while let Some(payload) = self.next()? {
+            self.control_frame(&mut control, Messages::new(&payload))?;
+            self.link.recycle(payload);
+        }
+        if control.rules.has_ended() { Ok(()) } else { Err(lost()) }
+    }
+
+    fn control_frame(&mut self, control: &mut Control, messages: Messages<'_>) -> std::result::Result<(), Stop> {
+        self.session.check_alive()?;
+        for message in messages {
+            let message = message?;
+            control.rules.check(&message)?;
+            self.control_message(control, message)?;
+            if self.out.is_full() {
+                self.send()?;
+            }
+        }
+        // Only FILES count; operations of PRE and POST are noted in `control`.
+        self.count()
+    }
+
+    fn control_message(&mut self, control: &mut Control, message: Message<'_>) -> std::result::Result<(), Stop> {
+        let cycle = control.rules.cycle().unwrap_or_default();
+        match message {
+            Message::List { dir } => self.list(&dir)?,
+            Message::Begin { .. } => {
+                self.refuse_read_only()?;
+                control.index = 0;
+                control.section = Section::Pre;
+            }
+            Message::Op(op) => {
+                if let Err(errno) = self.target.op(&op) {
+                    tracing::debug!(what = op.verb(), errno, "an operation failed");
+                    control.failures.push(OpError { section: control.section, index: control.index, errno });
+                }
+                control.index += 1;
+            }
+            Message::Open => {
+                self.target.end_frame();
+                self.session.open(cycle);
+            }
+            Message::File { index, op } => self.file(index, &op),
+            Message::Put { index, at, meta, data } => self.put(index, &at, &meta, data),
+            Message::Close { files } => {
+                self.count()?;
+                // What is due must not wait for files that the client may hold back until it has come.
+                self.send()?;
+                self.link.flush()?;
+                self.session.close(files as usize, &mut control.failures, FILES_STALL_MAX)?;
+                control.index = 0;
+                control.section = Section::Post;
+            }
+            Message::Commit => {
+                self.target.end_cycle();
+                for failure in control.failures.drain(..) {
+                    self.out.failed(&failure);
+                    if self.out.is_full() {
+                        send(self.link, &mut self.out)?;
+                    }
+                }
+                self.out.ack(cycle);
+            }
+            Message::Stage { id, offset, data } => self.stage(id, offset, data)?,
+            Message::StageDrop { id } => self.target.drop_stage(id),
+            Message::Ping => self.out.pong(),
+            Message::Bye => self.session.end(None),
+            // The checker passes nothing else.
+            _ => return Err(crate::wire::WireError::Order("not allowed on a control connection").into()),
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, dir: &RelPath) -> Result<()> {
+        let (link, out) = (&mut *self.link, &mut self.out);
+        let mut sent = Ok(());
+        let listed = self.target.list(dir, &mut |listed| {
+            // With the connection gone there is nothing left to do but to come to the end.
+            if sent.is_err() {
+                return;
+            }
+            match listed {
+                Listed::Dir(dir) => out.listing(&dir),
+                Listed::Entry(entry) => out.entry(&entry),
+                Listed::Failed { dir, errno } => out.list_error(&dir, errno),
+            }
+            if out.is_full() {
+                sent = send(link, out);
+            }
+        });
+        sent?;
+        if let Err(errno) = listed {
+            self.out.list_error(dir, errno);
+        }
+        self.out.list_end();
+        Ok(())
+    }
+
+    /// Serves a content connection; `first` is what came in one payload with the Hello.
+    pub(super) fn content(mut self, first: Messages<'_>) -> std::result::Result<(), Stop> {
+        let mut rules = ContentServer::new();
+        self.content_frame(&mut rules, first)?;
+        while let Some(payload) = self.next()? {
+            self.content_frame(&mut rules, Messages::new(&payload))?;
+            self.link.recycle(payload);
+        }
+        if rules.has_ended() { Ok(()) } else { Err(lost()) }
+    }
+
+    fn content_frame(&mut self, rules: &mut ContentServer, messages: Messages<'_>) -> std::result::Result<(), Stop> {
+        for message in messages {
+            let message = message?;
+            rules.check(&message)?;
+            match message {
+                Message::FilesOf { .. } => self.count()?,
+                Message::File { index, op } => {
+                    self.enter(rules)?;
+                    self.file(index, &op);
+                }
+                Message::Put { index, at, meta, data } => {
+                    self.enter(rules)?;
+                    self.put(index, &at, &meta, data);
+                }
+                Message::Stage { id, offset, data } => self.stage(id, offset, data)?,
+                Message::StageDrop { id } => self.target.drop_stage(id),
+                Message::Ping => self.out.pong(),
+                // `Bye` was noted by the checker.
+                _ => {}
+            }
+        }
+        self.count()
+    }
+
+    fn enter(&mut self, rules: &ContentServer) -> std::result::Result<(), Stop> {
+        if !self.entered {
+            // The checker passes no file without a cycle.
+            self.session.wait_open(rules.cycle().unwrap_or_default())?;
+            self.entered = true;
+        }
+        Ok(())
+    }
+}
+
+/// What is only a control connection's. Invariant: `index` operations of `section` were executed in this cycle.
+struct Control {
+    rules: ControlServer,
+    section: Section,
+    index: u32,
+    failures: Vec<OpError>,
+}
+
+fn send(link: &mut Link, out: &mut Payload) -> Result<()> {
+    if out.is_empty() {
+        return Ok(());
+    }
+    let payload = out.replace(link.buffer());
+    link.send(payload)
+}
+
+fn lost() -> Stop {
+    let source = std::io::ErrorKind::UnexpectedEof.into();
+    Stop::Failed(Error::socket("a connection of the session was closed", source))
+}

@@ -1,0 +1,189 @@
+//! What the connections of one session share, and the order they keep: FILES only while their cycle is open, POST only when all FILES are done.
+//!
+//! Never does I/O but for the end of the session. One lock, taken once or twice a frame.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::apply::Root;
+use crate::error::Error;
+use crate::limits::{CYCLE_OPS_MAX, THREADS_MAX};
+use crate::model::op::OpError;
+use crate::sys::wake::Wake;
+use crate::wire::{Token, WireError};
+
+/// Why a connection's thread stops.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The session has ended elsewhere; why, unless it was in good order.
+    Ended(Option<String>),
+    /// This connection ends it.
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(e: Error) -> Self {
+        Self::Failed(e)
+    }
+}
+
+impl From<WireError> for Stop {
+    fn from(e: WireError) -> Self {
+        Self::Failed(e.into())
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// The cycle whose FILES may be applied.
+    open: Option<u64>,
+    /// The cycle that was open last, or is.
+    latest: Option<u64>,
+    /// Files applied of it.
+    files: usize,
+    /// Those that failed. At most `files`.
+    failures: Vec<OpError>,
+    /// Set for good at the end; the text says why unless it was in good order.
+    ended: Option<Option<String>>,
+    attached: Vec<u16>,
+    wakes: Vec<Wake>,
+    /// Connections' threads.
+    members: usize,
+}
+
+/// A session. Invariant: `open` is `None` or `latest`; FILES run only while it is `Some`.
+pub(super) struct Session {
+    pub(super) token: Token,
+    pub(super) root: Arc<Root>,
+    /// Device and inode of the root: one session a directory.
+    pub(super) place: (u64, u64),
+    threads: u16,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Session {
+    pub(super) fn new(token: Token, root: Arc<Root>, place: (u64, u64), threads: u16) -> Self {
+        Self { token, root, place, threads, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts the calling connection in; `index` is `None` for the control connection. Says why not.
+    pub(super) fn join(&self, index: Option<u16>, wake: Wake) -> Result<(), &'static str> {
+        let mut state = self.lock();
+        if state.ended.is_some() {
+            return Err("the session has ended");
+        }
+        if let Some(index) = index {
+            if index >= self.threads {
+                return Err("more content connections than announced");
+            }
+            if state.attached.contains(&index) || state.attached.len() >= THREADS_MAX {
+                return Err("this content connection exists already");
+            }
+            state.attached.push(index);
+        }
+        state.wakes.push(wake);
+        state.members += 1;
+        Ok(())
+    }
+
+    /// Counts the calling connection out. Whoever is told that it was the last cleans up; nobody can join any more.
+    pub(super) fn leave(&self) -> bool {
+        let mut state = self.lock();
+        state.members -= 1;
+        if state.members == 0 {
+            state.ended.get_or_insert(None);
+        }
+        state.members == 0
+    }
+
+    /// Ends the session for all its connections. The first reason stays.
+    pub(super) fn end(&self, why: Option<String>) {
+        let mut state = self.lock();
+        if state.ended.is_none() {
+            state.ended = Some(why);
+            state.wakes.iter().for_each(Wake::wake);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Whether it goes on.
+    pub(super) fn check_alive(&self) -> Result<(), Stop> {
+        alive(&self.lock())
+    }
+
+    /// Lets FILES of `cycle` be applied.
+    pub(super) fn open(&self, cycle: u64) {
+        let mut state = self.lock();
+        state.open = Some(cycle);
+        state.latest = Some(cycle);
+        state.files = 0;
+        self.changed.notify_all();
+    }
+
+    /// Waits until FILES of `cycle` may be applied.
+    pub(super) fn wait_open(&self, cycle: u64) -> Result<(), Stop> {
+        let mut state = self.lock();
+        loop {
+            alive(&state)?;
+            if state.open == Some(cycle) {
+                return Ok(());
+            }
+            if state.latest.is_some_and(|latest| cycle <= latest) {
+                return Err(WireError::Order("a file of a cycle that is complete").into());
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Counts `files` of the open cycle as applied; `failures` of them failed and are taken out.
+    pub(super) fn count(&self, files: usize, failures: &mut Vec<OpError>) -> Result<(), Stop> {
+        if files == 0 {
+            return Ok(());
+        }
+        let mut state = self.lock();
+        state.files += files;
+        state.failures.append(failures);
+        if state.files > CYCLE_OPS_MAX {
+            return Err(WireError::Order("more files than a cycle has").into());
+        }
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Waits until all `files` of the open cycle are applied, and closes it. Adds what failed to `failures`. Gives up when nothing happens for `stall`.
+    pub(super) fn close(&self, files: usize, failures: &mut Vec<OpError>, stall: Duration) -> Result<(), Stop> {
+        let mut state = self.lock();
+        let mut seen = state.files;
+        let mut since = Instant::now();
+        while state.files < files {
+            alive(&state)?;
+            if state.files != seen {
+                (seen, since) = (state.files, Instant::now());
+            }
+            let left = stall.saturating_sub(since.elapsed());
+            if left.is_zero() {
+                return Err(Error::Timeout(stall.as_secs()).into());
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        alive(&state)?;
+        if state.files > files {
+            return Err(WireError::Order("more files than the Close says").into());
+        }
+        state.open = None;
+        failures.append(&mut state.failures);
+        Ok(())
+    }
+}
+
+fn alive(state: &State) -> Result<(), Stop> {
+    match &state.ended {
+        None => Ok(()),
+        Some(why) => Err(Stop::Ended(why.clone())),
+    }
+}
