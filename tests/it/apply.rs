@@ -6,7 +6,7 @@ use ringsync::apply::Target;
 use ringsync::model::meta::{Kind, Meta, Time};
 use ringsync::model::op::Op;
 
-use crate::mirror::{Mirror, WHEN, file_meta, meta, mkdir, mtime, rel, rename, skipped_without_root, spot, symlink, unlink};
+use crate::fixture::{Mirror, WHEN, file_meta, meta, mkdir, mtime, rel, rename, skipped_without_root, spot, symlink, unlink};
 
 #[test]
 fn a_put_file_has_content_mode_and_time_and_leaves_nothing_beside() {

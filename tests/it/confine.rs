@@ -6,7 +6,7 @@ use ringsync::apply::Target;
 use ringsync::model::meta::{Kind, Meta};
 use ringsync::model::op::Op;
 
-use crate::mirror::{Mirror, file_meta, meta, mkdir, rel, rename, spot, unlink};
+use crate::fixture::{Mirror, file_meta, meta, mkdir, rel, rename, spot, unlink};
 
 /// A mirror beside a directory `outside` with a file in it, and a fingerprint of that.
 fn mirror() -> (Mirror, impl Fn() -> Vec<String>) {

@@ -24,3 +24,4 @@ mod unfriendly;
 mod unprivileged;
 mod vectors;
 mod wire_fuzz;
+mod fixture;

@@ -14,7 +14,7 @@ use ringsync::receiver::{Module, Receiver, Sockets};
 use ringsync::sys::wake::Wake;
 use ringsync::wire::{Hello, Incoming, Link, Message, Messages, Payload, Token};
 
-use crate::mirror::{Mirror, file_meta, meta, mkdir, rel, rename, spot, unlink};
+use crate::fixture::{Mirror, file_meta, meta, mkdir, rel, rename, spot, unlink};
 
 /// Far more than any of this takes.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -156,7 +156,7 @@ fn a_cycle_goes_through_its_lists_in_order_whatever_comes_first() {
     for cycle in [1, 2] {
         let names = std::fs::read_dir(m.at(&format!("d{cycle}"))).unwrap().count();
         assert_eq!(names, 59);
-        assert_eq!(crate::mirror::mtime(&m.at(&format!("d{cycle}"))), crate::mirror::WHEN);
+        assert_eq!(crate::fixture::mtime(&m.at(&format!("d{cycle}"))), crate::fixture::WHEN);
     }
     // The client goes in good order.
     control.say(Payload::bye);

@@ -13,7 +13,7 @@ use ringsync::model::op::{Op, Spot};
 use ringsync::model::path::{Name, RelPath};
 
 use crate::memtarget::{Act, MemTarget, Seen, TOUCHED_SEC};
-use crate::mirror::{Mirror, file_meta, meta, mkdir, rel, skipped_without_root, spot, unlink};
+use crate::fixture::{Mirror, file_meta, meta, mkdir, rel, skipped_without_root, spot, unlink};
 
 /// SplitMix64: small, and the same everywhere.
 pub struct Rng(u64);

@@ -10,7 +10,7 @@ use ringsync::apply::{Root, Target};
 use ringsync::model::meta::{Kind, Meta};
 use ringsync::model::op::{Abilities, Op};
 
-use crate::mirror::{Mirror, file_meta, meta, mkdir, rel, rename, skipped_without_root, spot, symlink, unlink};
+use crate::fixture::{Mirror, file_meta, meta, mkdir, rel, rename, skipped_without_root, spot, symlink, unlink};
 
 const NOBODY: u32 = 65534;
 const CHILD: &str = "RINGSYNC_TEST_AS_NOBODY";
