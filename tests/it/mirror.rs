@@ -354,6 +354,9 @@ fn a_stopped_receiver_holds_nothing_up_for_good() {
     mirror.terminate();
 }
 
+/// Of files that are read during churn: below and above each way of carrying content.
+const SIZES: [usize; 11] = [4096, 0, 100, 9000, 300, 4096, 150_000, 32, 20_000, 600_000, 5000];
+
 /// Readers open mirrored files all the time while `write` replaces them; each content that they see has to be one whole file.
 fn readers_see_whole_files(way: Way, write: fn(&Place, &str, &[u8])) {
     let place = Place::new();
@@ -380,7 +383,7 @@ fn readers_see_whole_files(way: Way, write: fn(&Place, &str, &[u8])) {
                 for _ in 0..40 {
                     for name in &names {
                         number += 1;
-                        let size = [0, 100, 4096, 20_000, 150_000, 600_000][(number % 17).min(5) as usize];
+                        let size = SIZES[number as usize % SIZES.len()];
                         write(&place, name, &whole(9, number, size));
                     }
                 }

@@ -151,7 +151,7 @@ fn a_user_has_no_rights_of_root() {
     let place = Place::new().for_user();
     let file = place.src.join("f");
     as_user(|| fs::write(&file, "x").unwrap());
-    fs::set_permissions(&file, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o0)).unwrap();
     assert!(as_user(|| fs::read(&file)).is_err());
     assert!(fs::read(&file).is_ok(), "root's rights are back");
 }

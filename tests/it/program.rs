@@ -259,7 +259,12 @@ impl Mirror {
 
     /// The same, as a demand.
     pub fn settle(&self, when: &str) -> Duration {
-        self.try_settle().unwrap_or_else(|differences| panic!("{when}: the mirror is not equal:\n{differences}"))
+        self.try_settle().unwrap_or_else(|differences| panic!("{when}: the mirror{} is not equal:\n{differences}", self.gone()))
+    }
+
+    /// Says it when the sender has ended, though nobody told it to.
+    pub fn gone(&self) -> &'static str {
+        if self.program.lock().expect("no holder panics").runs() { "" } else { ", whose sender has ended by itself," }
     }
 
     /// What the sender wrote to stderr so far.
