@@ -8,5 +8,6 @@ mod ops;
 mod place;
 mod program;
 mod random;
+mod real;
 mod refuse;
 mod unfriendly;
