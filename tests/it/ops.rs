@@ -17,6 +17,7 @@ use nix::sys::time::TimeSpec;
 use ringsync::model::path::Shown;
 
 use crate::content::whole;
+use crate::rng::Rng;
 
 mod known;
 mod tests;
@@ -25,40 +26,6 @@ mod tests;
 const LOG_MAX: usize = 20_000;
 /// With names of 255 bytes at each level a path stays below `PATH_MAX`.
 const DEPTH_MAX: usize = 12;
-
-/// A small random generator (splitmix64): the same numbers from the same seed, everywhere.
-pub struct Rng(u64);
-
-impl Rng {
-    /// From a seed.
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// Any number.
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `end`, which is not 0.
-    pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    /// True in `percent` of a hundred cases.
-    pub fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-
-    /// One of them.
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-}
 
 /// What may be done, and how large the tree gets.
 #[derive(Clone)]

@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -121,8 +121,8 @@ pub fn base() -> PathBuf {
 
 /// Held by a test that would starve others, or be starved: one of them at a time, over all processes.
 pub fn heavy() -> Flock<File> {
-    let path = std::env::temp_dir().join("ringsync-it-heavy.lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o666).open(path).expect("the lock of heavy tests");
+    let path = std::env::temp_dir().join(format!("ringsync-it-heavy-{}.lock", Uid::effective()));
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).expect("the lock of heavy tests");
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e).expect("flock")
 }
 
