@@ -17,45 +17,15 @@ use nix::sys::time::TimeSpec;
 use ringsync::model::path::Shown;
 
 use crate::content::whole;
+use crate::rng::Rng;
+
+mod known;
+mod tests;
 
 /// Operations that are remembered for the report of a failure.
 const LOG_MAX: usize = 20_000;
 /// With names of 255 bytes at each level a path stays below `PATH_MAX`.
 const DEPTH_MAX: usize = 12;
-
-/// A small random generator (splitmix64): the same numbers from the same seed, everywhere.
-pub struct Rng(u64);
-
-impl Rng {
-    /// From a seed.
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// Any number.
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `end`, which is not 0.
-    pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    /// True in `percent` of a hundred cases.
-    pub fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-
-    /// One of them.
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-}
 
 /// What may be done, and how large the tree gets.
 #[derive(Clone)]
@@ -209,160 +179,6 @@ impl Ops {
             let _ = write!(line, " \"{}\"", Shown(path.as_os_str().as_bytes()));
         }
         self.log.push_back(line);
-    }
-
-    // The tree as we know it.
-
-    fn attach(&mut self, parent: usize, name: Vec<u8>, kind: Kind) -> usize {
-        let new = Node { parent, name, kind, children: Vec::new(), size: 0, at: self.live.len(), pinned: false };
-        let node = match self.free.pop() {
-            Some(node) => {
-                self.nodes[node] = new;
-                node
-            }
-            None => {
-                self.nodes.push(new);
-                self.nodes.len() - 1
-            }
-        };
-        self.live.push(node);
-        self.nodes[parent].children.push(node);
-        node
-    }
-
-    /// Forgets `node` and all beneath it.
-    fn detach(&mut self, node: usize) {
-        self.leave_parent(node);
-        let mut todo = vec![node];
-        while let Some(node) = todo.pop() {
-            todo.append(&mut self.nodes[node].children);
-            let at = self.nodes[node].at;
-            self.live.swap_remove(at);
-            if let Some(moved) = self.live.get(at) {
-                self.nodes[*moved].at = at;
-            }
-            self.bytes -= self.nodes[node].size;
-            self.free.push(node);
-        }
-    }
-
-    fn leave_parent(&mut self, node: usize) {
-        let parent = self.nodes[node].parent;
-        self.nodes[parent].children.retain(|child| *child != node);
-    }
-
-    fn move_to(&mut self, node: usize, parent: usize, name: Vec<u8>) {
-        self.leave_parent(node);
-        self.nodes[node].parent = parent;
-        self.nodes[node].name = name;
-        self.nodes[parent].children.push(node);
-    }
-
-    fn path(&self, node: usize) -> PathBuf {
-        let mut names = Vec::new();
-        let mut node = node;
-        while node != 0 {
-            names.push(&self.nodes[node].name);
-            node = self.nodes[node].parent;
-        }
-        let mut path = self.root.clone();
-        path.extend(names.iter().rev().map(|name| Path::new(std::ffi::OsStr::from_bytes(name))));
-        path
-    }
-
-    fn path_in(&self, dir: usize, name: &[u8]) -> PathBuf {
-        self.path(dir).join(OsString::from_vec(name.to_vec()))
-    }
-
-    fn depth(&self, mut node: usize) -> usize {
-        let mut depth = 0;
-        while node != 0 {
-            node = self.nodes[node].parent;
-            depth += 1;
-        }
-        depth
-    }
-
-    /// Levels beneath `node`, itself included.
-    fn height(&self, node: usize) -> usize {
-        let (mut height, mut level) = (0, vec![node]);
-        while !level.is_empty() {
-            height += 1;
-            level = level.iter().flat_map(|node| self.nodes[*node].children.iter().copied()).collect();
-        }
-        height
-    }
-
-    fn is_within(&self, mut node: usize, top: usize) -> bool {
-        while node != top && node != 0 {
-            node = self.nodes[node].parent;
-        }
-        node == top
-    }
-
-    fn known(&mut self, node: usize) -> io::Result<()> {
-        let size = fs::symlink_metadata(self.path(node))?.len();
-        self.bytes = self.bytes - self.nodes[node].size + size;
-        self.nodes[node].size = size;
-        Ok(())
-    }
-
-    fn any(&mut self, suits: impl Fn(&Node) -> bool) -> Option<usize> {
-        if self.live.is_empty() {
-            return None;
-        }
-        (0..12).map(|_| self.live[self.rng.below(self.live.len())]).find(|node| suits(&self.nodes[*node]))
-    }
-
-    fn file(&mut self) -> Option<usize> {
-        self.any(|node| node.kind == Kind::File)
-    }
-
-    fn movable(&mut self) -> Option<usize> {
-        self.any(|node| !node.pinned)
-    }
-
-    /// A directory that can take one more level.
-    fn dir(&mut self) -> usize {
-        if self.rng.chance(10) {
-            return 0;
-        }
-        self.any(|node| node.kind == Kind::Dir).filter(|node| self.depth(*node) < DEPTH_MAX).unwrap_or(0)
-    }
-
-    /// A name that is free in `dir`. Most are from a small stock, so that a name soon comes again for another object.
-    fn name(&mut self, dir: usize) -> Vec<u8> {
-        loop {
-            let name = self.some_name();
-            if self.nodes[dir].children.iter().all(|child| self.nodes[*child].name != name) {
-                return name;
-            }
-        }
-    }
-
-    fn some_name(&mut self) -> Vec<u8> {
-        let number = self.rng.next();
-        match self.rng.below(40) {
-            0 => [b"new\nline " as &[u8], number.to_string().as_bytes()].concat(),
-            1 => [b"\xff\xfe not utf-8 \x80" as &[u8], number.to_string().as_bytes()].concat(),
-            2 => format!("naïve – 日本語 {}", number % 50).into_bytes(),
-            3 => {
-                let mut name = number.to_string().into_bytes();
-                name.resize(255, b'n');
-                name
-            }
-            4 => {
-                // Any bytes that a name may hold.
-                let len = 1 + self.rng.below(24);
-                let mut name: Vec<u8> = (0..len).map(|_| (self.rng.next() % 255 + 1) as u8).collect();
-                name.iter_mut().filter(|b| **b == b'/').for_each(|b| *b = b'|');
-                [&b"b"[..], &name].concat()
-            }
-            5 => format!(".hidden {}~", number % 20).into_bytes(),
-            6 => format!("-{} *?[a]\\", number % 20).into_bytes(),
-            7..=14 => format!("{number:016x}").into_bytes(),
-            _ => format!("n{}", number % 60).into_bytes(),
-        }
     }
 
     fn size(&mut self) -> usize {
@@ -713,77 +529,5 @@ impl Ops {
         }
         self.detach(node);
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::place::{Place, as_user, is_root, seed};
-
-    /// What lies beneath `root`, itself left out.
-    fn walk(root: &Path) -> Vec<(PathBuf, fs::Metadata)> {
-        let (mut all, mut todo) = (Vec::new(), vec![root.to_owned()]);
-        while let Some(dir) = todo.pop() {
-            for entry in fs::read_dir(dir).unwrap() {
-                let entry = entry.unwrap();
-                let metadata = entry.metadata().unwrap();
-                if metadata.is_dir() {
-                    todo.push(entry.path());
-                }
-                all.push((entry.path(), metadata));
-            }
-        }
-        all
-    }
-
-    fn knows_its_tree(ops: &Ops, root: &Path) {
-        let mut found: Vec<_> = walk(root).into_iter().map(|(path, _)| path).collect();
-        let mut known: Vec<_> = ops.live.iter().map(|node| ops.path(*node)).collect();
-        found.sort();
-        known.sort();
-        assert_eq!(found, known, "seed {}", ops.seed);
-    }
-
-    #[test]
-    fn knows_its_tree_and_keeps_it_bounded() {
-        let (place, seed) = (Place::new(), seed());
-        println!("RINGSYNC_SEED={seed}");
-        let choice = Choice { entries_max: 300, bytes_max: 8 << 20, ..Choice::usual() };
-        let mut ops = Ops::new(&place.src, seed, choice);
-        for _ in 0..20 {
-            ops.run(400);
-            knows_its_tree(&ops, &place.src);
-            assert!(ops.live.len() < 320, "{}", ops.live.len());
-            assert!(ops.depth(*ops.live.iter().max_by_key(|node| ops.depth(**node)).unwrap()) <= DEPTH_MAX);
-        }
-    }
-
-    #[test]
-    fn is_the_same_again_from_the_same_seed() {
-        let tree = |seed| {
-            let place = Place::new();
-            Ops::new(&place.src, seed, Choice::usual()).run(3000);
-            let mut all: Vec<_> = walk(&place.src)
-                .into_iter()
-                .map(|(path, m)| (path.strip_prefix(&place.src).unwrap().to_owned(), m.mode(), m.is_dir() || m.len() > 0, m.nlink()))
-                .collect();
-            all.sort();
-            all
-        };
-        let seed = seed();
-        assert_eq!(tree(seed), tree(seed), "RINGSYNC_SEED={seed}");
-        assert_ne!(tree(seed), tree(seed + 1), "RINGSYNC_SEED={seed}");
-    }
-
-    #[test]
-    fn works_as_an_ordinary_user() {
-        let place = if is_root() { Place::new().for_user() } else { Place::new() };
-        let seed = seed();
-        println!("RINGSYNC_SEED={seed}");
-        let mut ops = Ops::new(&place.src, seed, Choice { root: false, ..Choice::usual() });
-        as_user(|| ops.run(5000));
-        knows_its_tree(&ops, &place.src);
-        assert!(!is_root() || walk(&place.src).iter().all(|(_, m)| m.uid() == crate::place::USER));
     }
 }

@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -121,8 +121,8 @@ pub fn base() -> PathBuf {
 
 /// Held by a test that would starve others, or be starved: one of them at a time, over all processes.
 pub fn heavy() -> Flock<File> {
-    let path = std::env::temp_dir().join("ringsync-it-heavy.lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o666).open(path).expect("the lock of heavy tests");
+    let path = std::env::temp_dir().join(format!("ringsync-it-heavy-{}.lock", Uid::effective()));
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).expect("the lock of heavy tests");
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e).expect("flock")
 }
 
@@ -151,7 +151,7 @@ fn a_user_has_no_rights_of_root() {
     let place = Place::new().for_user();
     let file = place.src.join("f");
     as_user(|| fs::write(&file, "x").unwrap());
-    fs::set_permissions(&file, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o0)).unwrap();
     assert!(as_user(|| fs::read(&file)).is_err());
     assert!(fs::read(&file).is_ok(), "root's rights are back");
 }

@@ -88,10 +88,15 @@ impl Program {
     pub fn end(&mut self) -> ExitStatus {
         let ended = until(deadline(), || !self.runs());
         assert!(ended, "`ringsync {}` does not end", self.name);
-        self.readers.drain(..).for_each(|reader| reader.join().expect("no reader panics"));
+        self.finish_reading();
         let stderr = self.stderr();
         assert!(!stderr.contains("panicked at"), "`ringsync {}` panicked:\n{stderr}", self.name);
         self.child.wait().expect("wait")
+    }
+
+    /// Waits for the rest of the output of the ended program; not for good, since a process that it left behind would hold the pipe.
+    fn finish_reading(&self) {
+        until(Duration::from_secs(5), || self.readers.iter().all(JoinHandle::is_finished));
     }
 
     /// Waits for its end and demands this exit code.
@@ -111,7 +116,7 @@ impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let status = self.child.wait();
-        self.readers.drain(..).for_each(|reader| drop(reader.join()));
+        self.finish_reading();
         if std::thread::panicking() {
             let stderr = self.stderr();
             let from = stderr.char_indices().rev().nth(8000).map_or(0, |(at, _)| at);
@@ -258,8 +263,15 @@ impl Mirror {
     }
 
     /// The same, as a demand.
-    pub fn settle(&self, when: &str) -> Duration {
-        self.try_settle().unwrap_or_else(|differences| panic!("{when}: the mirror is not equal:\n{differences}"))
+    pub fn settle(&self, when: &str) {
+        if let Err(differences) = self.try_settle() {
+            panic!("{when}: the mirror{} is not equal:\n{differences}", self.gone());
+        }
+    }
+
+    /// Says it when the sender has ended, though nobody told it to.
+    pub fn gone(&self) -> &'static str {
+        if self.program.lock().expect("no holder panics").runs() { "" } else { ", whose sender has ended by itself," }
     }
 
     /// What the sender wrote to stderr so far.

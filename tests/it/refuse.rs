@@ -222,7 +222,7 @@ fn filters_hold_for_live_changes() {
         let args = ["--exclude=*.o", "--exclude=/build/", "--watch", watch];
         let excluded: [&[u8]; 9] =
             [b"a.o", b"mine.o", b"build", b"src/deep/b.o", b"src/deep/keep.o", b"new/x.o", b"new/now.o", b"was.o", b"moved/deep/b.o"];
-        let more: [&[u8]; 1] = [b"moved/deep/keep.o"];
+        let more: [&[u8]; 2] = [b"moved/deep/keep.o", b"build-included/y.o"];
         let mirror = Mirror::start(As::Us, Way::Local, &place, &args).skipping(excluded).skipping(more);
         mirror.settle("filtered");
         fs::write(place.src.join("build/later"), "x").unwrap();

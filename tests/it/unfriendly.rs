@@ -173,7 +173,7 @@ fn what_cannot_be_read_is_said_once_and_nothing_is_deleted_for_it() {
         as_user(|| {
             mode(&place.src.join("locked-dir"), 0);
             let locked = OpenOptions::new().write(true).create_new(true).open(place.src.join("locked-file")).unwrap();
-            locked.set_permissions(Permissions::from_mode(0)).unwrap();
+            locked.set_permissions(Permissions::from_mode(0o0)).unwrap();
             (&locked).write_all(b"nobody may read this").unwrap();
             fs::write(place.src.join("also open"), "x").unwrap();
         });
@@ -272,12 +272,16 @@ fn meanwhile(write: impl Fn(u64) + Sync, look: impl FnOnce()) {
 }
 
 /// Waits until the mirror has taken `count` more files, one after another, while something else goes on.
-fn marks(place: &Place, count: usize, when: &str) {
+fn marks(place: &Place, mirror: &Mirror, count: usize, when: &str) {
     for n in 0..count {
         let name = format!("mark {n}");
         fs::write(place.src.join(&name), when).unwrap();
-        let came = until(deadline(), || fs::read(place.dst.join(&name)).is_ok_and(|bytes| bytes == when.as_bytes()));
-        assert!(came, "{when}: mark {n} does not come");
+        let mut came = false;
+        until(deadline(), || {
+            came = fs::read(place.dst.join(&name)).is_ok_and(|bytes| bytes == when.as_bytes());
+            came || !mirror.gone().is_empty()
+        });
+        assert!(came, "{when}: mark {n} does not come to the mirror{}", mirror.gone());
     }
 }
 
@@ -295,7 +299,7 @@ fn a_file_cut_while_it_is_mapped() {
                     file.write_all_at(&content, 0).unwrap();
                     file.set_len([0, 1, 4097, 2 << 20, 3 << 20][n as usize % 5]).unwrap();
                 },
-                || marks(&place, 60, &when),
+                || marks(&place, &mirror, 60, &when),
             );
             mirror.settle(&when);
             mirror.terminate();
@@ -321,7 +325,7 @@ fn entries_that_vanish_while_they_are_read() {
                     fs::rename(dir.join("sub"), dir.join("renamed")).unwrap();
                     fs::remove_dir_all(dir).unwrap();
                 },
-                || marks(&place, 60, &when),
+                || marks(&place, &mirror, 60, &when),
             );
             mirror.settle(&when);
             mirror.terminate();
@@ -345,7 +349,7 @@ fn a_full_destination_is_said_and_made_up_for() {
         fs::write(place.src.join("too-large"), whole(5, 5, 20 << 20)).unwrap();
         let said = until(deadline(), || lines_with(&mirror.stderr(), "too-large") > 0);
         assert!(said, "a full destination is not reported");
-        marks(&place, 10, "beside what does not fit");
+        marks(&place, &mirror, 10, "beside what does not fit");
         mounted.resize("200m");
         mirror.settle("after room was made");
         mirror.terminate();
