@@ -11,7 +11,7 @@ use ringsync::model::meta::{Ident, Kind, Meta, Stat, Time};
 use ringsync::model::path::{Name, RelPath};
 use ringsync::model::probe::{Ask, DirSeen, Probe, ProbeError, Seen};
 
-use crate::ops::Rng;
+use crate::rng::Rng;
 
 /// The clock's grain.
 pub const TICK_NS: u64 = 4_000_000;

@@ -19,7 +19,7 @@ use ringsync::plan::{Action, Planner};
 
 use crate::memsource::{Body, MemSource, TICK_NS, Watcher};
 use crate::memtarget::MemTarget;
-use crate::ops::Rng;
+use crate::rng::Rng;
 use crate::place;
 
 /// A cycle whose files are being read.
