@@ -31,7 +31,7 @@ pub enum Fs {
 /// A mounted filesystem; unmounted when dropped.
 pub struct Mounted {
     at: PathBuf,
-    _image: tempfile::TempDir,
+    _image: Option<tempfile::TempDir>,
 }
 
 impl Mounted {
@@ -48,7 +48,7 @@ impl Mounted {
             Fs::Btrfs => loop_mount(image.path(), &["mkfs.btrfs", "-q", "-f"], at, "btrfs", "loop")?,
             Fs::BtrfsSubvolume => {
                 loop_mount(image.path(), &["mkfs.btrfs", "-q", "-f"], at, "btrfs", "loop")?;
-                let top = Self { at: at.to_owned(), _image: image };
+                let top = Self { at: at.to_owned(), _image: Some(image) };
                 system("btrfs", &["-q", "subvolume", "create", path(&at.join("sub"))])?;
                 // A bind of the subvolume hides the top level, and keeps the filesystem.
                 system("mount", &["--bind", path(&at.join("sub")), path(at)])?;
@@ -65,11 +65,20 @@ impl Mounted {
                 system("mount", &["-t", "overlay", "-o", &options, "ringsync-it", path(at)])?;
             }
         }
-        Ok(Self { at: at.to_owned(), _image: image })
+        Ok(Self { at: at.to_owned(), _image: Some(image) })
     }
 }
 
 impl Mounted {
+    /// Shows the directory `from` at `at` as well.
+    ///
+    /// # Errors
+    /// Why this machine cannot.
+    pub fn bind(from: &Path, at: &Path) -> Result<Self, String> {
+        system("mount", &["--bind", path(from), path(at)])?;
+        Ok(Self { at: at.to_owned(), _image: None })
+    }
+
     /// Gives a tmpfs another size.
     pub fn resize(&self, size: &str) {
         system("mount", &["-o", &format!("remount,size={size}"), path(&self.at)]).expect("a remount");
