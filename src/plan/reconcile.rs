@@ -187,8 +187,12 @@ impl<'a> Pass<'a> {
             match self.left(source, &stat.ident) {
                 // Content read within the clock's grain cannot be trusted to be this object's: an inode number may have been used again.
                 Some(true) if !self.tree.has(source, flag::RACY | flag::REUSE) => {
-                    self.claims.insert(source, at);
-                    return Want::Move(source, self.difference(source, slot));
+                    let difference = self.difference(source, slot);
+                    // A file that is not whole in the mirror must not show up under its new name before its content does.
+                    if stat.meta.kind == Kind::Dir || difference < Difference::Content {
+                        self.claims.insert(source, at);
+                        return Want::Move(source, difference);
+                    }
                 }
                 Some(_) => {}
                 None => self.need.push(source),

@@ -19,8 +19,8 @@ use ringsync::plan::{Action, Planner};
 
 use crate::memsource::{Body, MemSource, TICK_NS, Watcher};
 use crate::memtarget::MemTarget;
-use crate::rng::Rng;
 use crate::place;
+use crate::rng::Rng;
 
 /// A cycle whose files are being read.
 struct Under {
