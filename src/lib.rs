@@ -9,6 +9,7 @@ pub mod model;
 pub mod plan;
 pub mod receiver;
 pub mod ring;
+pub mod sender;
 pub mod stats;
 pub mod stop;
 pub mod sys;

@@ -1,0 +1,183 @@
+//! The sender: joins watch → plan → work → wire for one mirror.
+//!
+//! One thread runs the planner and the control link; workers run beside it. A session lasts as long as its connection; after a loss everything is
+//! forgotten and the next session starts from the receiver's manifest, so that start, restart and resume are one path. What the files of it do:
+//! `sender` runs sessions one after another, `sender::session` is one session, `sender::outbox` sends cycles in order, `sender::crew` hands work to workers.
+
+mod crew;
+mod outbox;
+mod root;
+mod session;
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::{self, Dest};
+use crate::error::{Error, Result};
+use crate::model::options::{Compress, IoChoice};
+use crate::model::path::RelPath;
+use crate::receiver::{Module, Receiver, Sockets};
+use crate::stats::Stats;
+use crate::stop::Stop;
+use crate::watch::tune;
+use crate::wire::Link;
+use root::SourceRoot;
+use session::{End, Session};
+
+/// Name of the embedded receiver's only module.
+const LOCAL_MODULE: &str = "local";
+/// The first wait before a lost connection is made again; doubled with each failure.
+const RECONNECT_MIN: Duration = Duration::from_millis(100);
+/// The longest wait.
+const RECONNECT_MAX: Duration = Duration::from_secs(10);
+/// A session that lasted so long was a good one: the next wait is the first again.
+const GOOD_SESSION: Duration = Duration::from_secs(30);
+/// How long the embedded receiver may take to leave.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a server may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How a mirror ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// Entries that could not be mirrored.
+    pub failing: u64,
+    /// Entries that were not looked at any more.
+    pub dirty: u64,
+    /// It was asked to end before it was done.
+    pub interrupted: bool,
+}
+
+/// Where the mirror is, as something to connect to. Shared with the workers.
+pub(crate) enum Peer {
+    /// A receiver in this process.
+    Local(Receiver),
+    /// A server.
+    Tcp { host: String, port: u16, io: IoChoice, compress: Compress, stats: Arc<Stats> },
+}
+
+impl Peer {
+    fn new(config: &config::Mirror, stats: &Arc<Stats>) -> Result<(Self, String, RelPath)> {
+        let dest = config.dests.first().ok_or_else(|| Error::Usage("no destination".into()))?;
+        Ok(match dest {
+            Dest::Local(path) => {
+                let module = Module { name: LOCAL_MODULE.into(), root: path.clone(), read_only: false };
+                let receiver = Receiver::new(vec![module], Sockets { io: config.io, compress: Compress::None });
+                (Self::Local(receiver), LOCAL_MODULE.into(), RelPath::root())
+            }
+            Dest::Tcp { host, port, module, path } => {
+                let peer =
+                    Self::Tcp { host: host.clone(), port: *port, io: config.io, compress: config.compress, stats: Arc::clone(stats) };
+                (peer, module.clone(), path.clone())
+            }
+        })
+    }
+
+    /// Makes a link, in the thread that will use it.
+    ///
+    /// # Errors
+    /// The server cannot be reached.
+    pub(crate) fn connect(&self) -> Result<Link> {
+        match self {
+            Self::Local(receiver) => Ok(Link::local(receiver.connect_local()?)),
+            Self::Tcp { host, port, io, compress, stats } => {
+                let stream = dial(host, *port)?;
+                let is_local = stream.peer_addr().is_ok_and(|peer| peer.ip().is_loopback());
+                let compress = match compress {
+                    Compress::Auto => !is_local,
+                    Compress::Lz4 => true,
+                    Compress::None => false,
+                };
+                Link::tcp(stream, *io, compress, Some(Arc::clone(stats)))
+            }
+        }
+    }
+
+    fn is_local(&self) -> bool {
+        matches!(self, Self::Local(_))
+    }
+}
+
+/// Connects to the first address of the host that answers.
+fn dial(host: &str, port: u16) -> Result<TcpStream> {
+    use std::net::ToSocketAddrs;
+    let addresses = (host, port).to_socket_addrs().map_err(|e| Error::socket(format!("failed to find {host}"), e))?;
+    let mut last = None;
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+            Ok(stream) => return Ok(stream),
+            Err(e) => last = Some(Error::socket(format!("failed to connect to {host} ({})", address.ip()), e)),
+        }
+    }
+    Err(last.unwrap_or_else(|| Error::socket(format!("failed to find {host}"), std::io::ErrorKind::NotFound.into())))
+}
+
+/// Mirrors until the mirror is equal (`config.once`) or the run is asked to end.
+///
+/// # Errors
+/// The first connection cannot be made, or what only a person can mend.
+pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>) -> Result<Outcome> {
+    if config.tune {
+        tune::raise(None);
+    }
+    let (peer, module, path) = Peer::new(config, &stats)?;
+    let peer = Arc::new(peer);
+    let result = sessions(config, stop, &stats, &peer, (&module, &path));
+    if let Peer::Local(receiver) = &*peer
+        && !receiver.shutdown(SHUTDOWN_PATIENCE)
+    {
+        tracing::warn!("the receiver is still busy: its staging may be left behind");
+    }
+    result
+}
+
+fn sessions(config: &config::Mirror, stop: &Stop, stats: &Arc<Stats>, peer: &Arc<Peer>, module: (&str, &RelPath)) -> Result<Outcome> {
+    let root = SourceRoot::open(&config.source)?;
+    let mut wait = RECONNECT_MIN;
+    let mut connected_once = false;
+    loop {
+        let began = Instant::now();
+        let ended = Session::start(config, stop, stats, peer, module, &root).and_then(|session| {
+            connected_once = true;
+            session.run()
+        });
+        let why = match ended {
+            Ok(End::Done(outcome)) => return Ok(outcome),
+            Ok(End::SourceLost) => {
+                tracing::error!(
+                    "the source {} is missing or another directory than it was: nothing is deleted; waiting until it is back",
+                    config.source.display()
+                );
+                if config.once {
+                    return Err(root.lost());
+                }
+                if !root.wait_until_back(stop) {
+                    return Ok(Outcome { interrupted: true, ..Outcome::default() });
+                }
+                tracing::info!("the source is back");
+                continue;
+            }
+            Err(e) if e.is_retryable() && connected_once && !config.once && !peer.is_local() => e,
+            Err(e) => return Err(e),
+        };
+        if began.elapsed() >= GOOD_SESSION {
+            wait = RECONNECT_MIN;
+        }
+        tracing::warn!("{why}; connecting again in {} ms", wait.as_millis());
+        stats.reconnects.add(1);
+        if rest(stop, wait) {
+            return Ok(Outcome { interrupted: true, ..Outcome::default() });
+        }
+        wait = (wait * 2).min(RECONNECT_MAX);
+    }
+}
+
+/// Waits; true if the run was asked to end.
+fn rest(stop: &Stop, wait: Duration) -> bool {
+    let Ok(wake) = crate::sys::wake::Wake::new() else { return stop.is_stopped() };
+    let waker = wake.clone();
+    stop.on_stop(Box::new(move || waker.wake()));
+    wake.wait(Some(wait));
+    stop.is_stopped()
+}

@@ -1,0 +1,62 @@
+//! The source's root: held while it is mirrored, and looked up by its name again before anything is deleted.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::model::meta::Ident;
+use crate::stop::Stop;
+use crate::sys::dir::Dir;
+
+/// How often a source that is missing is looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// See the module's comment.
+pub(super) struct SourceRoot {
+    path: PathBuf,
+    dir: Dir,
+    ident: Ident,
+}
+
+impl SourceRoot {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let failed = |e| Error::file(format!("source {}", path.display()), e);
+        let dir = Dir::open_root(path).map_err(failed)?;
+        let ident = dir.stat().map_err(failed)?.ident;
+        Ok(Self { path: path.to_owned(), dir, ident })
+    }
+
+    /// A descriptor of it.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub(super) fn dir(&self) -> Result<Dir> {
+        self.dir.try_clone().map_err(|e| Error::file(format!("source {}", self.path.display()), e))
+    }
+
+    /// Whether its name still names it.
+    pub(super) fn is_there(&self) -> bool {
+        Dir::open_root(&self.path).and_then(|dir| dir.stat()).is_ok_and(|stat| stat.ident == self.ident)
+    }
+
+    /// Waits until it is there; false if the run was asked to end first.
+    pub(super) fn wait_until_back(&self, stop: &Stop) -> bool {
+        while !self.is_there() {
+            if super::rest(stop, LOOK_EVERY) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The error of a run that cannot wait.
+    pub(super) fn lost(&self) -> Error {
+        let cause = io::Error::other("it is missing or another directory than at the start; nothing was deleted");
+        Error::file(format!("source {}", self.path.display()), cause)
+    }
+}

@@ -1,0 +1,435 @@
+//! One session: the planner's thread, from the connection to its end.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config;
+use crate::error::{Error, Result};
+use crate::model::cycle::{Cycle, FileDone, Read};
+use crate::model::event::Key;
+use crate::model::meta::Stat;
+use crate::model::op::{Abilities, Op};
+use crate::model::path::{Name, RelPath};
+use crate::model::probe::{Ask, Probe};
+use crate::plan::{Action, Planner};
+use crate::sender::crew::{self, Crew};
+use crate::sender::outbox::Outbox;
+use crate::sender::root::SourceRoot;
+use crate::sender::{Outcome, Peer};
+use crate::stats::Stats;
+use crate::stop::Stop;
+use crate::sys::dir::Dir;
+use crate::watch::{Batches, Coverer, Watch};
+use crate::wire::session::{ControlClient, fatal};
+use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
+use crate::work::worker::{Report, Task, closed, flush, greet, send};
+use crate::work::{Cover, Source, files, probe};
+
+/// A cycle of so few files is read by the planner's thread itself: handing it over costs more.
+const INLINE_FILES_MAX: usize = 4;
+/// And of so few bytes.
+const INLINE_BYTES_MAX: u64 = 64 * 1024;
+/// So few names are looked at by the planner's thread itself.
+const INLINE_NAMES_MAX: usize = 16;
+/// How long the end of a session waits for acknowledgements.
+const FINISH_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the end of a session waits for the receiver to close.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// How a session ended, other than by an error.
+pub(super) enum End {
+    /// The run is over.
+    Done(Outcome),
+    /// The source's name does not name it any more.
+    SourceLost,
+}
+
+struct Watched(Coverer);
+
+impl Cover for Watched {
+    fn cover(&self, dir: &Dir, stat: &Stat) -> std::io::Result<(Option<Key>, bool)> {
+        self.0.cover(dir, stat).map(|covered| (covered.key, covered.degraded))
+    }
+
+    fn key_at(&self, parent: &Dir, name: Name<'_>, stat: &Stat) -> Option<Key> {
+        self.0.key_at(parent, name, stat)
+    }
+}
+
+/// See the module's comment.
+pub(super) struct Session<'a> {
+    config: &'a config::Mirror,
+    stop: &'a Stop,
+    stats: &'a Arc<Stats>,
+    root: &'a SourceRoot,
+    planner: Planner,
+    link: Link,
+    checker: ControlClient,
+    payload: Payload,
+    outbox: Outbox,
+    crew: Crew,
+    source: Arc<Source>,
+    batches: Batches,
+    /// Dropped after `batches`.
+    watch: Watch,
+    epoch: Instant,
+    source_lost: bool,
+    synced: bool,
+}
+
+impl<'a> Session<'a> {
+    /// Connects, starts watcher and workers, asks for the manifest.
+    pub(super) fn start(
+        config: &'a config::Mirror,
+        stop: &'a Stop,
+        stats: &'a Arc<Stats>,
+        peer: &Arc<Peer>,
+        (module, path): (&str, &RelPath),
+        root: &'a SourceRoot,
+    ) -> Result<Self> {
+        let mut link = peer.connect()?;
+        let mut payload = Payload::over(link.buffer());
+        payload.hello(&Hello::control(module, path.clone(), config.threads as u16)?);
+        flush(&mut link, &mut payload)?;
+        let welcome = greet(&mut link)?;
+        tell_abilities(welcome.abilities);
+        let wake = link.wake();
+        let waker = wake.clone();
+        stop.on_stop(Box::new(move || waker.wake()));
+        let (watch, batches) = Watch::start(config.watch, wake.clone(), Arc::clone(stats))?;
+        if peer.is_local() {
+            watch.ignore_own_process();
+        }
+        let source = Arc::new(Source { root: root.dir()?, cover: Box::new(Watched(watch.coverer())) });
+        let crew = Crew::start(config.threads, &source, peer, welcome.token, &wake)?;
+        tracing::debug!("connected: {}, {} workers", link.describe(), crew.len());
+        let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+        let mut session = Self {
+            config,
+            stop,
+            stats,
+            root,
+            planner: Planner::new(config.options.clone(), Arc::clone(&config.filter), seed),
+            link,
+            checker: ControlClient::new(),
+            payload,
+            outbox: Outbox::default(),
+            crew,
+            source,
+            batches,
+            watch,
+            epoch: Instant::now(),
+            source_lost: false,
+            synced: false,
+        };
+        let mut actions = Vec::new();
+        session.planner.connected(welcome.abilities, 0, &mut actions);
+        session.act(actions)?;
+        Ok(session)
+    }
+
+    fn now(&self) -> u64 {
+        self.epoch.elapsed().as_nanos() as u64
+    }
+
+    /// Runs until the mirror is equal (once), the run is asked to end, or the connection breaks.
+    pub(super) fn run(mut self) -> Result<End> {
+        loop {
+            self.take_events();
+            self.take_reports()?;
+            if self.source_lost {
+                return Ok(End::SourceLost);
+            }
+            if self.stop.is_stopped() {
+                return self.finish(true);
+            }
+            let mut actions = Vec::new();
+            self.planner.next(self.now(), &mut actions);
+            let busy = !actions.is_empty();
+            self.act(actions)?;
+            self.send()?;
+            self.report_troubles();
+            if !busy && self.planner.is_idle() && self.outbox.is_empty() {
+                self.at_rest();
+                if self.config.once {
+                    return self.finish(false);
+                }
+            }
+            let timeout = if busy { Some(Duration::ZERO) } else { self.time_left() };
+            self.wait(timeout)?;
+        }
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        self.planner.next_at().map(|at| Duration::from_nanos(at.saturating_sub(self.now())))
+    }
+
+    fn take_events(&mut self) {
+        let now = self.now();
+        for batch in self.batches.by_ref() {
+            batch.for_each(|event| self.planner.event(event, now));
+        }
+    }
+
+    fn take_reports(&mut self) -> Result<()> {
+        while let Some(report) = self.crew.report() {
+            let now = self.now();
+            match report {
+                Report::Probed(answer) => {
+                    self.probed(&answer.outcome);
+                    let mut actions = Vec::new();
+                    self.planner.probed(answer, now, &mut actions);
+                    self.act(actions)?;
+                }
+                Report::Files { cycle, done } => {
+                    let sent = self.files_done(&done);
+                    self.outbox.reported(cycle, sent);
+                }
+                Report::Ops { cycle, sent } => {
+                    self.stats.files_sent.add(u64::from(sent));
+                    self.outbox.reported(cycle, sent);
+                }
+                Report::Staged(done) => {
+                    if let Read::Sent { meta, .. } = done.read {
+                        self.stats.bytes_sent.add(meta.size);
+                    }
+                    self.planner.stage_done(&done, now);
+                }
+                Report::Ready(_) => {}
+                Report::Ended(why) => return Err(why.unwrap_or_else(crew::unexpected_end)),
+            }
+        }
+        Ok(())
+    }
+
+    fn probed(&self, outcome: &std::result::Result<crate::model::probe::DirSeen, crate::model::probe::ProbeError>) {
+        if let Ok(seen) = outcome {
+            self.stats.probed.add(1 + seen.names.len() as u64);
+        }
+    }
+
+    /// Tells the planner what became of files, and says how many were sent.
+    fn files_done(&mut self, done: &[FileDone]) -> u32 {
+        let now = self.now();
+        let mut sent = 0;
+        let mut bytes = 0;
+        for file in done {
+            if let Read::Sent { meta, .. } = file.read {
+                sent += 1;
+                bytes += meta.size;
+            }
+            self.planner.file_done(file, now);
+        }
+        self.stats.files_sent.add(u64::from(sent));
+        self.stats.bytes_sent.add(bytes);
+        sent
+    }
+
+    /// Does what the planner wants, and what it wants in turn.
+    fn act(&mut self, actions: Vec<Action>) -> Result<()> {
+        let mut queue = VecDeque::from(actions);
+        let names = |action: &Action| match action {
+            Action::Probe(Probe { ask: Ask::Names(names), .. }) => 1 + names.len(),
+            _ => 0,
+        };
+        let mut few = queue.iter().map(names).sum::<usize>() <= INLINE_NAMES_MAX;
+        while let Some(action) = queue.pop_front() {
+            match action {
+                Action::Probe(question) if few && matches!(question.ask, Ask::Names(_)) => {
+                    let answer = probe::probe(&self.source, &question);
+                    self.probed(&answer.outcome);
+                    let mut more = Vec::new();
+                    self.planner.probed(answer, self.now(), &mut more);
+                    few = more.iter().map(names).sum::<usize>() <= INLINE_NAMES_MAX;
+                    queue.extend(more);
+                }
+                Action::Probe(question) => self.crew.ask(question),
+                Action::Cycle(cycle) => self.cycle(cycle),
+                Action::Stage(task) => {
+                    self.stats.files_found.add(1);
+                    self.stats.bytes_found.add(task.size);
+                    self.crew.give(Task::Stage(task));
+                }
+                Action::DropStage { worker, stage } => self.crew.give_to(worker, Task::DropStage(stage)),
+                Action::List(dir) => self.outbox.list(dir),
+                Action::Forget(key) => self.watch.coverer().forget(&key),
+            }
+        }
+        Ok(())
+    }
+
+    fn cycle(&mut self, cycle: Arc<Cycle>) {
+        let deletes = |op: &&Op| matches!(op, Op::Unlink { .. } | Op::Rmdir { .. });
+        let deleted = cycle.post.iter().filter(deletes).count();
+        if deleted > 0 && !self.root.is_there() {
+            self.source_lost = true;
+            return;
+        }
+        self.stats.deleted.add(deleted as u64);
+        self.stats.ops_sent.add((cycle.pre.len() + cycle.metas.len() + cycle.post.len()) as u64);
+        let mut outstanding = 0;
+        for batch in &cycle.batches {
+            self.stats.files_found.add(batch.files.len() as u64);
+            self.stats.bytes_found.add(batch.files.iter().map(|f| f.size).sum());
+        }
+        if !is_small(&cycle) {
+            for batch in &cycle.batches {
+                self.crew.give(Task::Files(batch.clone()));
+            }
+            outstanding += cycle.batches.len();
+        }
+        for worker in 0..self.crew.len() {
+            let ops: Vec<_> = cycle
+                .places
+                .iter()
+                .filter(|p| p.worker == worker)
+                .map(|p| (p.index, Op::Place { at: p.at.clone(), meta: p.meta, stage: p.stage }))
+                .collect();
+            if !ops.is_empty() {
+                outstanding += 1;
+                self.crew.give_to(worker, Task::Ops { cycle: cycle.number, ops });
+            }
+        }
+        self.outbox.cycle(cycle, outstanding);
+    }
+
+    /// Sends what can be sent now.
+    fn send(&mut self) -> Result<()> {
+        if self.outbox.is_empty() {
+            return Ok(());
+        }
+        let mut done = Vec::new();
+        let source = &self.source;
+        self.outbox.send(&mut self.link, &mut self.payload, &mut self.checker, |link, payload, cycle| {
+            let mut sent = 0;
+            if is_small(cycle) {
+                for batch in &cycle.batches {
+                    let of_batch = files::pack(source, batch, payload, |payload| send(link, payload))?;
+                    sent += of_batch.iter().filter(|d| matches!(d.read, Read::Sent { .. })).count() as u32;
+                    done.extend(of_batch);
+                }
+            }
+            Ok::<_, Error>(sent)
+        })?;
+        self.files_done(&done);
+        self.link.flush()
+    }
+
+    /// Waits for something to happen, and takes what the receiver says.
+    fn wait(&mut self, timeout: Option<Duration>) -> Result<()> {
+        let mut timeout = timeout;
+        loop {
+            match self.link.wait(timeout)? {
+                Incoming::Frame(frame) => {
+                    let taken = self.take_frame(&frame);
+                    self.link.recycle(frame);
+                    taken?;
+                    timeout = Some(Duration::ZERO);
+                }
+                Incoming::Woken | Incoming::TimedOut => return Ok(()),
+                Incoming::Closed => return Err(closed()),
+            }
+        }
+    }
+
+    fn take_frame(&mut self, frame: &[u8]) -> Result<()> {
+        for message in Messages::new(frame) {
+            let message = message?;
+            let oldest = self.checker.oldest();
+            self.checker.check(&message)?;
+            let now = self.now();
+            match message {
+                Message::Listing { dir } => self.planner.listing(&dir),
+                Message::Entry(entry) => self.planner.entry(&entry),
+                Message::ListError { dir, errno } => self.planner.list_error(&dir, errno, now),
+                Message::ListEnd => self.planner.list_end(),
+                Message::Failed(error) => {
+                    self.stats.failures.add(1);
+                    self.planner.failed(oldest.unwrap_or(0), error, now).map_err(Error::Protocol)?;
+                }
+                Message::Ack { cycle } => {
+                    self.stats.cycles.add(1);
+                    self.planner.acked(cycle).map_err(Error::Protocol)?;
+                }
+                Message::Fatal { code, text } => return Err(fatal(code, text)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn report_troubles(&mut self) {
+        for trouble in self.planner.take_reports() {
+            let why = std::io::Error::from_raw_os_error(trouble.errno);
+            tracing::warn!("{}: {}: {why}; it is tried again", trouble.path, trouble.what);
+        }
+    }
+
+    /// The mirror is equal, but for what is in trouble.
+    fn at_rest(&mut self) {
+        self.stats.dirty.set(0);
+        self.stats.failing.set(self.planner.failing() as u64);
+        if self.synced {
+            return;
+        }
+        self.synced = true;
+        self.stats.synced.set(1);
+        for backend in self.watch.backends() {
+            tracing::info!("watching by {backend}");
+        }
+        let stats = self.stats;
+        tracing::info!(
+            files = stats.files_sent.get(),
+            bytes = stats.bytes_sent.get(),
+            operations = stats.ops_sent.get(),
+            "the mirror is equal to the source{}",
+            if self.planner.failing() > 0 { ", but for the entries named above" } else { "" }
+        );
+    }
+
+    /// Waits until what was sent is acknowledged, and closes.
+    fn finish(mut self, interrupted: bool) -> Result<End> {
+        let deadline = Instant::now() + FINISH_PATIENCE;
+        while !(self.outbox.is_empty() && self.planner.in_flight() == 0) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            self.wait(Some(left))?;
+            self.take_reports()?;
+            self.send()?;
+        }
+        self.report_troubles();
+        let outcome = Outcome { failing: self.planner.failing() as u64, dirty: self.planner.dirty() as u64, interrupted };
+        let Self { mut link, mut payload, crew, batches, watch, .. } = self;
+        drop((crew, batches, watch));
+        payload.bye();
+        flush(&mut link, &mut payload)?;
+        link.close(LINGER)?;
+        Ok(End::Done(outcome))
+    }
+}
+
+/// Whether the files of a cycle are read by the planner's thread.
+fn is_small(cycle: &Cycle) -> bool {
+    let mut files = 0;
+    let mut bytes = 0;
+    for batch in &cycle.batches {
+        files += batch.files.len();
+        bytes += batch.files.iter().map(|f| f.size).sum::<u64>();
+        if files > INLINE_FILES_MAX || bytes > INLINE_BYTES_MAX {
+            return false;
+        }
+    }
+    true
+}
+
+fn tell_abilities(abilities: Abilities) {
+    if !abilities.chown {
+        tracing::info!("the receiver is not privileged: owners and groups are left as they are there");
+    }
+    if !abilities.mknod {
+        tracing::info!("the receiver cannot make device nodes: they are left out");
+    }
+}
