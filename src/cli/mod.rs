@@ -32,7 +32,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     // Files and directories of a mirror get exactly the mode they are made with.
-    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    crate::apply::prepare_process();
     let result = match (&cli.command, matches.subcommand()) {
         (args::Command::Mirror(args), Some((_, matches))) => mirror::run(args, matches),
         (args::Command::Serve(args), _) => serve::run(args),
