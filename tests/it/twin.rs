@@ -12,8 +12,8 @@ use ringsync::model::meta::{Kind, Meta, Time};
 use ringsync::model::op::{Op, Spot};
 use ringsync::model::path::{Name, RelPath};
 
-use crate::memtarget::{Act, MemTarget, Seen, TOUCHED_SEC};
 use crate::fixture::{Mirror, file_meta, meta, mkdir, rel, skipped_without_root, spot, unlink};
+use crate::memtarget::{Act, MemTarget, Seen, TOUCHED_SEC};
 
 /// SplitMix64: small, and the same everywhere.
 pub struct Rng(u64);
