@@ -193,8 +193,8 @@ impl FsTarget {
         }
     }
 
-    /// Makes a symbolic link or special file and sets its metadata. What is `same` already is kept if it has no other name, since metadata of the other
-    /// names must not change with it.
+    /// Makes a symbolic link or special file and sets its metadata. What is `same` already is kept if it has no other name: one that has is another
+    /// name's object, which must not change with it.
     fn make(
         &mut self,
         at: &Spot,
@@ -217,15 +217,8 @@ impl FsTarget {
             if have.kind == Kind::Dir {
                 return fail(libc::EISDIR);
             }
-            if have.kind == meta.kind && same(dir, name, &have) {
-                let settled = (have.uid, have.gid, have.mtime) == (meta.uid, meta.gid, meta.mtime)
-                    && (have.mode == meta.mode || meta.kind == Kind::Symlink);
-                if settled {
-                    return Ok(());
-                }
-                if there.nlink == 1 {
-                    return self.root.who.settle_at(dir, name, &have, meta);
-                }
+            if have.kind == meta.kind && there.nlink == 1 && same(dir, name, &have) {
+                return self.root.who.settle_at(dir, name, &have, meta);
             }
         }
         let (temp, ()) = self.temps.with_free(|temp| create(dir, temp))?;

@@ -40,7 +40,7 @@ pub enum Op {
         /// Metadata it will have in the end.
         meta: Meta,
     },
-    /// PRE. Make a symbolic link, replacing what is there if it is not a directory.
+    /// PRE. Make a symbolic link, replacing what is there if it is not a directory. The result has no other name.
     Symlink {
         /// The link.
         at: Spot,
@@ -49,7 +49,8 @@ pub enum Op {
         /// Owner, group, mtime.
         meta: Meta,
     },
-    /// PRE. Make a FIFO, socket or device (by `meta.kind` and `meta.rdev`), replacing what is there if it is not a directory.
+    /// PRE. Make a FIFO, socket or device (by `meta.kind` and `meta.rdev`), replacing what is there if it is not a directory. The result has no other
+    /// name.
     Special {
         /// The node.
         at: Spot,

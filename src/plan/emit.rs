@@ -21,6 +21,9 @@ const BATCH_FILES_MAX: usize = 64;
 /// Bytes whose reading goes to one worker at once.
 const BATCH_BYTES_MAX: u64 = 1 << 20;
 
+/// What has to wait for something that is on its way is looked at again after so long.
+const DEFER_NS: u64 = 1_000_000;
+
 /// One cycle being built.
 struct Emit<'p> {
     planner: &'p mut Planner,
@@ -38,8 +41,8 @@ struct Emit<'p> {
     /// Directories parked in staging, to be deleted.
     trash: Vec<NodeId>,
     batches: HashMap<NodeId, usize>,
-    /// Names whose node went elsewhere after something new happened at the name.
-    look_again: Vec<(NodeRef, NameBuf)>,
+    /// Names to be looked at from a time on: their node went elsewhere after something new happened at the name, or they have to wait.
+    look_again: Vec<(NodeRef, NameBuf, u64)>,
     dir_path: Option<(NodeId, RelPath)>,
     now: u64,
 }
@@ -119,10 +122,10 @@ impl Emit<'_> {
         self.delete_all(actions);
         self.directories();
         self.drop_empty_names();
-        for (parent, name) in std::mem::take(&mut self.look_again) {
+        for (parent, name, at) in std::mem::take(&mut self.look_again) {
             if let Some(parent) = self.planner.tree.resolve(parent) {
                 let id = self.tree().child_or_insert(parent, name.as_name());
-                self.planner.dirty.mark(&mut self.planner.tree, id, flag::LOOK);
+                self.planner.dirty.mark_at(&mut self.planner.tree, id, flag::LOOK, at);
             }
         }
     }
@@ -133,7 +136,7 @@ impl Emit<'_> {
         if tree.has(id, flag::LOOK)
             && let Some(name) = tree.name_buf(id)
         {
-            self.look_again.push((tree.reference(tree.parent(id)), name));
+            self.look_again.push((tree.reference(tree.parent(id)), name, self.now));
         }
     }
 
@@ -173,12 +176,10 @@ impl Emit<'_> {
         self.planner.tree.child(parent, self.round.slots[at].name.as_bytes())
     }
 
+    /// Leaves the name of a slot for later. The name, not the node that is there now: that may move away in this cycle.
     fn defer(&mut self, at: usize) {
-        let node = self.round.slots[at].node;
-        if let Some(id) = self.planner.tree.resolve(node) {
-            let now = self.now;
-            self.planner.dirty.mark_at(&mut self.planner.tree, id, flag::LOOK, now + 1_000_000);
-        }
+        let slot = &self.round.slots[at];
+        self.look_again.push((slot.parent, slot.name.clone(), self.now + DEFER_NS));
     }
 
     fn dir_path(&mut self, dir: NodeId) -> Option<RelPath> {

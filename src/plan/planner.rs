@@ -474,8 +474,8 @@ impl Planner {
         let Some(mut round) = self.round.take() else { return };
         match reconcile::wants(&self.tree, &round, &self.options) {
             Verdict::Wants(wants, later) => {
-                for id in later {
-                    self.dirty.mark(&mut self.tree, id, flag::LOOK);
+                for (id, why) in later {
+                    self.dirty.mark(&mut self.tree, id, flag::LOOK | why);
                 }
                 self.emit(round, wants, now, actions);
             }

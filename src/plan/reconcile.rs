@@ -70,8 +70,8 @@ pub enum Base {
 
 /// What was found: a want for every slot, or the nodes that have to be looked at before it can be told.
 pub enum Verdict {
-    /// One want a slot; and nodes that a later cycle has to look at.
-    Wants(Vec<Want>, Vec<NodeId>),
+    /// One want a slot; and nodes that a later cycle has to look at, with what is known of them.
+    Wants(Vec<Want>, Vec<(NodeId, u16)>),
     /// These have to be looked at in the same round.
     Need(Vec<NodeId>),
 }
@@ -100,8 +100,8 @@ struct Pass<'a> {
     /// Which slot takes the object of a node.
     claims: HashMap<NodeId, usize>,
     need: Vec<NodeId>,
-    /// Nodes that must be looked at even if this round cannot be widened any more.
-    later: Vec<NodeId>,
+    /// Nodes that must be looked at even if this round cannot be widened any more, and what else to mark them with.
+    later: Vec<(NodeId, u16)>,
 }
 
 impl<'a> Pass<'a> {
@@ -118,18 +118,20 @@ impl<'a> Pass<'a> {
         let Some(mirrored) = self.tree.meta(node).filter(|_| !self.tree.has(node, flag::UNKNOWN)) else {
             return Difference::Content;
         };
-        if stat.meta.kind == Kind::File && self.is_doubtful(node, stat) {
+        if stat.meta.kind == Kind::File && self.is_doubtful(node, slot, stat) {
             return Difference::Content;
         }
         decide(&stat.meta, target.as_deref(), &mirrored, self.tree.target(node), self.options)
     }
 
     /// Whether events say that content may have changed though size and time are equal: the time was set back, or the change was within the clock's grain.
-    fn is_doubtful(&self, node: NodeId, stat: &Stat) -> bool {
+    /// What was written through one name of an object was written to all; what appeared at a name says something of that name only.
+    fn is_doubtful(&self, node: NodeId, slot: &Slot, stat: &Stat) -> bool {
         let has = |flags| self.tree.has(node, flags);
-        (has(flag::WROTE) && !self.tree.has_ctime(node, stat.ctime))
-            || (has(flag::RACY) && has(flag::WROTE | flag::CAME))
-            || (has(flag::REUSE) && has(flag::CAME))
+        let of_name = |flags| self.tree.resolve(slot.node).is_some_and(|n| self.tree.has(n, flags));
+        let wrote = || has(flag::WROTE) || of_name(flag::WROTE) || self.tree.of_ident(&stat.ident).any(|n| self.tree.has(n, flag::WROTE));
+        let came = || has(flag::CAME) || of_name(flag::CAME);
+        (!self.tree.has_ctime(node, stat.ctime) && wrote()) || (has(flag::RACY) && (came() || wrote())) || (has(flag::REUSE) && came())
     }
 
     /// Whether the node's name was looked at in this round and holds something else, or nothing, now; `None` if it was not looked at.
@@ -162,7 +164,8 @@ impl<'a> Pass<'a> {
     fn other_names(&mut self, node: NodeId) {
         let Some(ident) = self.tree.ident(node).filter(|ident| self.left(node, ident) == Some(true)) else { return };
         let others = self.tree.of_ident(&ident).filter(|o| *o != node && !self.round.slot_of.contains_key(o));
-        self.later.extend(others.filter(|o| self.tree.kind(*o) != Some(Kind::Dir)));
+        let wrote = if self.tree.has(node, flag::WROTE) { flag::WROTE } else { 0 };
+        self.later.extend(others.filter(|o| self.tree.kind(*o) != Some(Kind::Dir)).map(|o| (o, wrote)));
     }
 
     fn arrival(&mut self, at: usize, node: NodeId, stat: &Stat) -> Want {
@@ -289,6 +292,10 @@ impl<'a> Pass<'a> {
         let equal = set.iter().copied().find(|at| in_order(self.wants[*at]));
         let first = &self.round.slots[set[0]];
         let good_outside = outside.iter().copied().find(|n| self.difference(*n, first) < Difference::Content);
+        if let Some(node) = good_outside.filter(|n| equal.is_none() && self.difference(*n, first) == Difference::Meta) {
+            self.need.push(node);
+            self.later.push((node, 0));
+        }
         let base = match (equal, good_outside) {
             (Some(at), _) => Base::Slot(at),
             (None, Some(node)) => Base::Node(node),
@@ -315,7 +322,7 @@ impl<'a> Pass<'a> {
         for node in outside {
             if base != Base::Node(node) && (base_group == 0 || self.tree.group(node) != base_group) {
                 self.need.push(node);
-                self.later.push(node);
+                self.later.push((node, 0));
             }
         }
     }

@@ -452,12 +452,17 @@ fn many(watcher: Watcher) {
     let ops = place::number("RINGSYNC_SIM_OPS", 300usize);
     println!("simulation, {watcher:?}: RINGSYNC_SEED={first}, {seeds} seeds of {ops} operations");
     let (mut moves, mut puts) = (0, 0);
+    let mut failed = Vec::new();
     for seed in first..first + seeds {
         let (differences, m, p) = run(seed, ops, watcher, false);
-        assert!(differences.is_empty(), "RINGSYNC_SEED={seed} RINGSYNC_SIM_SEEDS=1 RINGSYNC_SIM_OPS={ops}: {differences:#?}");
+        if !differences.is_empty() {
+            println!("RINGSYNC_SEED={seed} RINGSYNC_SIM_SEEDS=1 RINGSYNC_SIM_OPS={ops}: {differences:#?}");
+            failed.push(seed);
+        }
         moves += m;
         puts += p;
     }
+    assert!(failed.is_empty(), "{} of {seeds} seeds fail: {failed:?}", failed.len());
     println!("{moves} renames found, {puts} files sent");
     assert!(moves > 0, "no rename was ever found by identity");
 }
