@@ -138,10 +138,9 @@ fn sessions(config: &config::Mirror, stop: &Stop, stats: &Arc<Stats>, peer: &Arc
     let mut connected_once = false;
     loop {
         let began = Instant::now();
-        let ended = Session::start(config, stop, stats, peer, module, &root).and_then(|session| {
-            connected_once = true;
-            session.run()
-        });
+        let connection = session::connect(config, peer, module);
+        connected_once |= connection.is_ok();
+        let ended = connection.and_then(|connection| Session::start(config, stop, stats, peer, connection, &root)).and_then(Session::run);
         let why = match ended {
             Ok(End::Done(outcome)) => return Ok(outcome),
             Ok(End::SourceLost) => {

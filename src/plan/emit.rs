@@ -394,16 +394,16 @@ impl Emit<'_> {
         if stat.meta.kind == Kind::Dir {
             self.scan_if_new(node, at, stat);
         } else {
-            self.tree().set_ctime(node, stat.ctime);
-            self.heard(node);
+            self.heard(node, stat);
         }
         self.tree().set_ident(node, &stat.ident);
     }
 
     /// What events said of the node's content is taken care of, unless one came since it was looked at.
-    fn heard(&mut self, node: NodeId) {
+    fn heard(&mut self, node: NodeId, stat: &Stat) {
         if !self.planner.tree.has(node, flag::LOOK) {
             self.tree().clear(node, flag::WROTE | flag::CAME);
+            self.tree().set_ctime(node, stat.ctime);
         }
     }
 
@@ -482,7 +482,7 @@ impl Emit<'_> {
         tree.set_group(node, 0);
         tree.clear(node, flag::UNKNOWN | flag::RACY | flag::REUSE | flag::PROTECTED);
         tree.set_ident(node, &stat.ident);
-        self.heard(node);
+        self.heard(node, stat);
     }
 
     fn make_file(&mut self, parent: NodeId, at: usize, stat: &Stat, actions: &mut Vec<Action>) {
@@ -553,6 +553,7 @@ impl Emit<'_> {
                     self.planner.sent(node, ctime, racy, changed, now);
                     if disturbed {
                         // Something happened to it while it was on its way: its times may show whether it was before it was read.
+                        self.tree().forget_ctime(node);
                         self.planner.dirty.mark(&mut self.planner.tree, node, flag::LOOK | flag::WROTE);
                     }
                     return;

@@ -234,6 +234,10 @@ impl Planner {
             if hint.has(Hint::WRITTEN | Hint::CLOSED) {
                 self.tree.set(id, flag::WROTE);
             }
+            if hint.has(Hint::CLOSED) {
+                // Stores through a mapping change no time on tmpfs, and are told by the close only.
+                self.tree.forget_ctime(id);
+            }
             if hint.has(Hint::APPEARED) {
                 self.tree.set(id, flag::CAME);
             }
@@ -595,7 +599,10 @@ impl Planner {
     }
 
     pub(super) fn sent(&mut self, id: NodeId, ctime: Time, racy: Racy, changed: bool, now: u64) {
-        self.tree.set_ctime(id, ctime);
+        if self.tree.knows_ctime(id) {
+            // It was not closed, by a writer, while it was with the worker.
+            self.tree.set_ctime(id, ctime);
+        }
         self.tree.clear(id, flag::RACY | flag::REUSE);
         match racy {
             Racy::No => {}

@@ -507,6 +507,16 @@ impl Tree {
         self.node_mut(id).ctime = digest(ctime);
     }
 
+    /// Notes that the source's time of change tells nothing: it is none that a file can have, until the next [`Tree::set_ctime`].
+    pub fn forget_ctime(&mut self, id: NodeId) {
+        self.node_mut(id).ctime = 0;
+    }
+
+    /// Whether a time of change is noted.
+    pub fn knows_ctime(&self, id: NodeId) -> bool {
+        self.node(id).ctime != 0
+    }
+
     /// Whether the source's time of change is the one noted.
     pub fn has_ctime(&self, id: NodeId, ctime: Time) -> bool {
         self.node(id).ctime == digest(ctime)

@@ -21,7 +21,7 @@ use crate::stats::Stats;
 use crate::stop::Stop;
 use crate::sys::dir::Dir;
 use crate::watch::{Batches, Coverer, Watch};
-use crate::wire::session::{ControlClient, fatal};
+use crate::wire::session::{ControlClient, Welcomed, fatal};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
 use crate::work::worker::{Report, Task, closed, flush, greet, send};
 use crate::work::{Cover, Source, files, probe};
@@ -34,6 +34,8 @@ const INLINE_BYTES_MAX: u64 = 64 * 1024;
 const INLINE_NAMES_MAX: usize = 16;
 /// How long the end of a session waits for acknowledgements.
 const FINISH_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the control connection may take to say why another broke.
+const CAUSE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the end of a session waits for the receiver to close.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -78,22 +80,28 @@ pub(super) struct Session<'a> {
     synced: bool,
 }
 
+/// Makes the control connection and asks for a session.
+pub(super) fn connect(config: &config::Mirror, peer: &Peer, (module, path): (&str, &RelPath)) -> Result<(Link, Welcomed)> {
+    let mut link = peer.connect()?;
+    let mut payload = Payload::over(link.buffer());
+    payload.hello(&Hello::control(module, path.clone(), config.threads as u16)?);
+    flush(&mut link, &mut payload)?;
+    let welcome = greet(&mut link)?;
+    tell_abilities(welcome.abilities);
+    Ok((link, welcome))
+}
+
 impl<'a> Session<'a> {
-    /// Connects, starts watcher and workers, asks for the manifest.
+    /// Starts watcher and workers over a new connection, and asks for the manifest.
     pub(super) fn start(
         config: &'a config::Mirror,
         stop: &'a Stop,
         stats: &'a Arc<Stats>,
         peer: &Arc<Peer>,
-        (module, path): (&str, &RelPath),
+        (mut link, welcome): (Link, Welcomed),
         root: &'a SourceRoot,
     ) -> Result<Self> {
-        let mut link = peer.connect()?;
-        let mut payload = Payload::over(link.buffer());
-        payload.hello(&Hello::control(module, path.clone(), config.threads as u16)?);
-        flush(&mut link, &mut payload)?;
-        let welcome = greet(&mut link)?;
-        tell_abilities(welcome.abilities);
+        let payload = Payload::over(link.buffer());
         let wake = link.wake();
         let waker = wake.clone();
         stop.on_stop(Box::new(move || waker.wake()));
@@ -197,10 +205,23 @@ impl<'a> Session<'a> {
                     self.planner.stage_done(&done, now);
                 }
                 Report::Ready(_) => {}
-                Report::Ended(why) => return Err(why.unwrap_or_else(crew::unexpected_end)),
+                Report::Ended(why) => return Err(self.cause(why.unwrap_or_else(crew::unexpected_end))),
             }
         }
         Ok(())
+    }
+
+    /// Why the session ended, when a worker's connection broke: the receiver says on the control connection what it was, if it was not that.
+    fn cause(&mut self, of_worker: Error) -> Error {
+        let deadline = Instant::now() + CAUSE_PATIENCE;
+        while let Some(left) = deadline.checked_duration_since(Instant::now()) {
+            match self.wait(Some(left)) {
+                Ok(()) => {}
+                Err(of_control) if of_control.is_retryable() => break,
+                Err(of_control) => return of_control,
+            }
+        }
+        of_worker
     }
 
     fn probed(&self, outcome: &std::result::Result<crate::model::probe::DirSeen, crate::model::probe::ProbeError>) {

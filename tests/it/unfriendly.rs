@@ -211,7 +211,7 @@ fn what_cannot_be_read_makes_a_one_shot_partial() {
                     if in_dir {
                         fs::create_dir(&path).unwrap()
                     } else {
-                        fs::write(&path, "old").unwrap()
+                        fs::write(&path, if root == &place.src { "new" } else { "older" }).unwrap()
                     }
                     if in_dir {
                         fs::write(path.join("inside"), "x").unwrap();
