@@ -4,8 +4,12 @@
 //! sends is checked before it is acted on. If one connection of a session breaks, the whole session ends. Started by the command line for a
 //! daemon, and by a sender that mirrors to a directory of its own machine.
 
+mod daemon;
 mod serve;
 mod session;
+
+pub use crate::apply::prepare_process;
+pub use daemon::run;
 
 use std::collections::HashMap;
 use std::fs::File;

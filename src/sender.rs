@@ -10,7 +10,7 @@ mod root;
 mod session;
 
 use std::net::TcpStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Dest};
@@ -20,6 +20,7 @@ use crate::model::path::RelPath;
 use crate::receiver::{Module, Receiver, Sockets};
 use crate::stats::Stats;
 use crate::stop::Stop;
+use crate::sys::wake::Wake;
 use crate::watch::tune;
 use crate::wire::Link;
 use root::SourceRoot;
@@ -134,13 +135,15 @@ pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>) -> Result<Ou
 
 fn sessions(config: &config::Mirror, stop: &Stop, stats: &Arc<Stats>, peer: &Arc<Peer>, module: (&str, &RelPath)) -> Result<Outcome> {
     let root = SourceRoot::open(&config.source)?;
+    let slot = StopSlot::register(stop);
     let mut wait = RECONNECT_MIN;
     let mut connected_once = false;
     loop {
         let began = Instant::now();
         let connection = session::connect(config, peer, module);
         connected_once |= connection.is_ok();
-        let ended = connection.and_then(|connection| Session::start(config, stop, stats, peer, connection, &root)).and_then(Session::run);
+        let ended =
+            connection.and_then(|connection| Session::start(config, (stop, &slot), stats, peer, connection, &root)).and_then(Session::run);
         let why = match ended {
             Ok(End::Done(outcome)) => return Ok(outcome),
             Ok(End::SourceLost) => {
@@ -151,7 +154,7 @@ fn sessions(config: &config::Mirror, stop: &Stop, stats: &Arc<Stats>, peer: &Arc
                 if config.once {
                     return Err(root.lost());
                 }
-                if !root.wait_until_back(stop) {
+                if !root.wait_until_back(|wait| slot.rest(stop, wait)) {
                     return Ok(Outcome { interrupted: true, ..Outcome::default() });
                 }
                 tracing::info!("the source is back");
@@ -165,18 +168,45 @@ fn sessions(config: &config::Mirror, stop: &Stop, stats: &Arc<Stats>, peer: &Arc
         }
         tracing::warn!("{why}; connecting again in {} ms", wait.as_millis());
         stats.reconnects.add(1);
-        if rest(stop, wait) {
+        if slot.rest(stop, wait) {
             return Ok(Outcome { interrupted: true, ..Outcome::default() });
         }
         wait = (wait * 2).min(RECONNECT_MAX);
     }
 }
 
-/// Waits; true if the run was asked to end.
-fn rest(stop: &Stop, wait: Duration) -> bool {
-    let Ok(wake) = crate::sys::wake::Wake::new() else { return stop.is_stopped() };
-    let waker = wake.clone();
-    stop.on_stop(Box::new(move || waker.wake()));
-    wake.wait(Some(wait));
-    stop.is_stopped()
+/// Wakes whoever waits now when the run is asked to end: one registration for a run, however many sessions it has.
+#[derive(Clone, Default)]
+pub(crate) struct StopSlot(Arc<Mutex<Option<Wake>>>);
+
+impl StopSlot {
+    fn register(stop: &Stop) -> Self {
+        let slot = Self::default();
+        let waker = slot.clone();
+        stop.on_stop(Box::new(move || {
+            if let Some(wake) = &*waker.lock() {
+                wake.wake();
+            }
+        }));
+        slot
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Wake>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// From now on it is this one that is woken; a stop that came before is found by asking [`Stop`].
+    pub(crate) fn wake_by(&self, wake: Wake) {
+        *self.lock() = Some(wake);
+    }
+
+    /// Waits; true if the run was asked to end.
+    fn rest(&self, stop: &Stop, wait: Duration) -> bool {
+        let Ok(wake) = Wake::new() else { return stop.is_stopped() };
+        self.wake_by(wake.clone());
+        if !stop.is_stopped() {
+            wake.wait(Some(wait));
+        }
+        stop.is_stopped()
+    }
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use clap::ArgMatches;
 
 use super::args::MirrorArgs;
-use super::engine::{self, Outcome};
 use super::progress::{self, Progress};
 use super::{log, rules, signals};
 use crate::config::{self, Dest};
 use crate::error::{Exit, Result};
 use crate::limits::THREADS_MAX;
 use crate::model::options::Options;
+use crate::sender::{self, Outcome};
 use crate::stats::Stats;
 use crate::stop::Stop;
 
@@ -25,7 +25,7 @@ pub(super) fn run(args: &MirrorArgs, matches: &ArgMatches) -> Result<Exit> {
     signals::listen(&stop)?;
     let stats = Arc::new(Stats::default());
     let progress = Progress::start(bar, config.progress, stats.clone())?;
-    let outcome = engine::mirror(&config, &stop, stats.clone());
+    let outcome = sender::run(&config, &stop, stats.clone());
     drop(progress);
     Ok(conclude(outcome?, &stats))
 }

@@ -1,10 +1,9 @@
 //! The command line: arguments → configuration → run → exit code.
 //!
 //! What the user typed (`args`) and what it means (`config`) are two types; the way from one to the other is in `mirror` and `serve`. The rest is what a
-//! process owes its surroundings: log, progress, signals. No mirroring happens here; `engine` is the one file that calls those who do it.
+//! process owes its surroundings: log, progress, signals. No mirroring happens here.
 
 mod args;
-mod engine;
 mod log;
 mod mirror;
 mod progress;
@@ -32,7 +31,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     // Files and directories of a mirror get exactly the mode they are made with.
-    crate::apply::prepare_process();
+    crate::receiver::prepare_process();
     let result = match (&cli.command, matches.subcommand()) {
         (args::Command::Mirror(args), Some((_, matches))) => mirror::run(args, matches),
         (args::Command::Serve(args), _) => serve::run(args),

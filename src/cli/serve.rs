@@ -3,9 +3,10 @@
 use indicatif::ProgressBar;
 
 use super::args::ServeArgs;
-use super::{engine, log, signals};
+use super::{log, signals};
 use crate::config::{self, ModuleConfig, parse_listen};
 use crate::error::{Exit, Result};
+use crate::receiver;
 use crate::stop::Stop;
 
 /// What is listened on unless told otherwise: loopback, since nobody is asked who they are.
@@ -24,7 +25,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<Exit> {
     }
     let stop = Stop::new();
     signals::listen(&stop)?;
-    engine::serve(&config, &stop)?;
+    receiver::run(&config, &stop)?;
     Ok(if stop.is_stopped() { Exit::Signal } else { Exit::Ok })
 }
 

@@ -38,7 +38,7 @@ impl Names {
 
     /// Bytes held, garbage included.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub fn held(&self) -> usize {
         self.bytes.len()
     }
 }

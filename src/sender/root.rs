@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::model::meta::Ident;
-use crate::stop::Stop;
 use crate::sys::dir::Dir;
 
 /// How often a source that is missing is looked for.
@@ -44,10 +43,10 @@ impl SourceRoot {
         Dir::open_root(&self.path).and_then(|dir| dir.stat()).is_ok_and(|stat| stat.ident == self.ident)
     }
 
-    /// Waits until it is there; false if the run was asked to end first.
-    pub(super) fn wait_until_back(&self, stop: &Stop) -> bool {
+    /// Waits until it is there; false if the run was asked to end first, as `rest` says after each wait.
+    pub(super) fn wait_until_back(&self, rest: impl Fn(Duration) -> bool) -> bool {
         while !self.is_there() {
-            if super::rest(stop, LOOK_EVERY) {
+            if rest(LOOK_EVERY) {
                 return false;
             }
         }

@@ -16,7 +16,7 @@ use crate::plan::{Action, Planner};
 use crate::sender::crew::{self, Crew};
 use crate::sender::outbox::Outbox;
 use crate::sender::root::SourceRoot;
-use crate::sender::{Outcome, Peer};
+use crate::sender::{Outcome, Peer, StopSlot};
 use crate::stats::Stats;
 use crate::stop::Stop;
 use crate::sys::dir::Dir;
@@ -95,7 +95,7 @@ impl<'a> Session<'a> {
     /// Starts watcher and workers over a new connection, and asks for the manifest.
     pub(super) fn start(
         config: &'a config::Mirror,
-        stop: &'a Stop,
+        (stop, slot): (&'a Stop, &StopSlot),
         stats: &'a Arc<Stats>,
         peer: &Arc<Peer>,
         (mut link, welcome): (Link, Welcomed),
@@ -103,8 +103,7 @@ impl<'a> Session<'a> {
     ) -> Result<Self> {
         let payload = Payload::over(link.buffer());
         let wake = link.wake();
-        let waker = wake.clone();
-        stop.on_stop(Box::new(move || waker.wake()));
+        slot.wake_by(wake.clone());
         let (watch, batches) = Watch::start(config.watch, wake.clone(), Arc::clone(stats))?;
         if peer.is_local() {
             watch.ignore_own_process();
@@ -154,6 +153,7 @@ impl<'a> Session<'a> {
             }
             let mut actions = Vec::new();
             self.planner.next(self.now(), &mut actions);
+            self.stats.dirty.set(self.planner.dirty() as u64);
             let busy = !actions.is_empty();
             self.act(actions)?;
             self.send()?;

@@ -1,6 +1,7 @@
 //! Reading a large file piece by piece, so that small ones can go between the pieces. Memory is that of one piece.
 
 use std::fs::File;
+use std::os::fd::AsFd;
 
 use crate::limits::STAGE_CHUNK_BYTES;
 use crate::model::cycle::{Read, StageTask};
@@ -11,7 +12,6 @@ use crate::wire::Payload;
 use crate::work::Source;
 use crate::work::files::{open, read_into, settle};
 use crate::work::probe::{errno, open_dir};
-use std::os::fd::AsFd;
 
 /// A large file that is being read.
 pub struct Job {
@@ -28,17 +28,14 @@ impl Job {
     ///
     /// # Errors
     /// The report, if there is nothing to read.
-    pub fn start(source: &Source, task: StageTask) -> Result<Self, (StageTask, Read)> {
+    pub fn start(source: &Source, task: &StageTask) -> Result<Self, Read> {
         let probe = Probe { id: 0, dir: task.dir.clone(), expect: Some(task.expect), ask: Ask::List };
-        let opened = match open_dir(source, &probe) {
-            Ok((dir, _)) => open(&dir, task.name.as_name(), &task.ident).map(|(file, stat)| (file, stat, grain(dir.as_fd()))),
-            Err(ProbeError::Stale) => Err(Read::Gone),
-            Err(ProbeError::Failed(errno)) => Err(Read::Failed(errno)),
-        };
-        match opened {
-            Ok((file, before, grain)) => Ok(Self { task, file, before, grain, offset: 0 }),
-            Err(read) => Err((task, read)),
-        }
+        let (dir, _) = open_dir(source, &probe).map_err(|why| match why {
+            ProbeError::Stale => Read::Gone,
+            ProbeError::Failed(errno) => Read::Failed(errno),
+        })?;
+        let (file, before) = open(&dir, task.name.as_name(), &task.ident)?;
+        Ok(Self { task: task.clone(), file, before, grain: grain(dir.as_fd()), offset: 0 })
     }
 
     /// Puts the next piece into `payload`; the report when it was the last, or cannot be read.

@@ -69,7 +69,7 @@ pub struct Worker {
     pub index: usize,
     /// The source.
     pub source: Arc<Source>,
-    /// Questions. When this ring closes, the worker ends after its tasks.
+    /// Questions. When this ring closes, the worker ends after the files it was given; large ones that are not complete are left.
     pub probes: Consumer<Probe>,
     /// Tasks.
     pub tasks: Consumer<Task>,
@@ -152,9 +152,9 @@ impl Worker {
                 }
                 self.report(Report::Ops { cycle: number, sent: ops.len() as u32 });
             }
-            Some(Task::Stage(task)) => match Job::start(&self.source, task) {
+            Some(Task::Stage(task)) => match Job::start(&self.source, &task) {
                 Ok(job) => jobs.push_back(job),
-                Err((task, read)) => self.staged(&task, read),
+                Err(read) => self.staged(&task, read),
             },
             Some(Task::DropStage(stage)) => payload.stage_drop(stage),
             None => return self.piece(link, payload, jobs),
@@ -167,6 +167,10 @@ impl Worker {
 
     /// One piece of the next large file.
     fn piece(&mut self, link: &mut Link, payload: &mut Payload, jobs: &mut VecDeque<Job>) -> Result<bool> {
+        if self.probes.is_closed() {
+            // The session ends, and what it staged goes with it.
+            return Ok(false);
+        }
         let Some(mut job) = jobs.pop_front() else { return Ok(false) };
         let ended = job.step(payload);
         match ended {
