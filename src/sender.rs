@@ -119,7 +119,7 @@ fn dial(host: &str, port: u16) -> Result<TcpStream> {
 /// # Errors
 /// The first connection cannot be made, or what only a person can mend.
 pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>) -> Result<Outcome> {
-    if config.tune {
+    if config.tune && !config.once {
         tune::raise(None);
     }
     let (peer, module, path) = Peer::new(config, &stats)?;

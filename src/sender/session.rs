@@ -20,6 +20,7 @@ use crate::sender::{Outcome, Peer, StopSlot};
 use crate::stats::Stats;
 use crate::stop::Stop;
 use crate::sys::dir::Dir;
+use crate::sys::wake::Wake;
 use crate::watch::{Batches, Coverer, Watch};
 use crate::wire::session::{ControlClient, Welcomed, fatal};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
@@ -47,16 +48,27 @@ pub(super) enum End {
     SourceLost,
 }
 
-struct Watched(Coverer);
+/// What has directories watched; nothing does for a run that ends when the mirror is equal to what it saw.
+struct Watched(Option<Coverer>);
 
 impl Cover for Watched {
     fn cover(&self, dir: &Dir, stat: &Stat) -> std::io::Result<(Option<Key>, bool)> {
-        self.0.cover(dir, stat).map(|covered| (covered.key, covered.degraded))
+        match &self.0 {
+            Some(coverer) => coverer.cover(dir, stat).map(|covered| (covered.key, covered.degraded)),
+            None => Ok((None, false)),
+        }
     }
 
     fn key_at(&self, parent: &Dir, name: Name<'_>, stat: &Stat) -> Option<Key> {
-        self.0.key_at(parent, name, stat)
+        self.0.as_ref()?.key_at(parent, name, stat)
     }
+}
+
+/// The watcher of a live mirror, and what it has seen.
+struct Eyes {
+    batches: Batches,
+    /// Dropped after `batches`.
+    watch: Watch,
 }
 
 /// See the module's comment.
@@ -72,9 +84,7 @@ pub(super) struct Session<'a> {
     outbox: Outbox,
     crew: Crew,
     source: Arc<Source>,
-    batches: Batches,
-    /// Dropped after `batches`.
-    watch: Watch,
+    eyes: Option<Eyes>,
     epoch: Instant,
     source_lost: bool,
     synced: bool,
@@ -91,6 +101,16 @@ pub(super) fn connect(config: &config::Mirror, peer: &Peer, (module, path): (&st
     Ok((link, welcome))
 }
 
+impl Eyes {
+    fn open(config: &config::Mirror, wake: &Wake, stats: &Arc<Stats>, is_local: bool) -> Result<Self> {
+        let (watch, batches) = Watch::start(config.watch, wake.clone(), Arc::clone(stats))?;
+        if is_local {
+            watch.ignore_own_process();
+        }
+        Ok(Self { batches, watch })
+    }
+}
+
 impl<'a> Session<'a> {
     /// Starts watcher and workers over a new connection, and asks for the manifest.
     pub(super) fn start(
@@ -104,11 +124,9 @@ impl<'a> Session<'a> {
         let payload = Payload::over(link.buffer());
         let wake = link.wake();
         slot.wake_by(wake.clone());
-        let (watch, batches) = Watch::start(config.watch, wake.clone(), Arc::clone(stats))?;
-        if peer.is_local() {
-            watch.ignore_own_process();
-        }
-        let source = Arc::new(Source { root: root.dir()?, cover: Box::new(Watched(watch.coverer())) });
+        let eyes = if config.once { None } else { Some(Eyes::open(config, &wake, stats, peer.is_local())?) };
+        let coverer = eyes.as_ref().map(|eyes| eyes.watch.coverer());
+        let source = Arc::new(Source { root: root.dir()?, cover: Box::new(Watched(coverer)) });
         let crew = Crew::start(config.threads, &source, peer, welcome.token, &wake)?;
         tracing::debug!("connected: {}, {} workers", link.describe(), crew.len());
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
@@ -124,8 +142,7 @@ impl<'a> Session<'a> {
             outbox: Outbox::default(),
             crew,
             source,
-            batches,
-            watch,
+            eyes,
             epoch: Instant::now(),
             source_lost: false,
             synced: false,
@@ -175,8 +192,10 @@ impl<'a> Session<'a> {
 
     fn take_events(&mut self) {
         let now = self.now();
-        for batch in self.batches.by_ref() {
-            batch.for_each(|event| self.planner.event(event, now));
+        if let Some(eyes) = &mut self.eyes {
+            for batch in eyes.batches.by_ref() {
+                batch.for_each(|event| self.planner.event(event, now));
+            }
         }
     }
 
@@ -274,7 +293,11 @@ impl<'a> Session<'a> {
                 }
                 Action::DropStage { worker, stage } => self.crew.give_to(worker, Task::DropStage(stage)),
                 Action::List(dir) => self.outbox.list(dir),
-                Action::Forget(key) => self.watch.coverer().forget(&key),
+                Action::Forget(key) => {
+                    if let Some(eyes) = &self.eyes {
+                        eyes.watch.coverer().forget(&key);
+                    }
+                }
             }
         }
         Ok(())
@@ -396,9 +419,6 @@ impl<'a> Session<'a> {
         }
         self.synced = true;
         self.stats.synced.set(1);
-        for backend in self.watch.backends() {
-            tracing::info!("watching by {backend}");
-        }
         let stats = self.stats;
         tracing::info!(
             files = stats.files_sent.get(),
@@ -423,8 +443,8 @@ impl<'a> Session<'a> {
         }
         self.report_troubles();
         let outcome = Outcome { failing: self.planner.failing() as u64, dirty: self.planner.dirty() as u64, interrupted };
-        let Self { mut link, mut payload, crew, batches, watch, .. } = self;
-        drop((crew, batches, watch));
+        let Self { mut link, mut payload, crew, eyes, .. } = self;
+        drop((crew, eyes));
         payload.bye();
         flush(&mut link, &mut payload)?;
         link.close(LINGER)?;
