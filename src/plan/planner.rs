@@ -413,13 +413,13 @@ impl Planner {
             if complete {
                 present.insert(id);
             }
-            self.slot(dir, id, name, what, asked.deep);
+            self.slot(dir, id, name, what, asked);
         }
         if complete {
             let absent: Vec<NodeId> = self.tree.children(dir).filter(|c| !present.contains(c)).collect();
             for id in absent {
                 if let Some(name) = self.tree.name_buf(id) {
-                    self.slot(dir, id, name, Seen::Absent, false);
+                    self.slot(dir, id, name, Seen::Absent, asked);
                 }
             }
         }
@@ -452,7 +452,7 @@ impl Planner {
         }
     }
 
-    fn slot(&mut self, dir: NodeId, id: NodeId, name: NameBuf, seen: Seen, deep: bool) {
+    fn slot(&mut self, dir: NodeId, id: NodeId, name: NameBuf, seen: Seen, asked: &Asked) {
         if self.tree.has(id, flag::BUSY) {
             // Its report is not back: looked at again then.
             self.tree.set(id, flag::LOOK);
@@ -463,7 +463,8 @@ impl Planner {
             return;
         }
         round.slot_of.insert(id, round.slots.len());
-        round.slots.push(Slot { node: self.tree.reference(id), parent: self.tree.reference(dir), name, seen, deep });
+        let (node, parent) = (self.tree.reference(id), self.tree.reference(dir));
+        round.slots.push(Slot { node, parent, name, seen, deep: asked.deep, listed: asked.list });
     }
 
     fn finish_if_answered(&mut self, now: u64, actions: &mut Vec<Action>) {

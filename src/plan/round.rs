@@ -21,6 +21,8 @@ pub struct Slot {
     pub seen: Seen,
     /// If it is a directory, it has to be listed, with all below it.
     pub deep: bool,
+    /// It comes from a listing: events about it may have been lost.
+    pub listed: bool,
 }
 
 /// A question that is out.
