@@ -85,7 +85,7 @@ pub fn wants(tree: &Tree, round: &Round, options: &Options) -> Verdict {
     pass.links();
     pass.need.sort_unstable();
     pass.need.dedup();
-    let missing: Vec<NodeId> = pass.need.iter().copied().filter(|n| !round.asked.contains(n)).collect();
+    let missing: Vec<NodeId> = pass.need.iter().copied().filter(|n| !round.asked.contains(&tree.reference(*n))).collect();
     if missing.is_empty() || round.widened >= RENAME_PROBES_MAX {
         return Verdict::Wants(pass.wants, pass.later);
     }
@@ -113,6 +113,10 @@ impl<'a> Pass<'a> {
         }
     }
 
+    fn slot_of(&self, node: NodeId) -> Option<usize> {
+        self.round.slot_of.get(&self.tree.reference(node)).copied()
+    }
+
     fn difference(&self, node: NodeId, slot: &Slot) -> Difference {
         let Seen::Present { stat, target, .. } = &slot.seen else { return Difference::None };
         let Some(mirrored) = self.tree.meta(node).filter(|_| !self.tree.has(node, flag::UNKNOWN)) else {
@@ -137,7 +141,7 @@ impl<'a> Pass<'a> {
 
     /// Whether the node's name was looked at in this round and holds something else, or nothing, now; `None` if it was not looked at.
     fn left(&self, node: NodeId, ident: &Ident) -> Option<bool> {
-        let slot = &self.round.slots[*self.round.slot_of.get(&node)?];
+        let slot = &self.round.slots[self.slot_of(node)?];
         match &slot.seen {
             Seen::Absent => Some(true),
             Seen::Present { stat, .. } => Some(stat.ident != *ident),
@@ -164,9 +168,9 @@ impl<'a> Pass<'a> {
     /// What was written through a name that is gone since is told of that name only: the object's other names have to be looked at.
     fn other_names(&mut self, node: NodeId) {
         let Some(ident) = self.tree.ident(node).filter(|ident| self.left(node, ident) == Some(true)) else { return };
-        let others = self.tree.of_ident(&ident).filter(|o| *o != node && !self.round.slot_of.contains_key(o));
+        let others: Vec<NodeId> = self.tree.of_ident(&ident).filter(|o| *o != node && self.slot_of(*o).is_none()).collect();
         let wrote = if self.tree.has(node, flag::WROTE) { flag::WROTE } else { 0 };
-        self.later.extend(others.filter(|o| self.tree.kind(*o) != Some(Kind::Dir)).map(|o| (o, wrote)));
+        self.later.extend(others.into_iter().filter(|o| self.tree.kind(*o) != Some(Kind::Dir)).map(|o| (o, wrote)));
     }
 
     fn arrival(&mut self, at: usize, node: NodeId, stat: &Stat) -> Want {
@@ -242,10 +246,10 @@ impl<'a> Pass<'a> {
         if other == node || broken.contains(&other) {
             return false;
         }
-        let Some(at) = self.round.slot_of.get(&other) else {
+        let Some(at) = self.slot_of(other) else {
             return self.tree.ident(other).is_some_and(|ident| ident != stat.ident);
         };
-        match (&self.round.slots[*at].seen, self.wants[*at]) {
+        match (&self.round.slots[at].seen, self.wants[at]) {
             (Seen::Present { stat: seen, .. }, Want::Stay(Difference::None | Difference::Meta)) => seen.ident != stat.ident,
             _ => false,
         }
@@ -279,7 +283,7 @@ impl<'a> Pass<'a> {
         let outside: Vec<NodeId> = self
             .tree
             .of_ident(ident)
-            .filter(|n| !self.round.slot_of.contains_key(n) && self.tree.kind(*n).is_some_and(|k| k != Kind::Dir))
+            .filter(|n| self.slot_of(*n).is_none() && self.tree.kind(*n).is_some_and(|k| k != Kind::Dir))
             .collect();
         if outside.iter().any(|n| self.tree.has(*n, flag::BUSY)) {
             for at in set {

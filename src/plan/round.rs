@@ -6,7 +6,6 @@ use crate::model::cycle::NodeRef;
 use crate::model::meta::Stat;
 use crate::model::path::NameBuf;
 use crate::model::probe::Seen;
-use crate::plan::tree::NodeId;
 
 /// A name that was looked at.
 #[derive(Debug)]
@@ -38,7 +37,8 @@ pub struct Asked {
     pub deep: bool,
 }
 
-/// See the module's comment. `slot_of` holds every slot's node at the time of the slot's making.
+/// See the module's comment. `slot_of` holds every slot's node at the time of the slot's making. Nodes are handles, since a node may be freed, and its slot
+/// be used again, while the questions are out.
 #[derive(Debug, Default)]
 pub struct Round {
     /// Questions without answer, by number.
@@ -46,11 +46,11 @@ pub struct Round {
     /// What was seen.
     pub slots: Vec<Slot>,
     /// Where the slot of a node is.
-    pub slot_of: HashMap<NodeId, usize>,
+    pub slot_of: HashMap<NodeRef, usize>,
     /// Nodes whose name was asked for, answered or not.
-    pub asked: HashSet<NodeId>,
+    pub asked: HashSet<NodeRef>,
     /// The directories themselves, as seen.
-    pub dirs: HashMap<NodeId, Stat>,
+    pub dirs: HashMap<NodeRef, Stat>,
     /// How often the round was widened.
     pub widened: u32,
 }
