@@ -473,6 +473,7 @@ impl Planner {
         }
         self.screen(now);
         let Some(mut round) = self.round.take() else { return };
+        round.agree();
         match reconcile::wants(&self.tree, &round, &self.options) {
             Verdict::Wants(wants, later) => {
                 for (id, why) in later {

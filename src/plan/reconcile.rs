@@ -260,11 +260,17 @@ impl<'a> Pass<'a> {
         if !self.options.hard_links {
             return;
         }
+        // A name that was looked at before the object got its second one is part of the set as well.
+        let several = |at: &usize| self.present(*at).filter(|(_, stat)| stat.nlink > 1 && stat.meta.kind != Kind::Dir);
+        let linked: HashSet<Ident> = (0..self.wants.len()).filter_map(|at| several(&at)).map(|(_, stat)| stat.ident).collect();
+        if linked.is_empty() {
+            return;
+        }
         let mut sets: HashMap<Ident, Vec<usize>> = HashMap::new();
         let mut order = Vec::new();
         for at in 0..self.wants.len() {
             let Some((_, stat)) = self.present(at) else { continue };
-            if stat.nlink > 1 && stat.meta.kind != Kind::Dir && matches!(self.wants[at], Want::Stay(_) | Want::Move(..) | Want::New) {
+            if linked.contains(&stat.ident) && matches!(self.wants[at], Want::Stay(_) | Want::Move(..) | Want::New) {
                 let set = sets.entry(stat.ident).or_default();
                 if set.is_empty() {
                     order.push(stat.ident);

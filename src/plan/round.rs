@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::model::cycle::NodeRef;
-use crate::model::meta::Stat;
+use crate::model::meta::{Ident, Kind, Stat};
 use crate::model::path::NameBuf;
 use crate::model::probe::Seen;
 
@@ -53,4 +53,35 @@ pub struct Round {
     pub dirs: HashMap<NodeRef, Stat>,
     /// How often the round was widened.
     pub widened: u32,
+}
+
+impl Round {
+    /// The names of one object may have been looked at at different times: what was seen last is what all of them hold.
+    pub fn agree(&mut self) {
+        let mut newest: HashMap<Ident, Stat> = HashMap::new();
+        for stat in self.slots.iter().filter_map(Slot::stat).filter(|s| s.nlink > 1 && s.meta.kind != Kind::Dir) {
+            // Of two with one time of change, the later one was looked at later.
+            newest.entry(stat.ident).and_modify(|known| *known = if stat.ctime >= known.ctime { *stat } else { *known }).or_insert(*stat);
+        }
+        if newest.is_empty() {
+            return;
+        }
+        for slot in &mut self.slots {
+            if let Seen::Present { stat, .. } = &mut slot.seen
+                && let Some(newer) = newest.get(&stat.ident).filter(|n| n.ctime >= stat.ctime)
+            {
+                *stat = *newer;
+            }
+        }
+    }
+}
+
+impl Slot {
+    /// What is at the name.
+    pub fn stat(&self) -> Option<&Stat> {
+        match &self.seen {
+            Seen::Present { stat, .. } => Some(stat),
+            _ => None,
+        }
+    }
 }
