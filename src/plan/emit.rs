@@ -460,6 +460,9 @@ impl Emit<'_> {
         }
         let Some(spot) = self.slot_spot(parent, at) else { return };
         let node = self.tree().child_or_insert(parent, spot.name.as_name());
+        // Perhaps the mirror has the directory already, and something in it: that is found out wherever the directory goes meanwhile.
+        let unlisted = directory && (self.planner.tree.has(node, flag::UNKNOWN) || self.planner.tree.has(parent, flag::RELIST));
+        let relist = if unlisted { flag::RELIST } else { 0 };
         let op = match (&self.round.slots[at].seen, stat.meta.kind) {
             (_, Kind::Dir) => Op::Mkdir { at: spot, meta: stat.meta },
             (Seen::Present { target: Some(target), .. }, Kind::Symlink) => {
@@ -473,7 +476,7 @@ impl Emit<'_> {
         if directory {
             self.tree().take_key(node);
             let deep = if self.round.slots[at].deep { flag::DEEP } else { 0 };
-            self.planner.dirty.mark(&mut self.planner.tree, node, flag::SCAN | deep);
+            self.planner.dirty.mark(&mut self.planner.tree, node, flag::SCAN | deep | relist);
             self.touched.insert(node);
             let reference = self.planner.tree.reference(node);
             self.round.dirs.insert(reference, *stat);

@@ -110,6 +110,9 @@ impl Planner {
         for name in dir.names() {
             at = at.and_then(|id| self.tree.child(id, name.as_bytes())).filter(|id| !self.tree.has(*id, flag::PROTECTED));
         }
+        if let Some(at) = at {
+            self.tree.clear(at, flag::RELIST);
+        }
         fill.dir = at;
         fill.path.clear();
         fill.path.extend_from_slice(dir.as_bytes());

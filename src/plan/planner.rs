@@ -315,7 +315,8 @@ impl Planner {
                     Vec::new()
                 });
             }
-            self.tree.clear(id, flag::DIRTY | flag::DEEP);
+            // What the mirror has in an unlisted directory stays unknown until the manifest comes.
+            self.tree.clear(id, (flag::DIRTY | flag::DEEP) & !flag::RELIST);
         }
         for (id, deep) in &lists {
             // A listing tells all names.

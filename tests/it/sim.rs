@@ -262,6 +262,9 @@ impl Sim {
                     self.acknowledge(now);
                 }
                 for listed in found {
+                    if self.trace && matches!(listed, Listed::Failed { .. }) {
+                        println!("  {listed:?}");
+                    }
                     match listed {
                         Listed::Dir(dir) => self.planner.listing(&dir),
                         Listed::Entry(entry) => self.planner.entry(&entry),
