@@ -13,11 +13,14 @@ use crate::model::op::Entry;
 use crate::model::path::{Name, RelPath};
 use crate::sys::dir::Dir;
 
-/// Reports `top` and everything beneath. The first listing of the whole root removes leftovers on the way.
+/// Reports `top` and everything beneath. The first listing of the whole root removes leftovers on the way, a later one those of cycles that failed.
 pub(super) fn list(root: &Root, top: &RelPath, each: &mut dyn FnMut(Listed)) -> io::Result<()> {
     let first = open(root, top)?;
     let root_dev = root.ident()?.dev;
     let sweep = top.is_root() && root.is_first_listing();
+    if top.is_root() && !sweep && !root.read_only {
+        root.staging.sweep_parked(root);
+    }
     let mut below = Vec::new();
     list_one(root, &first, top, root_dev, sweep, each, &mut below);
     while let Some(path) = below.pop() {

@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::apply::manifest::errno;
 use crate::apply::meta::left_behind;
 use crate::apply::root::Root;
+use crate::apply::sweep;
 use crate::apply::target::Errno;
 use crate::apply::temp::IdName;
 use crate::limits::STAGED_FILES_MAX;
@@ -151,6 +152,18 @@ impl Staging {
         let mut state = self.lock();
         let staging = state.enter(root)?;
         dir.rename_new(name, &staging, IdName::new(b'p', id).name())
+    }
+
+    /// Removes what is parked. Only between cycles: then it was left by one that failed.
+    pub(super) fn sweep_parked(&self, root: &Root) {
+        let mut state = self.lock();
+        let Ok(dir) = open_own(root) else { return };
+        let mut parked = Vec::new();
+        match dir.list(|name| parked.extend(name.as_bytes().starts_with(b"p").then(|| name.to_owned()))) {
+            Ok(()) => sweep::remove_all(&dir, &root.who, &parked),
+            Err(e) => left_behind(staging_name(), &e),
+        }
+        state.leave(root);
     }
 
     /// Removes the staging directory if nothing is in it.

@@ -10,6 +10,7 @@ use crate::model::meta::{Ident, Kind, Meta, Stat};
 use crate::model::op::{Op, Spot};
 use crate::model::path::{Name, NameBuf, RelPath, STAGING_NAME};
 use crate::model::probe::Seen;
+use crate::plan::aftermath::Failures;
 use crate::plan::flight::Flight;
 use crate::plan::planner::{Action, Planner, Staged};
 use crate::plan::reconcile::{Base, Difference, Want};
@@ -88,7 +89,7 @@ impl Planner {
             self.busy += batch.files.len();
         }
         let cycle = Arc::new(cycle);
-        self.flights.push_back(Flight { cycle: cycle.clone(), pre, files, post });
+        self.flights.push_back(Flight { cycle: cycle.clone(), pre, files, post, failures: Failures::default() });
         actions.push(Action::Cycle(cycle));
     }
 
@@ -424,7 +425,8 @@ impl Emit<'_> {
         self.keep(node, at, stat);
         if stat.meta.kind == Kind::Dir {
             self.touched.insert(node);
-            self.round.dirs.entry(node).or_insert(*stat);
+            let reference = self.planner.tree.reference(node);
+            self.round.dirs.entry(reference).or_insert(*stat);
             return;
         }
         let Some(spot) = self.spot(node) else { return };
@@ -458,6 +460,9 @@ impl Emit<'_> {
         }
         let Some(spot) = self.slot_spot(parent, at) else { return };
         let node = self.tree().child_or_insert(parent, spot.name.as_name());
+        // Perhaps the mirror has the directory already, and something in it: that is found out wherever the directory goes meanwhile.
+        let unlisted = directory && (self.planner.tree.has(node, flag::UNKNOWN) || self.planner.tree.has(parent, flag::RELIST));
+        let relist = if unlisted { flag::RELIST } else { 0 };
         let op = match (&self.round.slots[at].seen, stat.meta.kind) {
             (_, Kind::Dir) => Op::Mkdir { at: spot, meta: stat.meta },
             (Seen::Present { target: Some(target), .. }, Kind::Symlink) => {
@@ -471,9 +476,10 @@ impl Emit<'_> {
         if directory {
             self.tree().take_key(node);
             let deep = if self.round.slots[at].deep { flag::DEEP } else { 0 };
-            self.planner.dirty.mark(&mut self.planner.tree, node, flag::SCAN | deep);
+            self.planner.dirty.mark(&mut self.planner.tree, node, flag::SCAN | deep | relist);
             self.touched.insert(node);
-            self.round.dirs.insert(node, *stat);
+            let reference = self.planner.tree.reference(node);
+            self.round.dirs.insert(reference, *stat);
         }
     }
 
@@ -676,12 +682,13 @@ impl Emit<'_> {
     fn directories(&mut self) {
         for (dir, stat) in &self.round.dirs {
             let tree = &self.planner.tree;
-            if tree.is_live(*dir) && !self.touched.contains(dir) && tree.kind(*dir) == Some(Kind::Dir) {
+            let Some(dir) = tree.resolve(*dir) else { continue };
+            if !self.touched.contains(&dir) && tree.kind(dir) == Some(Kind::Dir) {
                 let differs = tree
-                    .meta(*dir)
+                    .meta(dir)
                     .is_none_or(|m| crate::plan::reconcile::decide(&stat.meta, None, &m, None, &self.planner.options) != Difference::None);
                 if differs {
-                    self.touched.insert(*dir);
+                    self.touched.insert(dir);
                 }
             }
         }
@@ -692,7 +699,7 @@ impl Emit<'_> {
             if self.planner.tree.name(dir) == STAGING_NAME || self.planner.tree.kind(dir) != Some(Kind::Dir) {
                 continue;
             }
-            let Some(stat) = self.round.dirs.get(&dir).copied() else {
+            let Some(stat) = self.round.dirs.get(&self.planner.tree.reference(dir)).copied() else {
                 // Touched without having been looked at: a later cycle sets its time.
                 self.planner.dirty.mark(&mut self.planner.tree, dir, flag::OWN);
                 continue;

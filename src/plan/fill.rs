@@ -27,12 +27,22 @@ pub struct Fill {
 }
 
 impl Planner {
-    /// Asks for the manifest of a directory, soon: its node, or the nearest ancestor that the mirror is sure to have.
+    /// Asks for the manifest of a directory, soon: its node, or the nearest ancestor that the mirror is sure to have. Until it comes nothing below is
+    /// moved, linked to or trusted.
     pub(super) fn relist(&mut self, mut id: NodeId) {
         while id != ROOT && self.tree.has(id, flag::UNKNOWN) {
             id = self.tree.parent(id);
         }
-        self.wanted_lists.push(self.tree.reference(id));
+        let wanted = self.tree.reference(id);
+        if self.wanted_lists.contains(&wanted) {
+            return;
+        }
+        self.wanted_lists.push(wanted);
+        for below in self.tree.subtree_bottom_up(id) {
+            if below != id {
+                self.tree.set(below, flag::UNKNOWN);
+            }
+        }
     }
 
     /// When a wanted manifest may be asked for: at once, but later and later while one follows the other.
@@ -54,9 +64,10 @@ impl Planner {
             });
         }
         let Some(top) = top else { return };
+        // The manifest of a part does not tell which of its hard links are known outside of it.
         let (top, path) = match self.tree.path(top) {
-            Ok(path) => (top, path),
-            Err(_) => (ROOT, RelPath::root()),
+            Ok(path) if !self.is_linked_outside(top) => (top, path),
+            _ => (ROOT, RelPath::root()),
         };
         self.drop_below(top);
         // Its own metadata is not part of its manifest: it is set again.
@@ -64,6 +75,15 @@ impl Planner {
         self.dirty.mark(&mut self.tree, top, flag::SCAN | flag::DEEP);
         self.fill = Some(Fill::default());
         actions.push(Action::List(path));
+    }
+
+    fn is_linked_outside(&self, top: NodeId) -> bool {
+        let mut inside: HashMap<u32, usize> = HashMap::new();
+        for id in self.tree.subtree_bottom_up(top) {
+            *inside.entry(self.tree.group(id)).or_default() += 1;
+        }
+        inside.remove(&0);
+        inside.iter().any(|(group, count)| self.tree.of_group(*group).count() != *count)
     }
 
     fn common_ancestor(&self, a: NodeId, b: NodeId) -> NodeId {
@@ -89,6 +109,9 @@ impl Planner {
         let mut at = Some(ROOT);
         for name in dir.names() {
             at = at.and_then(|id| self.tree.child(id, name.as_bytes())).filter(|id| !self.tree.has(*id, flag::PROTECTED));
+        }
+        if let Some(at) = at {
+            self.tree.clear(at, flag::RELIST);
         }
         fill.dir = at;
         fill.path.clear();

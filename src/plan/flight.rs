@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::model::cycle::{Cycle, NodeRef};
 use crate::model::op::{Op, OpError, Section, Spot};
 use crate::model::path::STAGING_NAME;
+use crate::plan::aftermath::Failures;
 use crate::plan::planner::{Planner, Trouble};
 use crate::plan::tree::{NONE, NodeId, ROOT, flag};
 
@@ -26,6 +27,8 @@ pub struct Flight {
     pub files: Vec<NodeRef>,
     /// Directory of each POST operation's (new) name.
     pub post: Vec<NodeRef>,
+    /// What of it failed.
+    pub failures: Failures,
 }
 
 /// The name that an operation is about: the new one where there are two.
@@ -73,7 +76,9 @@ impl Planner {
         let Some(at) = self.flights.iter().position(|f| f.cycle.number == cycle) else {
             return Err(format!("an error was reported for cycle {cycle}, which is not on its way"));
         };
-        let flight = &self.flights[at];
+        let flight = &mut self.flights[at];
+        flight.failures.ops.insert((error.section, error.index));
+        let flight = &*flight;
         let shared = flight.cycle.clone();
         let index = error.index as usize;
         let unknown = || format!("an error was reported for operation {index} of cycle {cycle}, which has none");
@@ -143,12 +148,12 @@ impl Planner {
         if parent != NONE && self.tree.has(parent, flag::UNKNOWN) {
             return;
         }
-        self.not_sent(id);
         let tries = self.trouble(id, what, errno);
+        let at = if tries == 1 && is_structural(errno) { now + RETRY_SOON_NS } else { self.retry_at(id, now) };
+        self.not_sent(id, at);
         if is_structural(errno) && tries >= 2 && parent != NONE {
             self.relist(parent);
         }
-        let at = if tries == 1 && is_structural(errno) { now + RETRY_SOON_NS } else { self.retry_at(id, now) };
         self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
     }
 
@@ -161,6 +166,7 @@ impl Planner {
             Some(flight) if flight.cycle.number == cycle => {}
             _ => return Err(format!("cycle {cycle} was acknowledged out of turn")),
         }
+        self.follow_failures();
         let Some(flight) = self.flights.pop_front() else { return Ok(()) };
         if !self.troubles.is_empty() {
             self.clear_troubles(&flight);

@@ -3,6 +3,7 @@
 //! Pure: it does no I/O, starts no thread and reads no clock (time is a parameter), which is why the simulation can run it through years of
 //! bad luck. [`planner::Planner`] is its face; the sender is its only user.
 
+pub mod aftermath;
 pub mod dirty;
 pub mod emit;
 pub mod fill;

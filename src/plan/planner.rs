@@ -319,7 +319,8 @@ impl Planner {
                     Vec::new()
                 });
             }
-            self.tree.clear(id, flag::DIRTY | flag::DEEP);
+            // What the mirror has in an unlisted directory stays unknown until the manifest comes.
+            self.tree.clear(id, (flag::DIRTY | flag::DEEP) & !flag::RELIST);
         }
         for (id, deep) in &lists {
             // A listing tells all names.
@@ -348,7 +349,7 @@ impl Planner {
         let ask = if list.is_some() { Ask::List } else { Ask::Names(names.iter().filter_map(|n| self.tree.name_buf(*n)).collect()) };
         self.next_id += 1;
         let Some(round) = &mut self.round else { return };
-        round.asked.extend(names);
+        round.asked.extend(&asked.names);
         round.open.insert(self.next_id, asked);
         actions.push(Action::Probe(Probe { id: self.next_id, dir: path, expect: self.tree.ident(dir), ask }));
     }
@@ -405,7 +406,7 @@ impl Planner {
             self.listed(asked, dir, &seen, now, actions);
         }
         if let Some(round) = &mut self.round {
-            round.dirs.insert(dir, seen.stat);
+            round.dirs.insert(asked.dir, seen.stat);
         }
         let complete = asked.list && seen.list_error.is_none();
         let mut present: HashSet<NodeId> = HashSet::new();
@@ -417,13 +418,13 @@ impl Planner {
             if complete {
                 present.insert(id);
             }
-            self.slot(dir, id, name, what, asked.deep);
+            self.slot(dir, id, name, what, asked);
         }
         if complete {
             let absent: Vec<NodeId> = self.tree.children(dir).filter(|c| !present.contains(c)).collect();
             for id in absent {
                 if let Some(name) = self.tree.name_buf(id) {
-                    self.slot(dir, id, name, Seen::Absent, false);
+                    self.slot(dir, id, name, Seen::Absent, asked);
                 }
             }
         }
@@ -456,18 +457,19 @@ impl Planner {
         }
     }
 
-    fn slot(&mut self, dir: NodeId, id: NodeId, name: NameBuf, seen: Seen, deep: bool) {
+    fn slot(&mut self, dir: NodeId, id: NodeId, name: NameBuf, seen: Seen, asked: &Asked) {
         if self.tree.has(id, flag::BUSY) {
             // Its report is not back: looked at again then.
             self.tree.set(id, flag::LOOK);
             return;
         }
         let Some(round) = &mut self.round else { return };
-        if round.slot_of.contains_key(&id) {
+        let (node, parent) = (self.tree.reference(id), self.tree.reference(dir));
+        if round.slot_of.contains_key(&node) {
             return;
         }
-        round.slot_of.insert(id, round.slots.len());
-        round.slots.push(Slot { node: self.tree.reference(id), parent: self.tree.reference(dir), name, seen, deep });
+        round.slot_of.insert(node, round.slots.len());
+        round.slots.push(Slot { node, parent, name, seen, deep: asked.deep, listed: asked.list });
     }
 
     fn finish_if_answered(&mut self, now: u64, actions: &mut Vec<Action>) {
@@ -476,6 +478,7 @@ impl Planner {
         }
         self.screen(now);
         let Some(mut round) = self.round.take() else { return };
+        round.agree();
         match reconcile::wants(&self.tree, &round, &self.options) {
             Verdict::Wants(wants, later) => {
                 for (id, why) in later {
@@ -485,7 +488,7 @@ impl Planner {
             }
             Verdict::Need(nodes) => {
                 round.widened += 1;
-                round.asked.extend(&nodes);
+                round.asked.extend(nodes.iter().map(|n| self.tree.reference(*n)));
                 self.round = Some(round);
                 let mut by_dir: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
                 for id in nodes {
@@ -556,27 +559,29 @@ impl Planner {
     /// The report on a file of a cycle.
     pub fn file_done(&mut self, done: &FileDone, now: u64) {
         self.busy = self.busy.saturating_sub(1);
+        if !matches!(done.read, Read::Sent { .. })
+            && let Some(flight) = self.flights.iter_mut().find(|f| f.cycle.number == done.cycle)
+        {
+            flight.failures.unsent.insert(done.node);
+        }
         let Some(id) = self.tree.resolve(done.node) else { return };
         self.tree.clear(id, flag::BUSY);
-        match done.read {
+        let again_at = match done.read {
             Read::Sent { meta, ctime, racy, changed } => {
                 self.tree.update_meta(id, &meta);
                 self.sent(id, ctime, racy, changed, now);
+                None
             }
-            Read::Gone => {
-                self.not_sent(id);
-                self.dirty.mark_at(&mut self.tree, id, flag::LOOK, now + STALE_NS);
-            }
-            Read::Changed => {
-                self.not_sent(id);
-                self.again(id, now);
-            }
+            Read::Gone => Some(now + STALE_NS),
+            Read::Changed => Some(self.changed_at(id, now)),
             Read::Failed(errno) => {
-                self.not_sent(id);
                 self.trouble(id, "read", errno);
-                let at = self.retry_at(id, now);
-                self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
+                Some(self.retry_at(id, now))
             }
+        };
+        if let Some(at) = again_at {
+            self.not_sent(id, at);
+            self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
         }
         if self.tree.has(id, flag::DIRTY) && !self.tree.has(id, flag::DELAYED) {
             self.dirty.mark(&mut self.tree, id, 0);
@@ -584,8 +589,8 @@ impl Planner {
     }
 
     /// What the mirror holds at the node is as before, and the tree has the new: whatever comes next is sent whole, and so are names that were
-    /// linked to it on that assumption.
-    pub(super) fn not_sent(&mut self, id: NodeId) {
+    /// linked to it on that assumption, at the time when it is tried again.
+    pub(super) fn not_sent(&mut self, id: NodeId, at: u64) {
         let group = self.tree.group(id);
         self.tree.set_group(id, 0);
         self.tree.set(id, flag::UNKNOWN);
@@ -593,7 +598,7 @@ impl Planner {
             for other in self.tree.of_group(group).collect::<Vec<_>>() {
                 self.tree.set_group(other, 0);
                 self.tree.set(other, flag::UNKNOWN);
-                self.dirty.mark(&mut self.tree, other, flag::LOOK);
+                self.dirty.mark_at(&mut self.tree, other, flag::LOOK, at);
             }
         }
     }
@@ -610,17 +615,18 @@ impl Planner {
             Racy::Yes => self.tree.set(id, flag::RACY),
         }
         if changed {
-            self.again(id, now);
+            let at = self.changed_at(id, now);
+            self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
         } else {
             self.restless.remove(&self.tree.reference(id));
         }
     }
 
-    fn again(&mut self, id: NodeId, now: u64) {
+    /// When a file that changed while it was read is read again.
+    fn changed_at(&mut self, id: NodeId, now: u64) -> u64 {
         let tries = self.restless.entry(self.tree.reference(id)).or_insert(0);
         *tries += 1;
-        let wait = CHANGED_NS << (*tries).min(8);
-        self.dirty.mark_at(&mut self.tree, id, flag::LOOK, now + wait);
+        now + (CHANGED_NS << (*tries).min(8))
     }
 
     /// Whether the node's content changed so often under the reader's eyes that the next read counts.
@@ -643,7 +649,10 @@ impl Planner {
             match done.read {
                 Read::Sent { .. } => self.dirty.mark(&mut self.tree, id, flag::LOOK),
                 Read::Gone => self.dirty.mark_at(&mut self.tree, id, flag::LOOK, now + STALE_NS),
-                Read::Changed => self.again(id, now),
+                Read::Changed => {
+                    let at = self.changed_at(id, now);
+                    self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
+                }
                 Read::Failed(errno) => {
                     self.trouble(id, "read", errno);
                     let at = self.retry_at(id, now);

@@ -85,7 +85,7 @@ pub fn wants(tree: &Tree, round: &Round, options: &Options) -> Verdict {
     pass.links();
     pass.need.sort_unstable();
     pass.need.dedup();
-    let missing: Vec<NodeId> = pass.need.iter().copied().filter(|n| !round.asked.contains(n)).collect();
+    let missing: Vec<NodeId> = pass.need.iter().copied().filter(|n| !round.asked.contains(&tree.reference(*n))).collect();
     if missing.is_empty() || round.widened >= RENAME_PROBES_MAX {
         return Verdict::Wants(pass.wants, pass.later);
     }
@@ -113,6 +113,10 @@ impl<'a> Pass<'a> {
         }
     }
 
+    fn slot_of(&self, node: NodeId) -> Option<usize> {
+        self.round.slot_of.get(&self.tree.reference(node)).copied()
+    }
+
     fn difference(&self, node: NodeId, slot: &Slot) -> Difference {
         let Seen::Present { stat, target, .. } = &slot.seen else { return Difference::None };
         let Some(mirrored) = self.tree.meta(node).filter(|_| !self.tree.has(node, flag::UNKNOWN)) else {
@@ -125,7 +129,8 @@ impl<'a> Pass<'a> {
     }
 
     /// Whether events say that content may have changed though size and time are equal: the time was set back, or the change was within the clock's grain.
-    /// What was written through one name of an object was written to all; what appeared at a name says something of that name only.
+    /// What was written through one name of an object was written to all; what appeared at a name says something of that name only. A listing is made
+    /// where events may have been lost: it counts as any event for what could hide from it, within the clock's grain; not for times set back.
     fn is_doubtful(&self, node: NodeId, slot: &Slot, stat: &Stat) -> bool {
         let has = |flags| self.tree.has(node, flags);
         let of_name = |flags| self.tree.resolve(slot.node).is_some_and(|n| self.tree.has(n, flags));
@@ -136,7 +141,7 @@ impl<'a> Pass<'a> {
 
     /// Whether the node's name was looked at in this round and holds something else, or nothing, now; `None` if it was not looked at.
     fn left(&self, node: NodeId, ident: &Ident) -> Option<bool> {
-        let slot = &self.round.slots[*self.round.slot_of.get(&node)?];
+        let slot = &self.round.slots[self.slot_of(node)?];
         match &slot.seen {
             Seen::Absent => Some(true),
             Seen::Present { stat, .. } => Some(stat.ident != *ident),
@@ -163,9 +168,9 @@ impl<'a> Pass<'a> {
     /// What was written through a name that is gone since is told of that name only: the object's other names have to be looked at.
     fn other_names(&mut self, node: NodeId) {
         let Some(ident) = self.tree.ident(node).filter(|ident| self.left(node, ident) == Some(true)) else { return };
-        let others = self.tree.of_ident(&ident).filter(|o| *o != node && !self.round.slot_of.contains_key(o));
+        let others: Vec<NodeId> = self.tree.of_ident(&ident).filter(|o| *o != node && self.slot_of(*o).is_none()).collect();
         let wrote = if self.tree.has(node, flag::WROTE) { flag::WROTE } else { 0 };
-        self.later.extend(others.filter(|o| self.tree.kind(*o) != Some(Kind::Dir)).map(|o| (o, wrote)));
+        self.later.extend(others.into_iter().filter(|o| self.tree.kind(*o) != Some(Kind::Dir)).map(|o| (o, wrote)));
     }
 
     fn arrival(&mut self, at: usize, node: NodeId, stat: &Stat) -> Want {
@@ -241,10 +246,10 @@ impl<'a> Pass<'a> {
         if other == node || broken.contains(&other) {
             return false;
         }
-        let Some(at) = self.round.slot_of.get(&other) else {
+        let Some(at) = self.slot_of(other) else {
             return self.tree.ident(other).is_some_and(|ident| ident != stat.ident);
         };
-        match (&self.round.slots[*at].seen, self.wants[*at]) {
+        match (&self.round.slots[at].seen, self.wants[at]) {
             (Seen::Present { stat: seen, .. }, Want::Stay(Difference::None | Difference::Meta)) => seen.ident != stat.ident,
             _ => false,
         }
@@ -255,11 +260,17 @@ impl<'a> Pass<'a> {
         if !self.options.hard_links {
             return;
         }
+        // A name that was looked at before the object got its second one is part of the set as well.
+        let several = |at: &usize| self.present(*at).filter(|(_, stat)| stat.nlink > 1 && stat.meta.kind != Kind::Dir);
+        let linked: HashSet<Ident> = (0..self.wants.len()).filter_map(|at| several(&at)).map(|(_, stat)| stat.ident).collect();
+        if linked.is_empty() {
+            return;
+        }
         let mut sets: HashMap<Ident, Vec<usize>> = HashMap::new();
         let mut order = Vec::new();
         for at in 0..self.wants.len() {
             let Some((_, stat)) = self.present(at) else { continue };
-            if stat.nlink > 1 && stat.meta.kind != Kind::Dir && matches!(self.wants[at], Want::Stay(_) | Want::Move(..) | Want::New) {
+            if linked.contains(&stat.ident) && matches!(self.wants[at], Want::Stay(_) | Want::Move(..) | Want::New) {
                 let set = sets.entry(stat.ident).or_default();
                 if set.is_empty() {
                     order.push(stat.ident);
@@ -278,7 +289,7 @@ impl<'a> Pass<'a> {
         let outside: Vec<NodeId> = self
             .tree
             .of_ident(ident)
-            .filter(|n| !self.round.slot_of.contains_key(n) && self.tree.kind(*n).is_some_and(|k| k != Kind::Dir))
+            .filter(|n| self.slot_of(*n).is_none() && self.tree.kind(*n).is_some_and(|k| k != Kind::Dir))
             .collect();
         if outside.iter().any(|n| self.tree.has(*n, flag::BUSY)) {
             for at in set {

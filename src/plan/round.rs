@@ -3,10 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::model::cycle::NodeRef;
-use crate::model::meta::Stat;
+use crate::model::meta::{Ident, Kind, Stat};
 use crate::model::path::NameBuf;
 use crate::model::probe::Seen;
-use crate::plan::tree::NodeId;
 
 /// A name that was looked at.
 #[derive(Debug)]
@@ -21,6 +20,8 @@ pub struct Slot {
     pub seen: Seen,
     /// If it is a directory, it has to be listed, with all below it.
     pub deep: bool,
+    /// It comes from a listing: events about it may have been lost.
+    pub listed: bool,
 }
 
 /// A question that is out.
@@ -36,7 +37,8 @@ pub struct Asked {
     pub deep: bool,
 }
 
-/// See the module's comment. `slot_of` holds every slot's node at the time of the slot's making.
+/// See the module's comment. `slot_of` holds every slot's node at the time of the slot's making. Nodes are handles, since a node may be freed, and its slot
+/// be used again, while the questions are out.
 #[derive(Debug, Default)]
 pub struct Round {
     /// Questions without answer, by number.
@@ -44,11 +46,42 @@ pub struct Round {
     /// What was seen.
     pub slots: Vec<Slot>,
     /// Where the slot of a node is.
-    pub slot_of: HashMap<NodeId, usize>,
+    pub slot_of: HashMap<NodeRef, usize>,
     /// Nodes whose name was asked for, answered or not.
-    pub asked: HashSet<NodeId>,
+    pub asked: HashSet<NodeRef>,
     /// The directories themselves, as seen.
-    pub dirs: HashMap<NodeId, Stat>,
+    pub dirs: HashMap<NodeRef, Stat>,
     /// How often the round was widened.
     pub widened: u32,
+}
+
+impl Round {
+    /// The names of one object may have been looked at at different times: what was seen last is what all of them hold.
+    pub fn agree(&mut self) {
+        let mut newest: HashMap<Ident, Stat> = HashMap::new();
+        for stat in self.slots.iter().filter_map(Slot::stat).filter(|s| s.nlink > 1 && s.meta.kind != Kind::Dir) {
+            // Of two with one time of change, the later one was looked at later.
+            newest.entry(stat.ident).and_modify(|known| *known = if stat.ctime >= known.ctime { *stat } else { *known }).or_insert(*stat);
+        }
+        if newest.is_empty() {
+            return;
+        }
+        for slot in &mut self.slots {
+            if let Seen::Present { stat, .. } = &mut slot.seen
+                && let Some(newer) = newest.get(&stat.ident).filter(|n| n.ctime >= stat.ctime)
+            {
+                *stat = *newer;
+            }
+        }
+    }
+}
+
+impl Slot {
+    /// What is at the name.
+    pub fn stat(&self) -> Option<&Stat> {
+        match &self.seen {
+            Seen::Present { stat, .. } => Some(stat),
+            _ => None,
+        }
+    }
 }

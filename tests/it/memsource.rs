@@ -347,6 +347,8 @@ impl MemSource {
         if self.kind(id) == Kind::Dir {
             self.nodes.get_mut(&id).unwrap().parent = to;
         }
+        // A rename is a change of the object, too: every filesystem that counts sets its ctime.
+        self.mark_changed(id);
         self.tell(from, name, Hint::WENT);
         self.tell(to, new_name, Hint::APPEARED);
     }
@@ -364,6 +366,7 @@ impl MemSource {
             if self.kind(id) == Kind::Dir {
                 self.nodes.get_mut(&id).unwrap().parent = dir;
             }
+            self.mark_changed(id);
         }
         self.tell(a, a_name, Hint::APPEARED | Hint::WENT);
         self.tell(b, b_name, Hint::APPEARED | Hint::WENT);

@@ -253,6 +253,18 @@ impl MemTarget {
         }
     }
 
+    /// Between cycles nothing is parked: what is there was left by one that failed.
+    fn sweep_parked(&mut self) {
+        if !self.has_staging() {
+            return;
+        }
+        let staging = self.staging();
+        for name in self.entries(staging).keys().cloned().collect::<Vec<_>>() {
+            self.detach(staging, &name);
+        }
+        self.remove_empty_staging();
+    }
+
     fn move_entry(&mut self, from: &Spot, to: &Spot) -> Result<(), Errno> {
         let from_dir = self.resolve(&from.dir)?;
         let to_dir = self.resolve(&to.dir)?;
@@ -514,10 +526,8 @@ impl Target for MemTarget {
         require(may_name_dir(dir))?;
         self.faulty(Act::List(dir))?;
         let mut todo = vec![(dir.clone(), self.resolve(dir)?)];
-        if dir.is_root() && self.staged.is_empty() && self.has_staging() {
-            let kept = self.nodes[&ROOT].meta.mtime;
-            self.detach(ROOT, STAGING_NAME);
-            self.nodes.get_mut(&ROOT).unwrap().meta.mtime = kept;
+        if dir.is_root() {
+            self.sweep_parked();
         }
         while let Some((path, ino)) = todo.pop() {
             if path != *dir

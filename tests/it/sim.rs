@@ -34,8 +34,22 @@ enum Sent {
     List(RelPath),
 }
 
+/// What a run plays, so that what no watcher and no quick check could tell is not played: content that differs with equal length and equal time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Play {
+    /// Times that are set back, and writes within the clock's grain. No event is lost.
+    Times,
+    /// Events are lost. No time is set back, but there are writes within the clock's grain.
+    Losses,
+    /// The session is lost too, and with it what the planner knew beyond length and time: equal length and time mean equal content.
+    Sessions,
+}
+
 struct Sim {
     rng: Rng,
+    play: Play,
+    /// Times that were set, all different unless they may be equal.
+    times_set: i64,
     source: MemSource,
     target: MemTarget,
     planner: Planner,
@@ -62,7 +76,8 @@ const STEP_NS: u64 = TICK_NS / 7;
 impl Sim {
     fn new(seed: u64, watcher: Watcher) -> Self {
         let mut rng = Rng::new(seed);
-        let queue_max = if rng.chance(30) { 20 } else { 100_000 };
+        let play = rng.pick(&[Play::Times, Play::Losses, Play::Sessions]);
+        let queue_max = if play != Play::Times && rng.chance(60) { 20 } else { 100_000 };
         let fine = rng.chance(50);
         let mut target = MemTarget::new();
         let calm = Arc::new(Mutex::new(false));
@@ -77,6 +92,8 @@ impl Sim {
         let source = MemSource::new(watcher, queue_max, fine);
         Self {
             rng,
+            play,
+            times_set: 10,
             source,
             target,
             planner,
@@ -245,6 +262,9 @@ impl Sim {
                     self.acknowledge(now);
                 }
                 for listed in found {
+                    if self.trace && matches!(listed, Listed::Failed { .. }) {
+                        println!("  {listed:?}");
+                    }
                     match listed {
                         Listed::Dir(dir) => self.planner.listing(&dir),
                         Listed::Entry(entry) => self.planner.entry(&entry),
@@ -346,7 +366,8 @@ impl Sim {
                 });
             }
             10 if kind.is_some() => {
-                let sec = self.rng.below(4) as i64;
+                self.times_set += 1;
+                let sec = if self.play == Play::Times { self.rng.below(4) as i64 } else { self.times_set };
                 self.source.change_meta(dir, &entry, |m| m.mtime = Time { sec, nsec: 5 });
             }
             11 => {
@@ -369,7 +390,7 @@ impl Sim {
 
     fn bytes(&mut self) -> Vec<u8> {
         let len = if self.rng.below(200) == 0 { INLINE_FILE_BYTES_MAX + 1 } else { self.rng.pick(&[0, 1, 7, 7, 7, 100]) };
-        let fill = self.rng.next() as u8;
+        let fill = if self.play == Play::Sessions { (self.source.now_ns / TICK_NS) as u8 } else { self.rng.next() as u8 };
         vec![fill; len]
     }
 
@@ -432,7 +453,7 @@ fn run(seed: u64, ops: usize, watcher: Watcher, blinded: bool) -> (Vec<String>, 
         for _ in 0..sim.rng.below(busy) {
             sim.step();
         }
-        if sim.rng.below(400) == 0 {
+        if sim.rng.below(400) == 0 && sim.play == Play::Sessions {
             sim.connect();
         }
     }
