@@ -211,5 +211,12 @@ pub const RENAME_PROBES_MAX: u32 = 6;
 /// How many keys of directories not known yet are remembered while directories are being listed; beyond, all directories listed then are listed again.
 pub const UNKNOWN_KEYS_MAX: usize = 4096;
 
+/// How many objects that were told to have changed are remembered while names are being looked at; beyond, all names looked at then are looked at again.
+/// Their table has 1.5 MiB then.
+pub const TOLD_OBJECTS_MAX: usize = 32_768;
+
+/// So many directories, and so many files, of the first directory of a filesystem have to agree on where a handle holds the inode number.
+pub const HANDLE_SAMPLES_MAX: usize = 4;
+
 /// A directory to be listed counts as so many names of a cycle: it stands for as many entries on average.
 pub const SCAN_WEIGHT: usize = 16;

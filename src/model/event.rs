@@ -51,12 +51,15 @@ impl BitOrAssign for Hint {
 pub enum Event<'a> {
     /// Look at `name` in the directory with this key; an empty name is the directory itself.
     At {
-        /// Bytes of the directory's [`Key`].
+        /// Bytes of the directory's [`Key`]; empty where only the object is known.
         key: &'a [u8],
         /// The entry; empty for the directory itself.
         name: &'a [u8],
         /// Why.
         hint: Hint,
+        /// Device and inode number of the changed object, where the watcher can tell and content or metadata changed: it may have other names, which no
+        /// event will tell. Never a directory.
+        object: Option<(u64, u64)>,
     },
     /// Events were lost: anything may have changed.
     Overflow,

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, SCAN_WEIGHT, UNKNOWN_KEYS_MAX};
+use foldhash::fast::FixedState;
+
+use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, SCAN_WEIGHT, TOLD_OBJECTS_MAX, UNKNOWN_KEYS_MAX};
 use crate::model::cycle::{Cycle, FileDone, NodeRef, Racy, Read, StageDone, StageTask};
 use crate::model::event::{Event, Hint, Key};
 use crate::model::filter::{Decision, Filter};
@@ -105,6 +107,11 @@ pub struct Planner {
     /// Keys of events that no directory has, while listings are out.
     unknown_keys: HashSet<Box<[u8]>>,
     unknown_keys_lost: bool,
+    /// Device and inode number of what events told to have changed since the round began.
+    told: HashMap<(u64, u64), Hint, FixedState>,
+    told_lost: bool,
+    /// Empty: room for the names of one object.
+    names_told: Vec<NodeId>,
     online: bool,
     seed: u64,
 }
@@ -137,6 +144,9 @@ impl Planner {
             busy: 0,
             unknown_keys: HashSet::new(),
             unknown_keys_lost: false,
+            told: HashMap::with_hasher(FixedState::with_seed(seed)),
+            told_lost: false,
+            names_told: Vec::new(),
             online: false,
         }
     }
@@ -212,10 +222,17 @@ impl Planner {
         if !self.online {
             return;
         }
-        let Event::At { key, name, hint } = event else {
+        let Event::At { key, name, hint, object } = event else {
             self.dirty.mark(&mut self.tree, ROOT, flag::SCAN | flag::DEEP);
             return;
         };
+        self.name_told(key, name, hint, now);
+        if let Some(object) = object {
+            self.object_told(object, hint, now);
+        }
+    }
+
+    fn name_told(&mut self, key: &[u8], name: &[u8], hint: Hint, now: u64) {
         let Some(dir) = self.tree.of_key(key) else {
             self.unknown_key(key);
             return;
@@ -250,10 +267,55 @@ impl Planner {
         }
     }
 
+    /// An object changed: it has to be looked at under all its names, for the one that the event tells may be gone when it is looked at.
+    fn object_told(&mut self, object: (u64, u64), hint: Hint, now: u64) {
+        if self.round.is_some() {
+            // A name that was looked at before the change may turn out to be one of the object's.
+            if self.told.len() < TOLD_OBJECTS_MAX {
+                *self.told.entry(object).or_default() |= hint;
+            } else {
+                self.told_lost = true;
+            }
+        }
+        self.look_at_object(object, hint, now);
+    }
+
+    fn look_at_object(&mut self, (dev, ino): (u64, u64), hint: Hint, now: u64) {
+        let mut names = std::mem::take(&mut self.names_told);
+        names.extend(self.tree.of_inode(dev, ino).filter(|id| self.tree.kind(*id) != Some(Kind::Dir)));
+        let wrote = if hint.has(Hint::WRITTEN | Hint::CLOSED) { flag::WROTE } else { 0 };
+        for id in names.drain(..) {
+            if hint.has(Hint::CLOSED | Hint::ATTRIB) {
+                self.dirty.mark(&mut self.tree, id, flag::LOOK | wrote);
+            } else {
+                self.dirty.mark_at(&mut self.tree, id, flag::LOOK | wrote, now + SETTLE_NS);
+            }
+        }
+        self.names_told = names;
+    }
+
+    /// After a round: what was told while it was under way. `seen` are its names, if some of that was forgotten.
+    fn look_at_told(&mut self, seen: Option<Vec<(NodeRef, NameBuf)>>, now: u64) {
+        let mut told = std::mem::take(&mut self.told);
+        for (object, hint) in told.drain() {
+            self.look_at_object(object, hint, now);
+        }
+        self.told = told;
+        self.told_lost = false;
+        for (dir, name) in seen.into_iter().flatten() {
+            if let Some(dir) = self.tree.resolve(dir)
+                && let Some(id) = self.tree.child(dir, name.as_name().as_bytes())
+                && self.tree.kind(id).is_some_and(|kind| kind != Kind::Dir)
+            {
+                self.dirty.mark(&mut self.tree, id, flag::LOOK | flag::WROTE);
+            }
+        }
+    }
+
     /// An event of a directory that is not known, while directories are being listed, may be of one of them: it is listed again.
     fn unknown_key(&mut self, key: &[u8]) {
         let listing = self.round.as_ref().is_some_and(|r| r.open.values().any(|a| a.list));
-        if !listing || self.unknown_keys_lost || self.unknown_keys.contains(key) {
+        if key.is_empty() || !listing || self.unknown_keys_lost || self.unknown_keys.contains(key) {
             return;
         }
         if self.unknown_keys.len() >= UNKNOWN_KEYS_MAX {
@@ -484,7 +546,9 @@ impl Planner {
                 for (id, why) in later {
                     self.dirty.mark(&mut self.tree, id, flag::LOOK | why);
                 }
+                let seen = self.told_lost.then(|| round.slots.iter().map(|s| (s.parent, s.name.clone())).collect());
                 self.emit(round, wants, now, actions);
+                self.look_at_told(seen, now);
             }
             Verdict::Need(nodes) => {
                 round.widened += 1;

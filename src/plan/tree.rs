@@ -586,6 +586,14 @@ impl Tree {
         self.by_ident.iter_hash(hash).copied().filter(move |id| self.ident(*id) == Some(ident))
     }
 
+    /// The nodes that were last seen to be an object with this device and inode number, whenever it was made.
+    pub fn of_inode(&self, dev: u64, ino: u64) -> impl Iterator<Item = NodeId> + '_ {
+        let dev = self.devices.iter().rposition(|d| *d == dev).map_or(0, |at| (at + 1) as u16);
+        let hash = Self::hash_ident(&self.hasher, dev, ino);
+        let is_it = move |id: &NodeId| dev != 0 && (self.node(*id).dev, self.node(*id).ino) == (dev, ino);
+        self.by_ident.iter_hash(hash).copied().filter(is_it)
+    }
+
     // Keys of watched directories.
 
     /// The directory whose events carry this key.
@@ -713,6 +721,7 @@ mod tests {
         tree.check();
         assert_eq!(tree.of_ident(&ident(3)).count(), 2);
         assert_eq!(tree.of_ident(&Ident { birth_ns: 2, ..ident(3) }).count(), 0);
+        assert_eq!((tree.of_inode(7, 3).count(), tree.of_inode(7, 1000).count(), tree.of_inode(8, 3).count()), (2, 0, 0));
         assert_eq!(tree.of_group(2).count(), 4);
         assert_eq!(tree.of_key(&[9]), Some(ids[9]));
         for id in ids {

@@ -38,13 +38,21 @@ impl AsFd for Fanotify {
 }
 
 impl Fanotify {
-    /// Makes a group that reports directory handles and names (5.9). Its queue holds `fs.fanotify.max_queued_events` as they are now.
+    /// Makes a group that reports directory handles and names (5.9), and the handle of the object as well: with all events (5.17), or with those that are not
+    /// about a directory's entries. Its queue holds `fs.fanotify.max_queued_events` as they are now.
     ///
     /// # Errors
     /// As `fanotify_init(2)`: `EINVAL` or `ENOSYS` from a kernel that cannot, `EPERM` without the right, `EMFILE` for too many groups.
     pub fn new() -> io::Result<Self> {
-        let flags = libc::FAN_CLASS_NOTIF | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK | libc::FAN_REPORT_DFID_NAME;
-        let fd = low_level::fanotify_init(flags, (libc::O_RDONLY | libc::O_CLOEXEC | libc::O_LARGEFILE) as u32)?;
+        let init = |objects| {
+            let flags = libc::FAN_CLASS_NOTIF | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK | libc::FAN_REPORT_DFID_NAME | objects;
+            low_level::fanotify_init(flags, (libc::O_RDONLY | libc::O_CLOEXEC | libc::O_LARGEFILE) as u32)
+        };
+        let unknown = |e: &io::Error| e.raw_os_error() == Some(libc::EINVAL);
+        let fd = match init(libc::FAN_REPORT_FID | libc::FAN_REPORT_TARGET_FID) {
+            Err(e) if unknown(&e) => init(libc::FAN_REPORT_FID)?,
+            result => result?,
+        };
         // SAFETY: the kernel has just returned this descriptor to us and nobody else knows it.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
@@ -137,6 +145,41 @@ impl<'a> RawEvent<'a> {
     pub fn places(&self) -> Places<'a> {
         Places { rest: self.records }
     }
+
+    /// The object itself, where the event tells it.
+    pub fn object(&self) -> Option<Object<'a>> {
+        let mut rest = self.records;
+        while !rest.is_empty() {
+            let ([kind], len) = (array(rest, 0)?, usize::from(u16::from_ne_bytes(array(rest, 2)?)));
+            let body = rest.get(RECORD_HEADER_BYTES..len)?;
+            if kind == libc::FAN_EVENT_INFO_TYPE_FID {
+                let (fsid, handle_kind, handle, _) = file_id(body)?;
+                return Some(Object { fsid, handle_kind, handle });
+            }
+            rest = rest.get(len..)?;
+        }
+        None
+    }
+}
+
+/// What happened to whatever name of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Object<'a> {
+    /// The filesystem's number.
+    pub fsid: [u8; 8],
+    /// The type of the handle.
+    pub handle_kind: i32,
+    /// The handle.
+    pub handle: &'a [u8],
+}
+
+/// A record's body: fsid 8, handle_bytes 4, handle_type 4, handle, and whatever follows.
+fn file_id(body: &[u8]) -> Option<([u8; 8], i32, &[u8], &[u8])> {
+    let fsid = array(body, 0)?;
+    let handle_len = usize::try_from(u32::from_ne_bytes(array(body, 8)?)).ok()?;
+    let handle_kind = i32::from_ne_bytes(array(body, 12)?);
+    let (handle, rest) = body.get(16..)?.split_at_checked(handle_len)?;
+    Some((fsid, handle_kind, handle, rest))
 }
 
 /// What a [`Place`] is to its event.
@@ -187,12 +230,9 @@ impl<'a> Places<'a> {
         Self::place(role, body).map(Some).ok_or(Malformed)
     }
 
-    /// Body: fsid 8, handle_bytes 4, handle_type 4, handle, name with a NUL at its end.
+    /// Behind the handle: the name with a NUL at its end.
     fn place(role: Role, body: &'a [u8]) -> Option<Place<'a>> {
-        let fsid = array(body, 0)?;
-        let handle_len = usize::try_from(u32::from_ne_bytes(array(body, 8)?)).ok()?;
-        let handle_kind = i32::from_ne_bytes(array(body, 12)?);
-        let (handle, name) = body.get(16..)?.split_at_checked(handle_len)?;
+        let (fsid, handle_kind, handle, name) = file_id(body)?;
         let name = name.split(|b| *b == 0).next().unwrap_or_default();
         Some(Place { role, fsid, handle_kind, handle, name: if name == b"." { b"" } else { name } })
     }
@@ -278,6 +318,8 @@ mod tests {
                 vec![],
             ]
         );
+        let child = Some(Object { fsid: FSID, handle_kind: 0x81, handle: b"child" });
+        assert_eq!(events.iter().map(RawEvent::object).collect::<Vec<_>>(), [None, child, None, child, None]);
         assert_eq!(events.iter().map(|e| e.pid).collect::<Vec<_>>(), [7, 8, 9, 9, 0]);
         assert_eq!(events.iter().map(RawEvent::is_overflow).collect::<Vec<_>>(), [false, false, false, false, true]);
     }
@@ -316,7 +358,7 @@ mod tests {
     fn no_damage_makes_it_panic() {
         let bytes = [
             event(libc::FAN_CREATE, 7, &[record(2, b"handle-a", b"file")]),
-            event(libc::FAN_RENAME, 8, &[record(12, b"new", b"n"), record(10, b"old", b"o")]),
+            event(libc::FAN_RENAME, 8, &[record(12, b"new", b"n"), record(10, b"old", b"o"), record(1, b"child", b"")]),
             event(libc::FAN_Q_OVERFLOW, 0, &[]),
         ]
         .concat();
@@ -324,6 +366,7 @@ mod tests {
             let mut left = damaged.len();
             for event in Events::new(damaged).flatten() {
                 left = left.checked_sub(METADATA_BYTES).expect("more events than bytes");
+                assert!(event.object().is_none_or(|object| object.handle.len() < damaged.len()));
                 for place in event.places().flatten() {
                     assert!(place.handle.len() + place.name.len() < damaged.len());
                 }

@@ -1,6 +1,7 @@
 //! The name that a filesystem has for a file whatever its path: file handle and filesystem number.
 //!
-//! Nothing is opened by handle here (that takes a capability): handles only tell directories apart. The fanotify watcher uses it.
+//! Nothing is opened by handle here (that takes a capability): handles only tell directories apart, and files by the inode number that most
+//! filesystems keep in them. The fanotify watcher uses it.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -8,6 +9,7 @@ use std::mem::{MaybeUninit, offset_of};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
+use super::spare::array;
 use crate::model::path::Name;
 
 /// Longest handle that the kernel gives (`MAX_HANDLE_SZ`).
@@ -30,6 +32,48 @@ impl Handle {
     /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+/// Where handles of one type hold the inode number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InodeAt {
+    kind: i32,
+    len: usize,
+    offset: usize,
+    bytes: usize,
+}
+
+impl InodeAt {
+    /// The types that are known: handle type, length of the handle, where the number stands in it and how many bytes it has.
+    const KNOWN: [Self; 4] = [
+        // What most filesystems use, ext4 among them, and xfs with 32-bit numbers.
+        Self { kind: 1, len: 8, offset: 0, bytes: 4 },
+        // tmpfs: a generation comes first.
+        Self { kind: 1, len: 12, offset: 4, bytes: 8 },
+        // xfs, and filesystems that have handles for fanotify only.
+        Self { kind: 0x81, len: 12, offset: 0, bytes: 8 },
+        // btrfs.
+        Self { kind: 0x4d, len: 20, offset: 0, bytes: 8 },
+    ];
+
+    /// Of a filesystem, by handles of some of its files with their inode numbers; `None` unless all agree with one known type.
+    pub fn learn(samples: &[(Handle, u64)]) -> Option<Self> {
+        let (first, _) = samples.first()?;
+        let known = Self::KNOWN.into_iter().find(|at| (at.kind, at.len) == (first.kind, first.len))?;
+        samples.iter().all(|(handle, ino)| known.inode(handle.kind, handle.as_bytes()) == Some(*ino)).then_some(known)
+    }
+
+    /// The inode number in a handle; `None` for a handle of another type.
+    pub fn inode(&self, kind: i32, handle: &[u8]) -> Option<u64> {
+        if (kind, handle.len()) != (self.kind, self.len) {
+            return None;
+        }
+        if self.bytes == 4 {
+            array(handle, self.offset).map(|b| u32::from_ne_bytes(b).into())
+        } else {
+            array(handle, self.offset).map(u64::from_ne_bytes)
+        }
     }
 }
 
@@ -122,5 +166,34 @@ impl Filesystem {
     /// Whether it is an overlay: its handles may change when a directory is copied up.
     pub fn is_overlay(&self) -> bool {
         self.magic == 0x794c_7630
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handle(kind: i32, bytes: &[u8]) -> Handle {
+        let mut all = [0; HANDLE_BYTES_MAX];
+        all[..bytes.len()].copy_from_slice(bytes);
+        Handle { kind, len: bytes.len(), bytes: all }
+    }
+
+    #[test]
+    fn the_inode_number_is_found_where_all_samples_have_it() {
+        let ext4 = |ino: u32| (handle(1, &[ino.to_ne_bytes(), [9; 4]].concat()), u64::from(ino));
+        let at = InodeAt::learn(&[ext4(2), ext4(70_000)]).unwrap();
+        assert_eq!(at.inode(1, ext4(0xffff_fffe).0.as_bytes()), Some(0xffff_fffe));
+        assert_eq!(at.inode(2, ext4(5).0.as_bytes()), None);
+        assert_eq!(at.inode(1, &[0; 12]), None);
+
+        let tmpfs = |ino: u64| (handle(1, &[&[7; 4][..], &ino.to_ne_bytes()].concat()), ino);
+        let at = InodeAt::learn(&[tmpfs(1 << 40), tmpfs(3)]).unwrap();
+        assert_eq!(at.inode(1, tmpfs(1 << 50).0.as_bytes()), Some(1 << 50));
+
+        assert_eq!(InodeAt::learn(&[]), None);
+        assert_eq!(InodeAt::learn(&[ext4(2), tmpfs(3)]), None, "two types");
+        assert_eq!(InodeAt::learn(&[ext4(2), (ext4(3).0, 4)]), None, "a number that is another");
+        assert_eq!(InodeAt::learn(&[(handle(77, &2_u64.to_ne_bytes()), 2)]), None, "a type that nobody knows");
     }
 }

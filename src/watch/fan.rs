@@ -6,11 +6,15 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{PoisonError, RwLock};
 
+use crate::limits::HANDLE_SAMPLES_MAX;
 use crate::model::event::{Event, Hint, Key};
+use crate::model::meta::Kind;
 use crate::model::path::Name;
+use crate::sys::dir::Dir;
 use crate::sys::fanotify::{Events, Fanotify, Place, RawEvent, Renames, Role};
-use crate::sys::handle::{self, Filesystem, HANDLE_BYTES_MAX, Handle};
+use crate::sys::handle::{self, Filesystem, HANDLE_BYTES_MAX, Handle, InodeAt};
 
 /// First byte of every key of this half.
 const KEY_TAG: u8 = 1;
@@ -49,6 +53,28 @@ fn key(fsid: [u8; 8], handle: &Handle) -> Option<Key> {
 pub(super) struct Served {
     pub(super) fsid: [u8; 8],
     pub(super) renames: Renames,
+    /// Where its handles hold the inode number, if that is known.
+    pub(super) inodes: Option<InodeAt>,
+}
+
+impl Served {
+    /// For people.
+    pub(super) fn abilities(&self) -> &'static str {
+        match (self.renames, self.inodes) {
+            (Renames::Whole, Some(_)) => "RENAME, inodes",
+            (Renames::Whole, None) => "RENAME",
+            (Renames::Halves, Some(_)) => "MOVED_FROM, MOVED_TO, inodes",
+            (Renames::Halves, None) => "MOVED_FROM, MOVED_TO",
+        }
+    }
+}
+
+/// What tells the inode number of objects on a filesystem.
+#[derive(Debug, Clone, Copy)]
+struct Inodes {
+    fsid: [u8; 8],
+    dev: u64,
+    at: InodeAt,
 }
 
 /// The group, with what is needed to judge its events.
@@ -56,11 +82,13 @@ pub(super) struct Fan {
     group: Fanotify,
     /// The process whose events are left out, or [`NOBODY`].
     ignored_pid: AtomicI32,
+    /// One for each filesystem number: those that are served and whose handles are understood.
+    inodes: RwLock<Vec<Inodes>>,
 }
 
 impl Fan {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { group: Fanotify::new()?, ignored_pid: AtomicI32::new(NOBODY) })
+        Ok(Self { group: Fanotify::new()?, ignored_pid: AtomicI32::new(NOBODY), inodes: RwLock::default() })
     }
 
     pub(super) fn ignore_pid(&self, pid: i32) {
@@ -75,11 +103,13 @@ impl Fan {
         self.group.read(buffer)
     }
 
-    /// Marks the filesystem of `dir`, if it can be served: its directories have handles, and events carry its number.
+    /// Marks the filesystem of `dir`, whose device is `dev`, if it can be served: its directories have handles, and events carry its number.
     ///
     /// # Errors
     /// Why not; see [`is_refusal`].
-    pub(super) fn serve(&self, dir: BorrowedFd<'_>) -> io::Result<Served> {
+    pub(super) fn serve(&self, dir: &Dir, dev: u64) -> io::Result<Served> {
+        let samples = samples(dir, dev);
+        let dir = dir.as_fd();
         let filesystem = Filesystem::of(dir)?;
         if filesystem.fsid == [0; 8] {
             return Err(io::Error::from_raw_os_error(libc::ENODEV));
@@ -96,7 +126,11 @@ impl Fan {
             }
             Err(e) => return Err(e),
         };
-        Ok(Served { fsid: filesystem.fsid, renames })
+        let inodes = InodeAt::learn(&samples);
+        let mut known = self.inodes.write().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|k| k.fsid != filesystem.fsid && k.dev != dev);
+        known.extend(inodes.map(|at| Inodes { fsid: filesystem.fsid, dev, at }));
+        Ok(Served { fsid: filesystem.fsid, renames, inodes })
     }
 
     /// The key of `dir` on a filesystem that is `served`. The mark is set once more: if the filesystem was unmounted since, its mark went
@@ -137,31 +171,75 @@ impl Fan {
     /// Calls `each` with what the events in `buffer` say. Where the bytes make no sense, events are lost: an overflow.
     pub(super) fn for_each(&self, buffer: &[u8], mut each: impl FnMut(Event<'_>)) {
         let mut key = KeyBytes::new();
+        let inodes = self.inodes.read().unwrap_or_else(PoisonError::into_inner).clone();
         for event in Events::new(buffer) {
             match event {
                 Ok(event) if self.is_ignored(&event) => {}
-                Ok(event) => report(&event, &mut key, &mut each),
+                Ok(event) => report(&event, &inodes, &mut key, &mut each),
                 Err(_) => each(Event::Overflow),
             }
         }
     }
 }
 
-fn report(event: &RawEvent<'_>, key: &mut KeyBytes, each: &mut impl FnMut(Event<'_>)) {
+/// Handles of the directory and of some of its entries, with their inode numbers.
+fn samples(dir: &Dir, dev: u64) -> Vec<(Handle, u64)> {
+    let mut samples = Vec::new();
+    if let (Ok(handle), Ok(stat)) = (handle::of_fd(dir.as_fd()), dir.stat()) {
+        samples.push((handle, stat.ident.ino));
+    }
+    let (mut dirs, mut others) = (0, 0);
+    // A listing that fails gives fewer samples.
+    let _ = dir.list(|name| {
+        if dirs + others >= 2 * HANDLE_SAMPLES_MAX {
+            return;
+        }
+        let Ok(before) = handle::of_name(dir.as_fd(), name) else { return };
+        let Ok(stat) = dir.stat_at(name) else { return };
+        let count = if stat.meta.kind == Kind::Dir { &mut dirs } else { &mut others };
+        // Not what another object took the place of meanwhile.
+        let same = handle::of_name(dir.as_fd(), name).is_ok_and(|after| after.as_bytes() == before.as_bytes());
+        if same && stat.ident.dev == dev && *count < HANDLE_SAMPLES_MAX {
+            *count += 1;
+            samples.push((before, stat.ident.ino));
+        }
+    });
+    samples
+}
+
+fn report(event: &RawEvent<'_>, inodes: &[Inodes], key: &mut KeyBytes, each: &mut impl FnMut(Event<'_>)) {
     if event.is_overflow() {
         each(Event::Overflow);
         return;
     }
+    let object = object(event, inodes);
+    let mut told = false;
     for place in event.places() {
+        told = true;
         match place {
             Ok(Place { role, fsid, handle_kind, handle, name }) => {
                 if let Some(key) = key.set(fsid, handle_kind, handle) {
-                    each(Event::At { key, name, hint: hint(event.mask, role) });
+                    each(Event::At { key, name, hint: hint(event.mask, role), object });
                 }
             }
             Err(_) => each(Event::Overflow),
         }
     }
+    // A file server writes to what it has found by handle: nobody knows under which name. Only `FAN_ATTRIB` is the number of names that changed.
+    if !told && object.is_some() && event.mask & (libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE) != 0 {
+        each(Event::At { key: &[], name: &[], hint: hint(event.mask, Role::Plain), object });
+    }
+}
+
+/// Device and inode number of what the event says was changed, if it can be told and may have other names.
+fn object(event: &RawEvent<'_>, inodes: &[Inodes]) -> Option<(u64, u64)> {
+    const CHANGES: u64 = libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE | libc::FAN_ATTRIB;
+    if event.mask & CHANGES == 0 || event.mask & libc::FAN_ONDIR != 0 {
+        return None;
+    }
+    let object = event.object()?;
+    let Inodes { dev, at, .. } = inodes.iter().find(|known| known.fsid == object.fsid)?;
+    Some((*dev, at.inode(object.handle_kind, object.handle)?))
 }
 
 fn hint(mask: u64, role: Role) -> Hint {
@@ -221,7 +299,7 @@ mod tests {
         let (root, d) = (Dir::open_root(tmp.path()).unwrap(), Dir::open_root(&tmp.path().join("d")).unwrap());
         let fan = Fan::new().unwrap();
         fan.group.mark_filesystem(root.as_fd(), Renames::Halves).unwrap();
-        let served = Served { fsid: Filesystem::of(root.as_fd()).unwrap().fsid, renames: Renames::Halves };
+        let served = Served { fsid: Filesystem::of(root.as_fd()).unwrap().fsid, renames: Renames::Halves, inodes: None };
         let [root_key, d_key] = [&root, &d].map(|dir| fan.cover(dir.as_fd(), served).unwrap().unwrap());
         std::fs::rename(tmp.path().join("old"), tmp.path().join("d/new")).unwrap();
 
@@ -229,7 +307,7 @@ mod tests {
         let mut buffer = Vec::with_capacity(1 << 20);
         while fan.read(&mut buffer).is_ok() {
             fan.for_each(&buffer, |event| {
-                if let Event::At { key, name, hint } = event {
+                if let Event::At { key, name, hint, .. } = event {
                     seen.push((key.to_vec(), name.to_vec(), hint));
                 }
             });

@@ -60,7 +60,9 @@ pub(super) fn count(buffer: &[u8]) -> (u64, u64) {
 pub(super) fn for_each(buffer: &[u8], mut each: impl FnMut(Event<'_>)) {
     for event in Events::new(buffer) {
         match event {
-            Ok(event) if !event.is_overflow() => each(Event::At { key: &key(event.wd), name: event.name, hint: hint(&event) }),
+            Ok(event) if !event.is_overflow() => {
+                each(Event::At { key: &key(event.wd), name: event.name, hint: hint(&event), object: None })
+            }
             Ok(_) | Err(_) => each(Event::Overflow),
         }
     }

@@ -28,7 +28,6 @@ use crate::model::path::{Name, Shown};
 use crate::ring::{Consumer, ring};
 use crate::stats::Stats;
 use crate::sys::dir::Dir;
-use crate::sys::fanotify::Renames;
 use crate::sys::handle::Filesystem;
 use crate::sys::wake::Wake;
 use fan::{Fan, Served};
@@ -250,9 +249,8 @@ impl Kernel {
             None => (Backend::Ino, "inotify".to_owned()),
             Some(_) if is_double => (Backend::Ino, "inotify (another mount has the same filesystem number)".to_owned()),
             Some(_) if devices.len() >= WATCH_FILESYSTEMS_MAX => return Ok(Backend::Ino),
-            Some(fan) => match fan.serve(dir.as_fd()) {
-                Ok(served @ Served { renames: Renames::Whole, .. }) => (Backend::Fan(served), "fanotify (RENAME)".to_owned()),
-                Ok(served) => (Backend::Fan(served), "fanotify (MOVED_FROM, MOVED_TO)".to_owned()),
+            Some(fan) => match fan.serve(dir, stat.ident.dev) {
+                Ok(served) => (Backend::Fan(served), format!("fanotify ({})", served.abilities())),
                 Err(e) if fan::is_refusal(&e) => (Backend::Ino, format!("inotify (fanotify: {e})")),
                 Err(e) => return Err(e),
             },

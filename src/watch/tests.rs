@@ -24,6 +24,7 @@ struct Seen {
     key: Vec<u8>,
     name: Vec<u8>,
     hint: u16,
+    object: Option<(u64, u64)>,
 }
 
 /// A watch and all that it has said.
@@ -53,7 +54,7 @@ impl Fixture {
     fn take(&mut self) {
         while let Some(batch) = self.batches.next() {
             batch.for_each(|event| match event {
-                Event::At { key, name, hint } => self.seen.push(Seen { key: key.into(), name: name.into(), hint: hint.0 }),
+                Event::At { key, name, hint, object } => self.seen.push(Seen { key: key.into(), name: name.into(), hint: hint.0, object }),
                 Event::Overflow => self.overflows += 1,
             });
         }

@@ -55,6 +55,7 @@ struct Queued {
     key: Vec<u8>,
     name: Vec<u8>,
     hint: Hint,
+    object: Option<(u64, u64)>,
 }
 
 pub struct MemSource {
@@ -150,13 +151,24 @@ impl MemSource {
     fn tell(&mut self, dir: u64, name: &[u8], hint: Hint) {
         let Some(key) = self.key(dir) else { return };
         let hint = hint | if self.entries_kind(dir, name) == Some(Kind::Dir) { Hint::DIR } else { Hint::default() };
-        if let Some(older) = self.queue.iter_mut().find(|q| q.key == key && q.name == name && self.watcher == Watcher::Fanotify) {
+        let object = self.object(dir, name, hint);
+        let same = |q: &Queued| q.key == key && q.name == name && q.object == object;
+        if let Some(older) = self.queue.iter_mut().find(|q| same(q) && self.watcher == Watcher::Fanotify) {
             older.hint |= hint;
         } else if self.queue.len() >= self.queue_max {
             self.overflowed = true;
         } else {
-            self.queue.push_back(Queued { key, name: name.to_vec(), hint });
+            self.queue.push_back(Queued { key, name: name.to_vec(), hint, object });
         }
+    }
+
+    /// What a change of content or metadata tells of the object itself, which is at the name.
+    fn object(&self, dir: u64, name: &[u8], hint: Hint) -> Option<(u64, u64)> {
+        if self.watcher == Watcher::Inotify || hint.has(Hint::DIR) || !hint.has(Hint::WRITTEN | Hint::CLOSED | Hint::ATTRIB) {
+            return None;
+        }
+        let ident = self.stat(*self.nodes.get(&dir).and_then(|_| self.entries(dir).get(name))?).ident;
+        Some((ident.dev, ident.ino))
     }
 
     fn entries_kind(&self, dir: u64, name: &[u8]) -> Option<Kind> {
@@ -177,7 +189,7 @@ impl MemSource {
         for event in &batch {
             let times = if rng.chance(5) && !event.hint.has(Hint::KEY_DEAD) { 2 } else { 1 };
             for _ in 0..times {
-                each(Event::At { key: &event.key, name: &event.name, hint: event.hint });
+                each(Event::At { key: &event.key, name: &event.name, hint: event.hint, object: event.object });
             }
         }
         if self.overflowed && self.queue.is_empty() {
@@ -266,9 +278,9 @@ impl MemSource {
         self.tell(dir, name, Hint::APPEARED);
     }
 
-    /// What no watcher can see is not played: a change through one hard link that is gone before anyone looked at it is told of the others too.
+    /// What inotify cannot see is not played: a change through one hard link that is gone before anyone looked at it is told of the others too.
     fn tell_survivors(&mut self, id: u64) {
-        if !self.unseen.borrow().contains(&id) {
+        if self.watcher == Watcher::Fanotify || !self.unseen.borrow().contains(&id) {
             return;
         }
         for dir in self.dirs() {
@@ -290,7 +302,7 @@ impl MemSource {
         let node = self.nodes.remove(&id).unwrap();
         self.free_inos.push(node.ino);
         if let Some(watch) = self.watches.remove(&id) {
-            let queued = Queued { key: watch.to_le_bytes().to_vec(), name: Vec::new(), hint: Hint::KEY_DEAD };
+            let queued = Queued { key: watch.to_le_bytes().to_vec(), name: Vec::new(), hint: Hint::KEY_DEAD, object: None };
             if self.queue.len() >= self.queue_max {
                 self.overflowed = true;
             } else {
