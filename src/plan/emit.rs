@@ -8,14 +8,14 @@ use crate::limits::INLINE_FILE_BYTES_MAX;
 use crate::model::cycle::{Cycle, FileBatch, FileTask, NodeRef, Placing, Read, StageTask};
 use crate::model::meta::{Ident, Kind, Meta, Stat};
 use crate::model::op::{Op, Spot};
-use crate::model::path::{Name, NameBuf, RelPath, STAGING_NAME};
+use crate::model::path::{NameBuf, RelPath, STAGING_NAME};
 use crate::model::probe::Seen;
 use crate::plan::aftermath::Failures;
 use crate::plan::flight::Flight;
 use crate::plan::planner::{Action, Planner, Staged};
 use crate::plan::reconcile::{Base, Difference, Want};
 use crate::plan::round::{Round, Slot};
-use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
+use crate::plan::tree::{NodeId, ROOT, Tree, flag};
 
 /// Files whose reading goes to one worker at once.
 const BATCH_FILES_MAX: usize = 64;
@@ -26,30 +26,30 @@ const BATCH_BYTES_MAX: u64 = 1 << 20;
 const DEFER_NS: u64 = 1_000_000;
 
 /// One cycle being built.
-struct Emit<'p> {
-    planner: &'p mut Planner,
-    round: Round,
-    wants: Vec<Want>,
-    state: Vec<State>,
+pub(super) struct Emit<'p> {
+    pub(super) planner: &'p mut Planner,
+    pub(super) round: Round,
+    pub(super) wants: Vec<Want>,
+    pub(super) state: Vec<State>,
     /// Which unfinished move takes the object of a node.
-    claims: HashMap<NodeId, usize>,
-    cycle: Cycle,
-    pre: Vec<(NodeRef, NodeRef)>,
-    files: Vec<NodeRef>,
-    post: Vec<NodeRef>,
+    pub(super) claims: HashMap<NodeId, usize>,
+    pub(super) cycle: Cycle,
+    pub(super) pre: Vec<(NodeRef, NodeRef)>,
+    pub(super) files: Vec<NodeRef>,
+    pub(super) post: Vec<NodeRef>,
     /// Directories whose entries the cycle changes, and directories whose metadata differs.
-    touched: HashSet<NodeId>,
+    pub(super) touched: HashSet<NodeId>,
     /// Directories parked in staging, to be deleted.
-    trash: Vec<NodeId>,
-    batches: HashMap<NodeId, usize>,
+    pub(super) trash: Vec<NodeId>,
+    pub(super) batches: HashMap<NodeId, usize>,
     /// Names to be looked at from a time on: their node went elsewhere after something new happened at the name, or they have to wait.
-    look_again: Vec<(NodeRef, NameBuf, u64)>,
-    dir_path: Option<(NodeId, RelPath)>,
-    now: u64,
+    pub(super) look_again: Vec<(NodeRef, NameBuf, u64)>,
+    pub(super) dir_path: Option<(NodeId, RelPath)>,
+    pub(super) now: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Open,
     Visiting,
     Done,
@@ -94,7 +94,7 @@ impl Planner {
     }
 
     /// Staged files that nobody waits for any more are dropped.
-    fn drop_unwanted_stages(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn drop_unwanted_stages(&mut self, actions: &mut Vec<Action>) {
         let Planner { staged, tree, .. } = self;
         staged.retain(|_, s| {
             let Some((worker, _)) = s.ready else { return true };
@@ -108,7 +108,7 @@ impl Planner {
 }
 
 impl Emit<'_> {
-    fn run(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn run(&mut self, actions: &mut Vec<Action>) {
         for at in 0..self.wants.len() {
             match self.wants[at] {
                 Want::Move(..) => self.place(at),
@@ -132,7 +132,7 @@ impl Emit<'_> {
     }
 
     /// The node leaves its name. An event that came since the name was looked at is about the name, not about what was there.
-    fn leaves(&mut self, id: NodeId) {
+    pub(super) fn leaves(&mut self, id: NodeId) {
         let tree = &self.planner.tree;
         if tree.has(id, flag::LOOK)
             && let Some(name) = tree.name_buf(id)
@@ -142,7 +142,7 @@ impl Emit<'_> {
     }
 
     /// Names that were looked at, hold nothing in the mirror and wait for nothing are forgotten.
-    fn drop_empty_names(&mut self) {
+    pub(super) fn drop_empty_names(&mut self) {
         for slot in &self.round.slots {
             if let Some(id) = self.planner.tree.resolve(slot.node)
                 && self.planner.tree.is_blank(id)
@@ -154,12 +154,12 @@ impl Emit<'_> {
         }
     }
 
-    fn tree(&mut self) -> &mut Tree {
+    pub(super) fn tree(&mut self) -> &mut Tree {
         &mut self.planner.tree
     }
 
     /// What was seen at a slot, copied out, and the node of its directory; `None` if either is gone or the directory cannot be written to now.
-    fn present(&self, at: usize) -> Option<(NodeId, Stat)> {
+    pub(super) fn present(&self, at: usize) -> Option<(NodeId, Stat)> {
         let slot = &self.round.slots[at];
         let parent = self.parent(slot)?;
         match &slot.seen {
@@ -168,22 +168,22 @@ impl Emit<'_> {
         }
     }
 
-    fn parent(&self, slot: &Slot) -> Option<NodeId> {
+    pub(super) fn parent(&self, slot: &Slot) -> Option<NodeId> {
         let tree = &self.planner.tree;
         tree.resolve(slot.parent).filter(|p| tree.kind(*p) == Some(Kind::Dir) && !tree.has(*p, flag::UNKNOWN))
     }
 
-    fn at_name(&self, parent: NodeId, at: usize) -> Option<NodeId> {
+    pub(super) fn at_name(&self, parent: NodeId, at: usize) -> Option<NodeId> {
         self.planner.tree.child(parent, self.round.slots[at].name.as_bytes())
     }
 
     /// Leaves the name of a slot for later. The name, not the node that is there now: that may move away in this cycle.
-    fn defer(&mut self, at: usize) {
+    pub(super) fn defer(&mut self, at: usize) {
         let slot = &self.round.slots[at];
         self.look_again.push((slot.parent, slot.name.clone(), self.now + DEFER_NS));
     }
 
-    fn dir_path(&mut self, dir: NodeId) -> Option<RelPath> {
+    pub(super) fn dir_path(&mut self, dir: NodeId) -> Option<RelPath> {
         if let Some((of, path)) = &self.dir_path
             && *of == dir
         {
@@ -194,14 +194,14 @@ impl Emit<'_> {
         Some(path)
     }
 
-    fn spot(&mut self, id: NodeId) -> Option<Spot> {
+    pub(super) fn spot(&mut self, id: NodeId) -> Option<Spot> {
         let parent = self.planner.tree.parent(id);
         let name = self.planner.tree.name_buf(id)?;
         Some(Spot { dir: self.dir_path(parent)?, name })
     }
 
     /// The spot of a slot; a path that is too long for any operation is reported.
-    fn slot_spot(&mut self, parent: NodeId, at: usize) -> Option<Spot> {
+    pub(super) fn slot_spot(&mut self, parent: NodeId, at: usize) -> Option<Spot> {
         let name = self.round.slots[at].name.clone();
         let spot = self.dir_path(parent).filter(|dir| dir.join(name.as_name()).is_ok()).map(|dir| Spot { dir, name });
         if spot.is_none() {
@@ -210,18 +210,18 @@ impl Emit<'_> {
         spot
     }
 
-    fn push_pre(&mut self, op: Op, parent: NodeId) {
+    pub(super) fn push_pre(&mut self, op: Op, parent: NodeId) {
         self.push_pre_from(op, parent, parent);
     }
 
-    fn push_pre_from(&mut self, op: Op, parent: NodeId, old_parent: NodeId) {
+    pub(super) fn push_pre_from(&mut self, op: Op, parent: NodeId, old_parent: NodeId) {
         self.touched.extend([parent, old_parent]);
         self.pre.push((self.planner.tree.reference(parent), self.planner.tree.reference(old_parent)));
         self.cycle.pre.push(op);
         self.dir_path = None;
     }
 
-    fn push_post(&mut self, op: Op, parent: NodeId) {
+    pub(super) fn push_post(&mut self, op: Op, parent: NodeId) {
         if !matches!(op, Op::DirMeta { .. }) {
             self.touched.insert(parent);
         }
@@ -229,153 +229,14 @@ impl Emit<'_> {
         self.cycle.post.push(op);
     }
 
-    fn next_id(&mut self) -> u64 {
+    pub(super) fn next_id(&mut self) -> u64 {
         self.planner.next_id += 1;
         self.planner.next_id
     }
 
-    // Moves.
-
-    /// Emits the move of a slot, after the moves that make its place ready.
-    fn place(&mut self, at: usize) {
-        let Want::Move(source, _) = self.wants[at] else { return };
-        if self.state[at] != State::Open {
-            return;
-        }
-        self.state[at] = State::Visiting;
-        self.settle_parents(at);
-        let Some((parent, _)) = self.present(at).filter(|(p, _)| !self.planner.tree.is_within(*p, source)) else {
-            self.demote(at);
-            return;
-        };
-        let directory = self.planner.tree.kind(source) == Some(Kind::Dir);
-        // Rules that look at paths may say something else of what is below at its new place.
-        let filtered = directory && self.planner.filter.needs_path();
-        if (filtered && self.holds_protected(source)) || !self.vacate(parent, at, directory) {
-            self.demote(at);
-            return;
-        }
-        let old_parent = self.planner.tree.parent(source);
-        let (Some(from), Some(to)) = (self.spot(source), self.slot_spot(parent, at)) else {
-            self.demote(at);
-            return;
-        };
-        self.clear_name(parent, at);
-        let name = to.name.clone();
-        self.push_pre_from(Op::Move { from, to }, parent, old_parent);
-        self.leaves(source);
-        self.tree().reparent(source, parent, name.as_name());
-        if filtered {
-            self.planner.dirty.mark(&mut self.planner.tree, source, flag::SCAN | flag::DEEP);
-        }
-        self.claims.remove(&source);
-        self.state[at] = State::Done;
-    }
-
-    /// A move that cannot be made becomes a copy.
-    fn demote(&mut self, at: usize) {
-        if let Want::Move(source, _) = self.wants[at] {
-            self.claims.remove(&source);
-            // The object's identity is the new name's from here on.
-            self.tree().clear_ident(source);
-            let parent = self.planner.tree.parent(source);
-            if self.planner.tree.name(parent) == STAGING_NAME {
-                self.trash.push(source);
-            }
-        }
-        self.wants[at] = Want::New;
-        self.state[at] = State::Open;
-    }
-
-    /// Makes the moves of the slot's ancestors first, so that it goes to where its directory will be.
-    fn settle_parents(&mut self, at: usize) {
-        let Some(parent) = self.planner.tree.resolve(self.round.slots[at].parent) else { return };
-        loop {
-            let mut id = parent;
-            let mut pending = None;
-            while id != ROOT && self.planner.tree.is_live(id) {
-                if let Some(other) = self.claims.get(&id)
-                    && self.state[*other] == State::Open
-                {
-                    pending = Some(*other);
-                }
-                id = self.planner.tree.parent(id);
-                if id == NONE {
-                    break;
-                }
-            }
-            match pending {
-                Some(other) => self.place(other),
-                None => return,
-            }
-        }
-    }
-
-    /// Takes what the mirror has at the slot's name out of the way. `for_directory`: what comes cannot replace a file by renaming over it.
-    /// False if it has to stay.
-    fn vacate(&mut self, parent: NodeId, at: usize, for_directory: bool) -> bool {
-        let Some(occupant) = self.at_name(parent, at) else { return true };
-        let Some(kind) = self.planner.tree.kind(occupant) else { return true };
-        if let Some(other) = self.claims.get(&occupant).copied() {
-            if self.state[other] == State::Open {
-                self.place(other);
-            }
-            return match self.at_name(parent, at).filter(|o| self.planner.tree.kind(*o).is_some()) {
-                // Two that wait for each other's place: one goes to staging meanwhile.
-                Some(still) if self.claims.contains_key(&still) => self.park(still).is_some(),
-                Some(_) => self.vacate(parent, at, for_directory),
-                None => true,
-            };
-        }
-        if kind == Kind::Dir {
-            if !self.planner.options.delete || self.holds_protected(occupant) {
-                self.planner.trouble(occupant, "replace the directory, which holds what is not to be deleted", libc::ENOTEMPTY);
-                return false;
-            }
-            match self.park(occupant) {
-                Some(parked) => self.trash.push(parked),
-                None => return false,
-            }
-        } else if for_directory {
-            let Some(spot) = self.slot_spot(parent, at) else { return false };
-            self.push_pre(Op::Unlink { at: spot }, parent);
-            self.tree().set_absent(occupant);
-        }
-        true
-    }
-
-    fn holds_protected(&self, id: NodeId) -> bool {
-        let tree = &self.planner.tree;
-        !self.planner.filter.is_empty() && tree.subtree_bottom_up(id).into_iter().any(|n| tree.has(n, flag::PROTECTED))
-    }
-
-    /// Moves an object to staging and returns its node.
-    fn park(&mut self, id: NodeId) -> Option<NodeId> {
-        let parent = self.planner.tree.parent(id);
-        let from = self.spot(id)?;
-        let number = self.next_id();
-        let name = format!("p{number}");
-        let name = Name::new(name.as_bytes()).ok()?;
-        let staging = Name::new(STAGING_NAME).ok()?;
-        let staging = self.tree().child_or_insert(ROOT, staging);
-        self.push_pre(Op::Park { from, id: number }, parent);
-        self.leaves(id);
-        self.tree().reparent(id, staging, name);
-        Some(id)
-    }
-
-    /// Frees the node at the slot's name, which holds nothing, or a file that will be replaced by a rename.
-    fn clear_name(&mut self, parent: NodeId, at: usize) {
-        if let Some(id) = self.at_name(parent, at) {
-            self.leaves(id);
-            self.planner.drop_below(id);
-            self.tree().remove(id);
-        }
-    }
-
     // What is made or changed at its name.
 
-    fn build(&mut self, at: usize, actions: &mut Vec<Action>) {
+    pub(super) fn build(&mut self, at: usize, actions: &mut Vec<Action>) {
         let (want, Some((parent, stat))) = (self.wants[at], self.present(at)) else { return };
         let (node, difference) = match want {
             Want::Skip | Want::Defer | Want::Gone | Want::Link(_) => return,
@@ -391,7 +252,7 @@ impl Emit<'_> {
     }
 
     /// The object is as it should be; which object of the source it is may be news.
-    fn keep(&mut self, node: NodeId, at: usize, stat: &Stat) {
+    pub(super) fn keep(&mut self, node: NodeId, at: usize, stat: &Stat) {
         if stat.meta.kind == Kind::Dir {
             self.scan_if_new(node, at, stat);
         } else {
@@ -401,7 +262,7 @@ impl Emit<'_> {
     }
 
     /// What events said of the node's content is taken care of, unless one came since it was looked at.
-    fn heard(&mut self, node: NodeId, stat: &Stat) {
+    pub(super) fn heard(&mut self, node: NodeId, stat: &Stat) {
         if !self.planner.tree.has(node, flag::LOOK) {
             self.tree().clear(node, flag::WROTE | flag::CAME);
             self.tree().set_ctime(node, stat.ctime);
@@ -409,7 +270,7 @@ impl Emit<'_> {
     }
 
     /// A directory that is another than before, or was never listed, or is part of a deep listing, has to be listed.
-    fn scan_if_new(&mut self, node: NodeId, at: usize, stat: &Stat) {
+    pub(super) fn scan_if_new(&mut self, node: NodeId, at: usize, stat: &Stat) {
         let slot = &self.round.slots[at];
         let Seen::Present { key, .. } = &slot.seen else { return };
         let deep = if slot.deep { flag::DEEP } else { 0 };
@@ -421,7 +282,7 @@ impl Emit<'_> {
         }
     }
 
-    fn set_meta(&mut self, node: NodeId, at: usize, stat: &Stat) {
+    pub(super) fn set_meta(&mut self, node: NodeId, at: usize, stat: &Stat) {
         self.keep(node, at, stat);
         if stat.meta.kind == Kind::Dir {
             self.touched.insert(node);
@@ -435,13 +296,13 @@ impl Emit<'_> {
         self.tree().update_meta(node, &stat.meta);
     }
 
-    fn file_index(&mut self, node: NodeId) -> u32 {
+    pub(super) fn file_index(&mut self, node: NodeId) -> u32 {
         self.files.push(self.planner.tree.reference(node));
         (self.files.len() - 1) as u32
     }
 
     /// Notes in the tree that the mirror has what was seen at the slot.
-    fn record(&mut self, node: NodeId, at: usize, meta: &Meta) {
+    pub(super) fn record(&mut self, node: NodeId, at: usize, meta: &Meta) {
         let Emit { planner, round, .. } = self;
         planner.tree.set_meta(node, meta);
         if let Seen::Present { target: Some(target), .. } = &round.slots[at].seen {
@@ -449,7 +310,7 @@ impl Emit<'_> {
         }
     }
 
-    fn make(&mut self, parent: NodeId, at: usize, stat: &Stat, actions: &mut Vec<Action>) {
+    pub(super) fn make(&mut self, parent: NodeId, at: usize, stat: &Stat, actions: &mut Vec<Action>) {
         if stat.meta.kind == Kind::File {
             self.make_file(parent, at, stat, actions);
             return;
@@ -483,7 +344,7 @@ impl Emit<'_> {
         }
     }
 
-    fn made(&mut self, node: NodeId, stat: &Stat) {
+    pub(super) fn made(&mut self, node: NodeId, stat: &Stat) {
         let tree = self.tree();
         tree.set_group(node, 0);
         tree.clear(node, flag::UNKNOWN | flag::RACY | flag::REUSE | flag::PROTECTED);
@@ -491,7 +352,7 @@ impl Emit<'_> {
         self.heard(node, stat);
     }
 
-    fn make_file(&mut self, parent: NodeId, at: usize, stat: &Stat, actions: &mut Vec<Action>) {
+    pub(super) fn make_file(&mut self, parent: NodeId, at: usize, stat: &Stat, actions: &mut Vec<Action>) {
         if stat.meta.size > INLINE_FILE_BYTES_MAX as u64 {
             self.place_staged(parent, at, stat, actions);
             return;
@@ -512,7 +373,7 @@ impl Emit<'_> {
         self.add_to_batch(parent, spot.dir, expect, task);
     }
 
-    fn add_to_batch(&mut self, parent: NodeId, dir: RelPath, expect: Ident, task: FileTask) {
+    pub(super) fn add_to_batch(&mut self, parent: NodeId, dir: RelPath, expect: Ident, task: FileTask) {
         let fits = |batch: &FileBatch| {
             batch.files.len() < BATCH_FILES_MAX && batch.files.iter().map(|f| f.size).sum::<u64>() + task.size <= BATCH_BYTES_MAX
         };
@@ -526,7 +387,7 @@ impl Emit<'_> {
     }
 
     /// Puts a large file in place if it is staged as it is now; otherwise has it staged, and what is at the name stays till then.
-    fn place_staged(&mut self, parent: NodeId, at: usize, stat: &Stat, actions: &mut Vec<Action>) {
+    pub(super) fn place_staged(&mut self, parent: NodeId, at: usize, stat: &Stat, actions: &mut Vec<Action>) {
         let Some(spot) = self.slot_spot(parent, at) else { return };
         let node = self.tree().child_or_insert(parent, spot.name.as_name());
         let reference = self.planner.tree.reference(node);
@@ -589,7 +450,7 @@ impl Emit<'_> {
 
     // Hard links.
 
-    fn link_all(&mut self) {
+    pub(super) fn link_all(&mut self) {
         for at in 0..self.wants.len() {
             let Want::Link(base) = self.wants[at] else { continue };
             let Some((parent, stat)) = self.present(at) else { continue };
@@ -606,7 +467,7 @@ impl Emit<'_> {
         }
     }
 
-    fn link(&mut self, base: NodeId, parent: NodeId, at: usize, stat: &Stat) {
+    pub(super) fn link(&mut self, base: NodeId, parent: NodeId, at: usize, stat: &Stat) {
         if !self.vacate(parent, at, false) {
             return;
         }
@@ -629,7 +490,7 @@ impl Emit<'_> {
 
     // Deletions and directories.
 
-    fn delete_all(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn delete_all(&mut self, actions: &mut Vec<Action>) {
         for parked in std::mem::take(&mut self.trash) {
             self.delete(parked, actions);
         }
@@ -656,7 +517,7 @@ impl Emit<'_> {
     }
 
     /// Deletes what the mirror has at the node and below, but for what the filter protects and the directories above that.
-    fn delete(&mut self, top: NodeId, actions: &mut Vec<Action>) {
+    pub(super) fn delete(&mut self, top: NodeId, actions: &mut Vec<Action>) {
         for id in self.planner.tree.subtree_bottom_up(top) {
             let kept = self.planner.tree.has(id, flag::PROTECTED) || self.planner.tree.has_children(id);
             if let Some(key) = self.tree().take_key(id) {
@@ -679,7 +540,7 @@ impl Emit<'_> {
     }
 
     /// Sets the metadata of the directories that the cycle touched or that differ, deepest first.
-    fn directories(&mut self) {
+    pub(super) fn directories(&mut self) {
         for (dir, stat) in &self.round.dirs {
             let tree = &self.planner.tree;
             let Some(dir) = tree.resolve(*dir) else { continue };

@@ -8,10 +8,16 @@ pub mod dirty;
 pub mod emit;
 pub mod fill;
 pub mod flight;
+mod moves;
 pub mod names;
+mod objects;
 pub mod planner;
 pub mod reconcile;
+mod reports;
 pub mod round;
+mod screen;
 pub mod tree;
+#[cfg(test)]
+mod tree_tests;
 
 pub use planner::{Action, Planner, Trouble};

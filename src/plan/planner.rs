@@ -6,10 +6,10 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 
 use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, SCAN_WEIGHT, TOLD_OBJECTS_MAX, UNKNOWN_KEYS_MAX};
-use crate::model::cycle::{Cycle, FileDone, NodeRef, Racy, Read, StageDone, StageTask};
+use crate::model::cycle::{Cycle, NodeRef, Read, StageTask};
 use crate::model::event::{Event, Hint, Key};
-use crate::model::filter::{Decision, Filter};
-use crate::model::meta::{Ident, Kind, Time};
+use crate::model::filter::Filter;
+use crate::model::meta::{Ident, Kind};
 use crate::model::op::Abilities;
 use crate::model::options::Options;
 use crate::model::path::{Name, NameBuf, RelPath};
@@ -24,14 +24,9 @@ use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
 /// A file that is being written and not closed is left alone so long: most are closed by then, and are sent once.
 const SETTLE_NS: u64 = 1_000_000;
 /// A name whose directory was not where it should be is looked at again after so long.
-const STALE_NS: u64 = 2_000_000;
+pub(super) const STALE_NS: u64 = 2_000_000;
 /// A directory without watch is listed so often.
 const POLL_NS: u64 = 10_000_000_000;
-/// A file that changed while it was read is read again after so long, doubled with each try.
-const CHANGED_NS: u64 = 5_000_000;
-/// So many reads that were spoilt by a change make the next one count, changed or not: a file that never rests is still mirrored, and stays dirty.
-const CHANGED_TRIES_MAX: u32 = 6;
-
 /// What the planner wants done.
 #[derive(Debug)]
 pub enum Action {
@@ -562,166 +557,6 @@ impl Planner {
                     self.ask(dir, &names, None, actions, now);
                 }
                 self.finish_if_answered(now, actions);
-            }
-        }
-    }
-
-    /// Applies filter and options to what was seen, before it is compared.
-    fn screen(&mut self, now: u64) {
-        let Some(mut round) = self.round.take() else { return };
-        let mut dir_path: Option<(NodeRef, RelPath)> = None;
-        for slot in &mut round.slots {
-            let Some(id) = self.tree.resolve(slot.node) else { continue };
-            if let Seen::Failed(errno) = slot.seen {
-                self.trouble(id, "stat", errno);
-                let at = self.retry_at(id, now);
-                self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
-                continue;
-            }
-            let kind = match &slot.seen {
-                Seen::Present { stat, .. } => stat.meta.kind,
-                _ => match self.tree.kind(id) {
-                    Some(kind) => kind,
-                    None => continue,
-                },
-            };
-            let mut excluded = false;
-            if !self.filter.is_empty() {
-                if dir_path.as_ref().is_none_or(|(dir, _)| *dir != slot.parent) {
-                    dir_path = self.tree.resolve(slot.parent).and_then(|p| self.tree.path(p).ok()).map(|p| (slot.parent, p));
-                }
-                let path = dir_path.as_ref().and_then(|(_, dir)| dir.join(slot.name.as_name()).ok());
-                excluded = path.is_some_and(|p| self.excludes(p.as_bytes(), kind));
-            }
-            if excluded && self.options.delete_excluded {
-                slot.seen = Seen::Absent;
-            } else if excluded || !self.carries(kind) {
-                if self.tree.kind(id).is_some() {
-                    self.tree.set(id, flag::PROTECTED);
-                }
-                slot.seen = Seen::Failed(0);
-            } else {
-                self.tree.clear(id, flag::PROTECTED);
-            }
-        }
-        self.round = Some(round);
-    }
-
-    pub(super) fn excludes(&self, path: &[u8], kind: Kind) -> bool {
-        self.filter.decide(path, kind == Kind::Dir) == Decision::Excluded
-    }
-
-    fn carries(&self, kind: Kind) -> bool {
-        match kind {
-            Kind::File | Kind::Dir => true,
-            Kind::Symlink => self.options.links,
-            Kind::Fifo | Kind::Socket => self.options.specials,
-            Kind::Char | Kind::Block => self.options.devices && self.abilities.mknod,
-        }
-    }
-
-    /// The report on a file of a cycle.
-    pub fn file_done(&mut self, done: &FileDone, now: u64) {
-        self.busy = self.busy.saturating_sub(1);
-        if !matches!(done.read, Read::Sent { .. })
-            && let Some(flight) = self.flights.iter_mut().find(|f| f.cycle.number == done.cycle)
-        {
-            flight.failures.unsent.insert(done.node);
-        }
-        let Some(id) = self.tree.resolve(done.node) else { return };
-        self.tree.clear(id, flag::BUSY);
-        let again_at = match done.read {
-            Read::Sent { meta, ctime, racy, changed } => {
-                self.tree.update_meta(id, &meta);
-                self.sent(id, ctime, racy, changed, now);
-                None
-            }
-            Read::Gone => Some(now + STALE_NS),
-            Read::Changed => Some(self.changed_at(id, now)),
-            Read::Failed(errno) => {
-                self.trouble(id, "read", errno);
-                Some(self.retry_at(id, now))
-            }
-        };
-        if let Some(at) = again_at {
-            self.not_sent(id, at);
-            self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
-        }
-        if self.tree.has(id, flag::DIRTY) && !self.tree.has(id, flag::DELAYED) {
-            self.dirty.mark(&mut self.tree, id, 0);
-        }
-    }
-
-    /// What the mirror holds at the node is as before, and the tree has the new: whatever comes next is sent whole, and so are names that were
-    /// linked to it on that assumption, at the time when it is tried again.
-    pub(super) fn not_sent(&mut self, id: NodeId, at: u64) {
-        let group = self.tree.group(id);
-        self.tree.set_group(id, 0);
-        self.tree.set(id, flag::UNKNOWN);
-        if group != 0 {
-            for other in self.tree.of_group(group).collect::<Vec<_>>() {
-                self.tree.set_group(other, 0);
-                self.tree.set(other, flag::UNKNOWN);
-                self.dirty.mark_at(&mut self.tree, other, flag::LOOK, at);
-            }
-        }
-    }
-
-    pub(super) fn sent(&mut self, id: NodeId, ctime: Time, racy: Racy, changed: bool, now: u64) {
-        if self.tree.knows_ctime(id) {
-            // It was not closed, by a writer, while it was with the worker.
-            self.tree.set_ctime(id, ctime);
-        }
-        self.tree.clear(id, flag::RACY | flag::REUSE);
-        match racy {
-            Racy::No => {}
-            Racy::Reuse => self.tree.set(id, flag::REUSE),
-            Racy::Yes => self.tree.set(id, flag::RACY),
-        }
-        if changed {
-            let at = self.changed_at(id, now);
-            self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
-        } else {
-            self.restless.remove(&self.tree.reference(id));
-        }
-    }
-
-    /// When a file that changed while it was read is read again.
-    fn changed_at(&mut self, id: NodeId, now: u64) -> u64 {
-        let tries = self.restless.entry(self.tree.reference(id)).or_insert(0);
-        *tries += 1;
-        now + (CHANGED_NS << (*tries).min(8))
-    }
-
-    /// Whether the node's content changed so often under the reader's eyes that the next read counts.
-    pub(super) fn insist(&self, id: NodeId) -> bool {
-        self.restless.get(&self.tree.reference(id)).is_some_and(|tries| *tries >= CHANGED_TRIES_MAX)
-    }
-
-    /// The report on a large file.
-    pub fn stage_done(&mut self, done: &StageDone, now: u64) {
-        self.busy = self.busy.saturating_sub(1);
-        let Some(ident) = self.staged.iter().find(|(_, s)| s.stage == done.stage).map(|(ident, _)| *ident) else { return };
-        let Some(staged) = self.staged.get_mut(&ident) else { return };
-        let waiting: Vec<NodeId> = staged.waiting.iter().filter_map(|n| self.tree.resolve(*n)).collect();
-        if let Read::Sent { .. } = done.read {
-            staged.ready = Some((done.worker, done.read));
-        } else {
-            self.staged.remove(&ident);
-        }
-        for id in waiting {
-            match done.read {
-                Read::Sent { .. } => self.dirty.mark(&mut self.tree, id, flag::LOOK),
-                Read::Gone => self.dirty.mark_at(&mut self.tree, id, flag::LOOK, now + STALE_NS),
-                Read::Changed => {
-                    let at = self.changed_at(id, now);
-                    self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
-                }
-                Read::Failed(errno) => {
-                    self.trouble(id, "read", errno);
-                    let at = self.retry_at(id, now);
-                    self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
-                }
             }
         }
     }

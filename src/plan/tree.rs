@@ -15,7 +15,7 @@ use hashbrown::HashTable;
 
 use crate::model::cycle::NodeRef;
 use crate::model::event::Key;
-use crate::model::meta::{Ident, Kind, Meta, Time};
+use crate::model::meta::{Kind, Meta, Time};
 use crate::model::path::{Name, NameBuf, PathError, RelPath};
 use crate::plan::names::Names;
 
@@ -66,31 +66,31 @@ pub mod flag {
 
 /// 88 bytes beside the name.
 #[derive(Debug, Clone)]
-struct Node {
-    parent: NodeId,
-    first_child: NodeId,
-    next: NodeId,
-    prev: NodeId,
-    name_at: u32,
-    generation: u32,
-    name_len: u8,
+pub(super) struct Node {
+    pub(super) parent: NodeId,
+    pub(super) first_child: NodeId,
+    pub(super) next: NodeId,
+    pub(super) prev: NodeId,
+    pub(super) name_at: u32,
+    pub(super) generation: u32,
+    pub(super) name_len: u8,
     /// A [`Kind`], or 0: the mirror holds nothing here.
-    kind: u8,
-    flags: u16,
-    mode: u16,
+    pub(super) kind: u8,
+    pub(super) flags: u16,
+    pub(super) mode: u16,
     /// Index + 1 into `devices`; 0: identity not known.
-    dev: u16,
-    uid: u32,
-    gid: u32,
-    mtime_nsec: u32,
+    pub(super) dev: u16,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) mtime_nsec: u32,
     /// Digest of the source's time of change when the content was read or found equal.
-    ctime: u32,
-    group: u32,
-    mtime_sec: i64,
+    pub(super) ctime: u32,
+    pub(super) group: u32,
+    pub(super) mtime_sec: i64,
     /// Length of a file, device number of a device, place of a link's target among the names.
-    size: u64,
-    ino: u64,
-    birth_ns: i64,
+    pub(super) size: u64,
+    pub(super) ino: u64,
+    pub(super) birth_ns: i64,
 }
 
 const EMPTY: Node = Node {
@@ -119,16 +119,16 @@ const EMPTY: Node = Node {
 /// The tree. See the module's comment.
 #[derive(Debug)]
 pub struct Tree {
-    nodes: Vec<Node>,
-    free: Vec<NodeId>,
-    names: Names,
-    devices: Vec<u64>,
-    hasher: FixedState,
-    by_name: HashTable<NodeId>,
-    by_ident: HashTable<NodeId>,
-    by_group: HashTable<NodeId>,
-    by_key: HashMap<Key, NodeId, FixedState>,
-    keys: HashMap<NodeId, Key, FixedState>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) free: Vec<NodeId>,
+    pub(super) names: Names,
+    pub(super) devices: Vec<u64>,
+    pub(super) hasher: FixedState,
+    pub(super) by_name: HashTable<NodeId>,
+    pub(super) by_ident: HashTable<NodeId>,
+    pub(super) by_group: HashTable<NodeId>,
+    pub(super) by_key: HashMap<Key, NodeId, FixedState>,
+    pub(super) keys: HashMap<NodeId, Key, FixedState>,
 }
 
 impl Tree {
@@ -162,11 +162,11 @@ impl Tree {
         self.len() == 1
     }
 
-    fn node(&self, id: NodeId) -> &Node {
+    pub(super) fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id as usize]
     }
 
-    fn node_mut(&mut self, id: NodeId) -> &mut Node {
+    pub(super) fn node_mut(&mut self, id: NodeId) -> &mut Node {
         &mut self.nodes[id as usize]
     }
 
@@ -226,7 +226,7 @@ impl Tree {
         hasher.hash_one((parent, name))
     }
 
-    fn hash_ident(hasher: &FixedState, dev: u16, ino: u64) -> u64 {
+    pub(super) fn hash_ident(hasher: &FixedState, dev: u16, ino: u64) -> u64 {
         hasher.hash_one((dev, ino))
     }
 
@@ -474,154 +474,6 @@ impl Tree {
         self.set_group(id, 0);
     }
 
-    /// The mirror's hard-link group; 0 where the object has one name.
-    pub fn group(&self, id: NodeId) -> u32 {
-        self.node(id).group
-    }
-
-    /// Records the mirror's hard-link group.
-    pub fn set_group(&mut self, id: NodeId, group: u32) {
-        let old = self.node(id).group;
-        if old == group {
-            return;
-        }
-        let Self { by_group, nodes, hasher, .. } = self;
-        if old != 0
-            && let Ok(found) = by_group.find_entry(hasher.hash_one(old), |other| *other == id)
-        {
-            found.remove();
-        }
-        nodes[id as usize].group = group;
-        if group != 0 {
-            by_group.insert_unique(hasher.hash_one(group), id, |other| hasher.hash_one(nodes[*other as usize].group));
-        }
-    }
-
-    /// The nodes of a hard-link group of the mirror.
-    pub fn of_group(&self, group: u32) -> impl Iterator<Item = NodeId> + '_ {
-        self.by_group.iter_hash(self.hasher.hash_one(group)).copied().filter(move |id| self.node(*id).group == group)
-    }
-
-    /// Notes the source's time of change at the moment when the content was read, or found equal.
-    pub fn set_ctime(&mut self, id: NodeId, ctime: Time) {
-        self.node_mut(id).ctime = digest(ctime);
-    }
-
-    /// Notes that the source's time of change tells nothing: it is none that a file can have, until the next [`Tree::set_ctime`].
-    pub fn forget_ctime(&mut self, id: NodeId) {
-        self.node_mut(id).ctime = 0;
-    }
-
-    /// Whether a time of change is noted.
-    pub fn knows_ctime(&self, id: NodeId) -> bool {
-        self.node(id).ctime != 0
-    }
-
-    /// Whether the source's time of change is the one noted.
-    pub fn has_ctime(&self, id: NodeId, ctime: Time) -> bool {
-        self.node(id).ctime == digest(ctime)
-    }
-
-    /// Gives a node the noted time and the doubts of another name of its object.
-    pub fn copy_doubts(&mut self, id: NodeId, from: NodeId) {
-        let (ctime, doubts) = (self.node(from).ctime, self.node(from).flags & (flag::RACY | flag::REUSE));
-        let node = self.node_mut(id);
-        node.ctime = ctime;
-        node.flags |= doubts;
-    }
-
-    // Which object of the source a name last was.
-
-    /// The identity, where it is known.
-    pub fn ident(&self, id: NodeId) -> Option<Ident> {
-        let node = self.node(id);
-        let dev = *self.devices.get(usize::from(node.dev.checked_sub(1)?))?;
-        Some(Ident { dev, ino: node.ino, birth_ns: node.birth_ns })
-    }
-
-    /// Records the identity.
-    pub fn set_ident(&mut self, id: NodeId, ident: &Ident) {
-        if self.ident(id).as_ref() == Some(ident) {
-            return;
-        }
-        self.clear_ident(id);
-        let Some(dev) = self.device(ident.dev) else { return };
-        let Self { by_ident, nodes, hasher, .. } = self;
-        let node = &mut nodes[id as usize];
-        node.dev = dev;
-        node.ino = ident.ino;
-        node.birth_ns = ident.birth_ns;
-        by_ident.insert_unique(Self::hash_ident(hasher, dev, ident.ino), id, |other| {
-            let other = &nodes[*other as usize];
-            Self::hash_ident(hasher, other.dev, other.ino)
-        });
-    }
-
-    /// Number of a device among those known; `None` once 65,535 are (further objects then have no identity, and are copied instead of moved).
-    fn device(&mut self, dev: u64) -> Option<u16> {
-        let at = self.devices.iter().rposition(|d| *d == dev).unwrap_or_else(|| {
-            self.devices.push(dev);
-            self.devices.len() - 1
-        });
-        u16::try_from(at + 1).ok()
-    }
-
-    /// Forgets the identity.
-    pub fn clear_ident(&mut self, id: NodeId) {
-        let Node { dev, ino, .. } = *self.node(id);
-        if dev == 0 {
-            return;
-        }
-        if let Ok(found) = self.by_ident.find_entry(Self::hash_ident(&self.hasher, dev, ino), |other| *other == id) {
-            found.remove();
-        }
-        self.node_mut(id).dev = 0;
-    }
-
-    /// The nodes that were last seen to be this object.
-    pub fn of_ident(&self, ident: &Ident) -> impl Iterator<Item = NodeId> + '_ {
-        let ident = *ident;
-        let dev = self.devices.iter().rposition(|d| *d == ident.dev).map_or(0, |at| (at + 1) as u16);
-        let hash = Self::hash_ident(&self.hasher, dev, ident.ino);
-        self.by_ident.iter_hash(hash).copied().filter(move |id| self.ident(*id) == Some(ident))
-    }
-
-    /// The nodes that were last seen to be an object with this device and inode number, whenever it was made.
-    pub fn of_inode(&self, dev: u64, ino: u64) -> impl Iterator<Item = NodeId> + '_ {
-        let dev = self.devices.iter().rposition(|d| *d == dev).map_or(0, |at| (at + 1) as u16);
-        let hash = Self::hash_ident(&self.hasher, dev, ino);
-        let is_it = move |id: &NodeId| dev != 0 && (self.node(*id).dev, self.node(*id).ino) == (dev, ino);
-        self.by_ident.iter_hash(hash).copied().filter(is_it)
-    }
-
-    // Keys of watched directories.
-
-    /// The directory whose events carry this key.
-    pub fn of_key(&self, key: &[u8]) -> Option<NodeId> {
-        self.by_key.get(key).copied()
-    }
-
-    /// The key of a directory.
-    pub fn key(&self, id: NodeId) -> Option<&Key> {
-        self.keys.get(&id)
-    }
-
-    /// Records the key of a directory; another directory that had it loses it.
-    pub fn set_key(&mut self, id: NodeId, key: Key) {
-        self.take_key(id);
-        if let Some(other) = self.by_key.insert(key.clone(), id) {
-            self.keys.remove(&other);
-        }
-        self.keys.insert(id, key);
-    }
-
-    /// Forgets the key of a directory and returns it.
-    pub fn take_key(&mut self, id: NodeId) -> Option<Key> {
-        let key = self.keys.remove(&id)?;
-        self.by_key.remove(&key);
-        Some(key)
-    }
-
     fn compact_names(&mut self) {
         if !self.names.wants_compaction() {
             return;
@@ -663,89 +515,5 @@ impl Tree {
 
     fn of_ident_of(&self, id: NodeId) -> bool {
         self.ident(id).is_some_and(|ident| self.of_ident(&ident).any(|n| n == id))
-    }
-}
-
-/// A time in 32 bits, never 0: two times of one file that differ have one digest once in four billion.
-fn digest(time: Time) -> u32 {
-    let mixed = (time.sec as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(time.nsec).wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
-    (mixed >> 32) as u32 | 1
-}
-
-impl std::borrow::Borrow<[u8]> for Key {
-    fn borrow(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn name(text: &str) -> Name<'_> {
-        Name::new(text.as_bytes()).unwrap()
-    }
-
-    fn ident(ino: u64) -> Ident {
-        Ident { dev: 7, ino, birth_ns: 1 }
-    }
-
-    #[test]
-    fn a_renamed_directory_keeps_what_is_below() {
-        let mut tree = Tree::new(1);
-        let a = tree.child_or_insert(ROOT, name("a"));
-        let b = tree.child_or_insert(a, name("b"));
-        let c = tree.child_or_insert(b, name("c"));
-        tree.reparent(b, ROOT, name("x"));
-        assert_eq!(tree.path(c).unwrap().as_bytes(), b"x/c");
-        assert!(tree.child(a, b"b").is_none());
-        tree.check();
-        let stale = tree.reference(c);
-        tree.remove(c);
-        assert_eq!(tree.resolve(stale), None);
-        let again = tree.child_or_insert(ROOT, name("c"));
-        assert_eq!(again, c, "slots are used again");
-        assert_eq!(tree.resolve(stale), None);
-        tree.check();
-    }
-
-    #[test]
-    fn identities_groups_and_keys_are_found() {
-        let mut tree = Tree::new(1);
-        let ids: Vec<_> = (0..200).map(|i| tree.child_or_insert(ROOT, name(&format!("f{i}")))).collect();
-        for (i, id) in ids.iter().enumerate() {
-            tree.set_ident(*id, &ident(i as u64 / 2));
-            tree.set_group(*id, 1 + i as u32 / 4);
-            tree.set_key(*id, Key(vec![i as u8].into()));
-        }
-        tree.check();
-        assert_eq!(tree.of_ident(&ident(3)).count(), 2);
-        assert_eq!(tree.of_ident(&Ident { birth_ns: 2, ..ident(3) }).count(), 0);
-        assert_eq!((tree.of_inode(7, 3).count(), tree.of_inode(7, 1000).count(), tree.of_inode(8, 3).count()), (2, 0, 0));
-        assert_eq!(tree.of_group(2).count(), 4);
-        assert_eq!(tree.of_key(&[9]), Some(ids[9]));
-        for id in ids {
-            tree.remove(id);
-        }
-        tree.check();
-        assert!(tree.is_empty());
-    }
-
-    #[test]
-    fn names_are_compacted_and_targets_survive() {
-        let mut tree = Tree::new(1);
-        let link = tree.child_or_insert(ROOT, name("link"));
-        let meta = Meta { kind: Kind::Symlink, mode: 0o777, uid: 0, gid: 0, mtime: Time::default(), size: 0, rdev: 0 };
-        tree.set_meta(link, &meta);
-        tree.set_target(link, b"somewhere/else");
-        let long = "n".repeat(250);
-        for i in 0..40_000 {
-            let id = tree.child_or_insert(ROOT, name(&format!("{i}{}", &long[..240])));
-            tree.remove(id);
-        }
-        assert!(tree.names.held() < 4 << 20, "{} bytes of names", tree.names.held());
-        assert_eq!(tree.target(link), Some(&b"somewhere/else"[..]));
-        assert_eq!(tree.name(link), b"link");
-        tree.check();
     }
 }

@@ -173,8 +173,11 @@ pub struct Object<'a> {
     pub handle: &'a [u8],
 }
 
+/// A filesystem's number, the type of a handle, the handle, and what follows it.
+type FileId<'a> = ([u8; 8], i32, &'a [u8], &'a [u8]);
+
 /// A record's body: fsid 8, handle_bytes 4, handle_type 4, handle, and whatever follows.
-fn file_id(body: &[u8]) -> Option<([u8; 8], i32, &[u8], &[u8])> {
+fn file_id(body: &[u8]) -> Option<FileId<'_>> {
     let fsid = array(body, 0)?;
     let handle_len = usize::try_from(u32::from_ne_bytes(array(body, 8)?)).ok()?;
     let handle_kind = i32::from_ne_bytes(array(body, 12)?);

@@ -382,8 +382,10 @@ impl StreamLink {
                 self.engine.end_writing().map_err(|e| Error::socket("close the connection", e))?;
                 done = true;
             }
-            while !self.ended && self.take_in() {
+            // A peer that sends as fast as this takes must not keep it from looking at the time.
+            while !self.ended && Instant::now() < deadline && self.take_in() {
                 self.inbox.clear();
+                self.inbox_bytes = 0;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if self.ended && done || left.is_zero() {

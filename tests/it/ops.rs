@@ -38,12 +38,21 @@ pub struct Choice {
     pub root: bool,
     /// Whether hard links are made.
     pub hard_links: bool,
+    /// Whether an object is changed while it has several names. A change through one name that is removed before anyone looks at it is told of that name
+    /// only, unless the watcher tells the object as well: fanotify does, inotify cannot.
+    pub hidden_links: bool,
 }
 
 impl Choice {
     /// 1500 entries and 48 MiB, with the rights that the tests have.
     pub fn usual() -> Self {
-        Self { entries_max: 1500, bytes_max: 48 << 20, root: crate::place::is_root(), hard_links: true }
+        Self {
+            entries_max: 1500,
+            bytes_max: 48 << 20,
+            root: crate::place::is_root(),
+            hard_links: true,
+            hidden_links: crate::place::is_root(),
+        }
     }
 }
 
@@ -109,11 +118,6 @@ impl Ops {
         for _ in 0..count {
             self.step();
         }
-    }
-
-    /// Makes no hard links from now on.
-    pub fn no_hard_links(&mut self) {
-        self.choice.hard_links = false;
     }
 
     /// A number from the same stream: for the lengths of bursts, so that the seed decides them too.
@@ -214,7 +218,7 @@ impl Ops {
     }
 
     fn rewrite(&mut self) -> io::Result<()> {
-        let Some(node) = self.file() else { return self.create() };
+        let Some(node) = self.file().filter(|node| self.is_told(*node)) else { return self.create() };
         let path = self.path(node);
         let file = OpenOptions::new().write(true).open(&path)?;
         let size = self.nodes[node].size as usize;
@@ -235,7 +239,7 @@ impl Ops {
     }
 
     fn append(&mut self) -> io::Result<()> {
-        let Some(node) = self.file().filter(|node| self.nodes[*node].size < 3 << 20) else { return self.create() };
+        let Some(node) = self.file().filter(|node| self.nodes[*node].size < 3 << 20 && self.is_told(*node)) else { return self.create() };
         let path = self.path(node);
         self.say("append", &[&path]);
         let len = 1 + self.rng.below(3000);
@@ -245,7 +249,7 @@ impl Ops {
     }
 
     fn truncate(&mut self) -> io::Result<()> {
-        let Some(node) = self.file() else { return self.create() };
+        let Some(node) = self.file().filter(|node| self.is_told(*node)) else { return self.create() };
         let path = self.path(node);
         self.say("truncate", &[&path]);
         let mut file = OpenOptions::new().write(true).open(path)?;
@@ -380,6 +384,14 @@ impl Ops {
         }
     }
 
+    /// Whether an event of a change of the node's object leads to all its names.
+    fn is_told(&self, node: usize) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        self.choice.hidden_links
+            || self.nodes[node].kind == Kind::Dir
+            || fs::symlink_metadata(self.path(node)).is_ok_and(|meta| meta.nlink() == 1)
+    }
+
     fn hard_link(&mut self) -> io::Result<()> {
         if !self.choice.hard_links {
             return self.create();
@@ -401,7 +413,7 @@ impl Ops {
 
     fn chmod(&mut self) -> io::Result<()> {
         const ANY: &[u32] = &[0o644, 0o600, 0o755, 0o700, 0o777, 0o4755, 0o2755, 0o6711, 0o1777, 0o444, 0o111, 0o000];
-        let Some(node) = self.any(|node| node.kind != Kind::Other) else { return self.create() };
+        let Some(node) = self.any(|node| node.kind != Kind::Other).filter(|node| self.is_told(*node)) else { return self.create() };
         let mode = match (self.choice.root, self.nodes[node].kind) {
             (true, _) => self.rng.pick(ANY),
             (false, Kind::Dir) => self.rng.pick(&[0o755, 0o700, 0o777, 0o1777, 0o750]),
@@ -416,7 +428,7 @@ impl Ops {
         if !self.choice.root {
             return self.chmod();
         }
-        let Some(node) = self.any(|_| true) else { return self.create() };
+        let Some(node) = self.any(|_| true).filter(|node| self.is_told(*node)) else { return self.create() };
         let path = self.path(node);
         let (uid, gid) = (self.rng.pick(&[0, 1, 1000, 65_534, 3_000_000_000]), self.rng.pick(&[0, 5, 1000, 65_534]));
         self.say(&format!("chown {uid}:{gid}"), &[&path]);
@@ -424,7 +436,7 @@ impl Ops {
     }
 
     fn utimes(&mut self) -> io::Result<()> {
-        let Some(node) = self.any(|_| true) else { return self.create() };
+        let Some(node) = self.any(|_| true).filter(|node| self.is_told(*node)) else { return self.create() };
         let path = self.path(node);
         // 1915 to 2200: what every filesystem can keep.
         let time = TimeSpec::new(self.rng.below(9_000_000_000) as i64 - 1_700_000_000, self.rng.below(1_000_000_000) as i64);
@@ -488,7 +500,7 @@ impl Ops {
 
     /// The name changes while the file is open and being written.
     fn write_while_renamed(&mut self) -> io::Result<()> {
-        let Some(node) = self.file() else { return self.create() };
+        let Some(node) = self.file().filter(|node| self.is_told(*node)) else { return self.create() };
         let dir = self.nodes[node].parent;
         let name = self.name(dir);
         let (from, to) = (self.path(node), self.path_in(dir, &name));

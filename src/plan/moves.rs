@@ -1,0 +1,147 @@
+//! The first part of a cycle's emission: moves, each after those that make its place ready, and what has to get out of the way. Part of the planner.
+
+use crate::model::meta::Kind;
+use crate::model::op::Op;
+use crate::model::path::{Name, STAGING_NAME};
+use crate::plan::emit::{Emit, State};
+use crate::plan::reconcile::Want;
+use crate::plan::tree::{NONE, NodeId, ROOT, flag};
+
+impl Emit<'_> {
+    /// Emits the move of a slot, after the moves that make its place ready.
+    pub(super) fn place(&mut self, at: usize) {
+        let Want::Move(source, _) = self.wants[at] else { return };
+        if self.state[at] != State::Open {
+            return;
+        }
+        self.state[at] = State::Visiting;
+        self.settle_parents(at);
+        let Some((parent, _)) = self.present(at).filter(|(p, _)| !self.planner.tree.is_within(*p, source)) else {
+            self.demote(at);
+            return;
+        };
+        let directory = self.planner.tree.kind(source) == Some(Kind::Dir);
+        // Rules that look at paths may say something else of what is below at its new place.
+        let filtered = directory && self.planner.filter.needs_path();
+        if (filtered && self.holds_protected(source)) || !self.vacate(parent, at, directory) {
+            self.demote(at);
+            return;
+        }
+        let old_parent = self.planner.tree.parent(source);
+        let (Some(from), Some(to)) = (self.spot(source), self.slot_spot(parent, at)) else {
+            self.demote(at);
+            return;
+        };
+        self.clear_name(parent, at);
+        let name = to.name.clone();
+        self.push_pre_from(Op::Move { from, to }, parent, old_parent);
+        self.leaves(source);
+        self.tree().reparent(source, parent, name.as_name());
+        if filtered {
+            self.planner.dirty.mark(&mut self.planner.tree, source, flag::SCAN | flag::DEEP);
+        }
+        self.claims.remove(&source);
+        self.state[at] = State::Done;
+    }
+
+    /// A move that cannot be made becomes a copy.
+    pub(super) fn demote(&mut self, at: usize) {
+        if let Want::Move(source, _) = self.wants[at] {
+            self.claims.remove(&source);
+            // The object's identity is the new name's from here on.
+            self.tree().clear_ident(source);
+            let parent = self.planner.tree.parent(source);
+            if self.planner.tree.name(parent) == STAGING_NAME {
+                self.trash.push(source);
+            }
+        }
+        self.wants[at] = Want::New;
+        self.state[at] = State::Open;
+    }
+
+    /// Makes the moves of the slot's ancestors first, so that it goes to where its directory will be.
+    pub(super) fn settle_parents(&mut self, at: usize) {
+        let Some(parent) = self.planner.tree.resolve(self.round.slots[at].parent) else { return };
+        loop {
+            let mut id = parent;
+            let mut pending = None;
+            while id != ROOT && self.planner.tree.is_live(id) {
+                if let Some(other) = self.claims.get(&id)
+                    && self.state[*other] == State::Open
+                {
+                    pending = Some(*other);
+                }
+                id = self.planner.tree.parent(id);
+                if id == NONE {
+                    break;
+                }
+            }
+            match pending {
+                Some(other) => self.place(other),
+                None => return,
+            }
+        }
+    }
+
+    /// Takes what the mirror has at the slot's name out of the way. `for_directory`: what comes cannot replace a file by renaming over it.
+    /// False if it has to stay.
+    pub(super) fn vacate(&mut self, parent: NodeId, at: usize, for_directory: bool) -> bool {
+        let Some(occupant) = self.at_name(parent, at) else { return true };
+        let Some(kind) = self.planner.tree.kind(occupant) else { return true };
+        if let Some(other) = self.claims.get(&occupant).copied() {
+            if self.state[other] == State::Open {
+                self.place(other);
+            }
+            return match self.at_name(parent, at).filter(|o| self.planner.tree.kind(*o).is_some()) {
+                // Two that wait for each other's place: one goes to staging meanwhile.
+                Some(still) if self.claims.contains_key(&still) => self.park(still).is_some(),
+                Some(_) => self.vacate(parent, at, for_directory),
+                None => true,
+            };
+        }
+        if kind == Kind::Dir {
+            if !self.planner.options.delete || self.holds_protected(occupant) {
+                self.planner.trouble(occupant, "replace the directory, which holds what is not to be deleted", libc::ENOTEMPTY);
+                return false;
+            }
+            match self.park(occupant) {
+                Some(parked) => self.trash.push(parked),
+                None => return false,
+            }
+        } else if for_directory {
+            let Some(spot) = self.slot_spot(parent, at) else { return false };
+            self.push_pre(Op::Unlink { at: spot }, parent);
+            self.tree().set_absent(occupant);
+        }
+        true
+    }
+
+    pub(super) fn holds_protected(&self, id: NodeId) -> bool {
+        let tree = &self.planner.tree;
+        !self.planner.filter.is_empty() && tree.subtree_bottom_up(id).into_iter().any(|n| tree.has(n, flag::PROTECTED))
+    }
+
+    /// Moves an object to staging and returns its node.
+    pub(super) fn park(&mut self, id: NodeId) -> Option<NodeId> {
+        let parent = self.planner.tree.parent(id);
+        let from = self.spot(id)?;
+        let number = self.next_id();
+        let name = format!("p{number}");
+        let name = Name::new(name.as_bytes()).ok()?;
+        let staging = Name::new(STAGING_NAME).ok()?;
+        let staging = self.tree().child_or_insert(ROOT, staging);
+        self.push_pre(Op::Park { from, id: number }, parent);
+        self.leaves(id);
+        self.tree().reparent(id, staging, name);
+        Some(id)
+    }
+
+    /// Frees the node at the slot's name, which holds nothing, or a file that will be replaced by a rename.
+    pub(super) fn clear_name(&mut self, parent: NodeId, at: usize) {
+        if let Some(id) = self.at_name(parent, at) {
+            self.leaves(id);
+            self.planner.drop_below(id);
+            self.tree().remove(id);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What workers report on files, and what follows. Part of the planner.
+
+use crate::model::cycle::{FileDone, Racy, Read, StageDone};
+use crate::model::meta::Time;
+use crate::plan::planner::{Planner, STALE_NS};
+use crate::plan::tree::{NodeId, flag};
+
+/// A file that changed while it was read is read again after so long, doubled with each try.
+const CHANGED_NS: u64 = 5_000_000;
+/// So many reads that were spoilt by a change make the next one count, changed or not: a file that never rests is still mirrored, and stays dirty.
+const CHANGED_TRIES_MAX: u32 = 6;
+
+impl Planner {
+    /// The report on a file of a cycle.
+    pub fn file_done(&mut self, done: &FileDone, now: u64) {
+        self.busy = self.busy.saturating_sub(1);
+        if !matches!(done.read, Read::Sent { .. })
+            && let Some(flight) = self.flights.iter_mut().find(|f| f.cycle.number == done.cycle)
+        {
+            flight.failures.unsent.insert(done.node);
+        }
+        let Some(id) = self.tree.resolve(done.node) else { return };
+        self.tree.clear(id, flag::BUSY);
+        let again_at = match done.read {
+            Read::Sent { meta, ctime, racy, changed } => {
+                self.tree.update_meta(id, &meta);
+                self.sent(id, ctime, racy, changed, now);
+                None
+            }
+            Read::Gone => Some(now + STALE_NS),
+            Read::Changed => Some(self.changed_at(id, now)),
+            Read::Failed(errno) => {
+                self.trouble(id, "read", errno);
+                Some(self.retry_at(id, now))
+            }
+        };
+        if let Some(at) = again_at {
+            self.not_sent(id, at);
+            self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
+        }
+        if self.tree.has(id, flag::DIRTY) && !self.tree.has(id, flag::DELAYED) {
+            self.dirty.mark(&mut self.tree, id, 0);
+        }
+    }
+
+    /// What the mirror holds at the node is as before, and the tree has the new: whatever comes next is sent whole, and so are names that were
+    /// linked to it on that assumption, at the time when it is tried again.
+    pub(super) fn not_sent(&mut self, id: NodeId, at: u64) {
+        let group = self.tree.group(id);
+        self.tree.set_group(id, 0);
+        self.tree.set(id, flag::UNKNOWN);
+        if group != 0 {
+            for other in self.tree.of_group(group).collect::<Vec<_>>() {
+                self.tree.set_group(other, 0);
+                self.tree.set(other, flag::UNKNOWN);
+                self.dirty.mark_at(&mut self.tree, other, flag::LOOK, at);
+            }
+        }
+    }
+
+    pub(super) fn sent(&mut self, id: NodeId, ctime: Time, racy: Racy, changed: bool, now: u64) {
+        if self.tree.knows_ctime(id) {
+            // It was not closed, by a writer, while it was with the worker.
+            self.tree.set_ctime(id, ctime);
+        }
+        self.tree.clear(id, flag::RACY | flag::REUSE);
+        match racy {
+            Racy::No => {}
+            Racy::Reuse => self.tree.set(id, flag::REUSE),
+            Racy::Yes => self.tree.set(id, flag::RACY),
+        }
+        if changed {
+            let at = self.changed_at(id, now);
+            self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
+        } else {
+            self.restless.remove(&self.tree.reference(id));
+        }
+    }
+
+    /// When a file that changed while it was read is read again.
+    fn changed_at(&mut self, id: NodeId, now: u64) -> u64 {
+        let tries = self.restless.entry(self.tree.reference(id)).or_insert(0);
+        *tries += 1;
+        now + (CHANGED_NS << (*tries).min(8))
+    }
+
+    /// Whether the node's content changed so often under the reader's eyes that the next read counts.
+    pub(super) fn insist(&self, id: NodeId) -> bool {
+        self.restless.get(&self.tree.reference(id)).is_some_and(|tries| *tries >= CHANGED_TRIES_MAX)
+    }
+
+    /// The report on a large file.
+    pub fn stage_done(&mut self, done: &StageDone, now: u64) {
+        self.busy = self.busy.saturating_sub(1);
+        let Some(ident) = self.staged.iter().find(|(_, s)| s.stage == done.stage).map(|(ident, _)| *ident) else { return };
+        let Some(staged) = self.staged.get_mut(&ident) else { return };
+        let waiting: Vec<NodeId> = staged.waiting.iter().filter_map(|n| self.tree.resolve(*n)).collect();
+        if let Read::Sent { .. } = done.read {
+            staged.ready = Some((done.worker, done.read));
+        } else {
+            self.staged.remove(&ident);
+        }
+        for id in waiting {
+            match done.read {
+                Read::Sent { .. } => self.dirty.mark(&mut self.tree, id, flag::LOOK),
+                Read::Gone => self.dirty.mark_at(&mut self.tree, id, flag::LOOK, now + STALE_NS),
+                Read::Changed => {
+                    let at = self.changed_at(id, now);
+                    self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
+                }
+                Read::Failed(errno) => {
+                    self.trouble(id, "read", errno);
+                    let at = self.retry_at(id, now);
+                    self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
+                }
+            }
+        }
+    }
+}

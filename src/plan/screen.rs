@@ -1,0 +1,65 @@
+//! What filter and options leave of what was seen. Part of the planner.
+
+use crate::model::cycle::NodeRef;
+use crate::model::filter::Decision;
+use crate::model::meta::Kind;
+use crate::model::path::RelPath;
+use crate::model::probe::Seen;
+use crate::plan::planner::Planner;
+use crate::plan::tree::flag;
+
+impl Planner {
+    /// Applies filter and options to what was seen, before it is compared.
+    pub(super) fn screen(&mut self, now: u64) {
+        let Some(mut round) = self.round.take() else { return };
+        let mut dir_path: Option<(NodeRef, RelPath)> = None;
+        for slot in &mut round.slots {
+            let Some(id) = self.tree.resolve(slot.node) else { continue };
+            if let Seen::Failed(errno) = slot.seen {
+                self.trouble(id, "stat", errno);
+                let at = self.retry_at(id, now);
+                self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
+                continue;
+            }
+            let kind = match &slot.seen {
+                Seen::Present { stat, .. } => stat.meta.kind,
+                _ => match self.tree.kind(id) {
+                    Some(kind) => kind,
+                    None => continue,
+                },
+            };
+            let mut excluded = false;
+            if !self.filter.is_empty() {
+                if dir_path.as_ref().is_none_or(|(dir, _)| *dir != slot.parent) {
+                    dir_path = self.tree.resolve(slot.parent).and_then(|p| self.tree.path(p).ok()).map(|p| (slot.parent, p));
+                }
+                let path = dir_path.as_ref().and_then(|(_, dir)| dir.join(slot.name.as_name()).ok());
+                excluded = path.is_some_and(|p| self.excludes(p.as_bytes(), kind));
+            }
+            if excluded && self.options.delete_excluded {
+                slot.seen = Seen::Absent;
+            } else if excluded || !self.carries(kind) {
+                if self.tree.kind(id).is_some() {
+                    self.tree.set(id, flag::PROTECTED);
+                }
+                slot.seen = Seen::Failed(0);
+            } else {
+                self.tree.clear(id, flag::PROTECTED);
+            }
+        }
+        self.round = Some(round);
+    }
+
+    pub(super) fn excludes(&self, path: &[u8], kind: Kind) -> bool {
+        self.filter.decide(path, kind == Kind::Dir) == Decision::Excluded
+    }
+
+    fn carries(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::File | Kind::Dir => true,
+            Kind::Symlink => self.options.links,
+            Kind::Fifo | Kind::Socket => self.options.specials,
+            Kind::Char | Kind::Block => self.options.devices && self.abilities.mknod,
+        }
+    }
+}
