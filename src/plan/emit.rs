@@ -360,7 +360,12 @@ impl Emit<'_> {
         if !self.vacate(parent, at, false) {
             return;
         }
-        let (Some(spot), Some(expect)) = (self.slot_spot(parent, at), self.planner.tree.ident(parent)) else { return };
+        let Some(spot) = self.slot_spot(parent, at) else { return };
+        let Some(expect) = self.planner.tree.ident(parent) else {
+            // Which directory of the source it is in is not known until that one is looked at.
+            self.defer(at);
+            return;
+        };
         let node = self.tree().child_or_insert(parent, spot.name.as_name());
         let insist = self.planner.insist(node);
         self.touched.insert(parent);
@@ -431,7 +436,10 @@ impl Emit<'_> {
             }
             None => {}
         }
-        let Some(expect) = self.planner.tree.ident(parent) else { return };
+        let Some(expect) = self.planner.tree.ident(parent) else {
+            self.defer(at);
+            return;
+        };
         let stage = self.next_id();
         let insist = self.planner.insist(node);
         self.planner.staged.insert(stat.ident, Staged { stage, waiting: vec![reference], ready: None, disturbed: false });
@@ -471,7 +479,11 @@ impl Emit<'_> {
         if !self.vacate(parent, at, false) {
             return;
         }
-        let (Some(from), Some(to)) = (self.spot(base), self.slot_spot(parent, at)) else { return };
+        let Some(to) = self.slot_spot(parent, at) else { return };
+        let Some(from) = self.spot(base) else {
+            self.defer(at);
+            return;
+        };
         let node = self.tree().child_or_insert(parent, to.name.as_name());
         self.push_post(Op::Link { from, to }, parent);
         self.made(node, stat);

@@ -437,9 +437,12 @@ impl<'a> Session<'a> {
             if left.is_zero() {
                 break;
             }
-            self.wait(Some(left))?;
+            // What was reported before the end was asked for is sent before anything is waited for.
             self.take_reports()?;
             self.send()?;
+            if !(self.outbox.is_empty() && self.planner.in_flight() == 0) {
+                self.wait(Some(left))?;
+            }
         }
         self.report_troubles();
         let outcome = Outcome { failing: self.planner.failing() as u64, dirty: self.planner.dirty() as u64, interrupted };
