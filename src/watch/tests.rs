@@ -246,6 +246,52 @@ fn a_renamed_directory_keeps_its_key() {
     });
 }
 
+/// What was changed through one hard link is told as the object, by the numbers that `stat` gives; for the type of filesystem that is served.
+fn tells_objects(tmp: &Path) {
+    let mut f = Fixture::new(WatchChoice::Fanotify);
+    fs::write(tmp.join("first"), b"content").unwrap();
+    let root = f.cover(tmp);
+    assert!(f.watch.backends()[0].contains("inodes"), "{:?}", f.watch.backends());
+    println!("{:?}", f.watch.backends());
+    let dir = Dir::open_root(tmp).unwrap();
+    let ident = dir.stat_at(Name::new(b"first").unwrap()).unwrap().ident;
+    fs::hard_link(tmp.join("first"), tmp.join("second")).unwrap();
+    fs::write(tmp.join("second"), b"other").unwrap();
+    fs::remove_file(tmp.join("second")).unwrap();
+    std::os::unix::fs::symlink("to", tmp.join("link")).unwrap();
+    let link = dir.stat_at(Name::new(b"link").unwrap()).unwrap().ident;
+    std::os::unix::fs::lchown(tmp.join("link"), Some(1), Some(1)).unwrap();
+    fs::create_dir(tmp.join("dir")).unwrap();
+    fs::set_permissions(tmp.join("dir"), fs::Permissions::from_mode(0o700)).unwrap();
+    File::create(tmp.join("last")).unwrap();
+    f.expect(&root, "last", &[Hint::APPEARED]);
+    let told = |name: &[u8], hint: Hint| {
+        f.seen.iter().filter(|s| s.name == name && Hint(s.hint).has(hint)).map(|s| s.object).collect::<HashSet<_>>()
+    };
+    assert_eq!(told(b"second", Hint::WRITTEN), HashSet::from([Some((ident.dev, ident.ino))]));
+    assert_eq!(told(b"link", Hint::ATTRIB), HashSet::from([Some((link.dev, link.ino))]));
+    assert_eq!(told(b"dir", Hint::DIR), HashSet::from([None]));
+}
+
+#[test]
+fn a_changed_object_is_told_whatever_its_name() {
+    everywhere(|choice, tmp| {
+        if choice == WatchChoice::Fanotify {
+            tells_objects(tmp);
+        }
+    });
+    with_mounts(|tmp| {
+        for (mkfs, bytes) in [("mkfs.ext4", 20 << 20), ("mkfs.xfs", 400 << 20), ("mkfs.btrfs", 200 << 20)] {
+            let at = tmp.join(mkfs);
+            if mount_image(mkfs, &tmp.join(format!("{mkfs}-image")), bytes, &at) {
+                tells_objects(&at);
+            } else {
+                println!("skipped: no {mkfs} here");
+            }
+        }
+    });
+}
+
 #[test]
 fn a_deleted_or_forgotten_inotify_watch_says_that_its_key_is_dead() {
     let tmp = tempfile::tempdir().unwrap();
