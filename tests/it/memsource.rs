@@ -152,7 +152,7 @@ impl MemSource {
         let Some(key) = self.key(dir) else { return };
         let hint = hint | if self.entries_kind(dir, name) == Some(Kind::Dir) { Hint::DIR } else { Hint::default() };
         let object = self.object(dir, name, hint);
-        let one = |a: Option<_>, b| a.is_none() || b.is_none() || a == b;
+        let one = |a: Option<(u64, u64)>, b: Option<(u64, u64)>| a.is_none() || b.is_none() || a == b;
         let same = |q: &Queued| q.key == key && q.name == name && one(q.object, object);
         if let Some(older) = self.queue.iter_mut().find(|q| same(q) && self.watcher == Watcher::Fanotify) {
             older.hint |= hint;

@@ -2,7 +2,7 @@
 //!
 //! It knows the tree as it made it, so nobody else may write there. It keeps the tree bounded, runs at full speed and never waits.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions, Permissions};
@@ -38,8 +38,9 @@ pub struct Choice {
     pub root: bool,
     /// Whether hard links are made.
     pub hard_links: bool,
-    /// Whether an object is changed while it has several names. A change through one name that is removed before anyone looks at it is told of that name
-    /// only, unless the watcher tells the object as well: fanotify does, inotify cannot.
+    /// Whether a name may go whose object has others and was changed since the last [`Ops::equal`]. inotify tells a change under the name that it was made
+    /// through, and nothing else: when that name is gone before anyone looked at it, nobody can know which other names the object has, and the mirror of those
+    /// stays as it was. fanotify tells the object, too.
     pub hidden_links: bool,
 }
 
@@ -87,6 +88,8 @@ pub struct Ops {
     bytes: u64,
     count: u64,
     log: VecDeque<String>,
+    /// Device and inode number of objects that were changed since the mirror was equal; only kept where names of such must not go.
+    touched: HashSet<(u64, u64)>,
 }
 
 impl Ops {
@@ -104,6 +107,7 @@ impl Ops {
             bytes: 0,
             count: 0,
             log: VecDeque::new(),
+            touched: HashSet::new(),
         }
     }
 
@@ -118,6 +122,11 @@ impl Ops {
         for _ in 0..count {
             self.step();
         }
+    }
+
+    /// The mirror is equal: whatever was changed has been looked at.
+    pub fn equal(&mut self) {
+        self.touched.clear();
     }
 
     /// A number from the same stream: for the lengths of bursts, so that the seed decides them too.
@@ -179,8 +188,11 @@ impl Ops {
         }
         let mut line = format!("{} {what}", self.count);
         for path in paths {
-            let path = path.strip_prefix(&self.root).unwrap_or(path);
-            let _ = write!(line, " \"{}\"", Shown(path.as_os_str().as_bytes()));
+            let shown = path.strip_prefix(&self.root).unwrap_or(path);
+            let _ = write!(line, " \"{}\"", Shown(shown.as_os_str().as_bytes()));
+            if let Ok(there) = fs::symlink_metadata(path) {
+                let _ = write!(line, " [{} x{}]", there.ino(), there.nlink());
+            }
         }
         self.log.push_back(line);
     }
@@ -214,11 +226,11 @@ impl Ops {
         let content = self.content();
         OpenOptions::new().write(true).create_new(true).open(path)?.write_all(&content)?;
         let node = self.attach(dir, name, Kind::File);
-        self.known(node)
+        self.made(node)
     }
 
     fn rewrite(&mut self) -> io::Result<()> {
-        let Some(node) = self.file().filter(|node| self.is_told(*node)) else { return self.create() };
+        let Some(node) = self.file() else { return self.create() };
         let path = self.path(node);
         let file = OpenOptions::new().write(true).open(&path)?;
         let size = self.nodes[node].size as usize;
@@ -235,21 +247,21 @@ impl Ops {
             file.set_len(0)?;
             file.write_all_at(&content, 0)?;
         }
-        self.known(node)
+        self.changed(node)
     }
 
     fn append(&mut self) -> io::Result<()> {
-        let Some(node) = self.file().filter(|node| self.nodes[*node].size < 3 << 20 && self.is_told(*node)) else { return self.create() };
+        let Some(node) = self.file().filter(|node| self.nodes[*node].size < 3 << 20) else { return self.create() };
         let path = self.path(node);
         self.say("append", &[&path]);
         let len = 1 + self.rng.below(3000);
         let more = whole(self.seed, self.count, len);
         OpenOptions::new().append(true).open(path)?.write_all(&more)?;
-        self.known(node)
+        self.changed(node)
     }
 
     fn truncate(&mut self) -> io::Result<()> {
-        let Some(node) = self.file().filter(|node| self.is_told(*node)) else { return self.create() };
+        let Some(node) = self.file() else { return self.create() };
         let path = self.path(node);
         self.say("truncate", &[&path]);
         let mut file = OpenOptions::new().write(true).open(path)?;
@@ -265,12 +277,12 @@ impl Ops {
                 file.write_all(b"behind the hole")?;
             }
         }
-        self.known(node)
+        self.changed(node)
     }
 
     /// As editors and package managers do: written beside, then renamed over.
     fn replace_whole(&mut self) -> io::Result<()> {
-        let Some(node) = self.file() else { return self.create() };
+        let Some(node) = self.file().filter(|node| self.may_go(*node)) else { return self.create() };
         let dir = self.nodes[node].parent;
         let name = self.name(dir);
         let (temp, path) = (self.path_in(dir, &name), self.path(node));
@@ -281,7 +293,7 @@ impl Ops {
             fs::set_permissions(&temp, Permissions::from_mode(0o640))?;
         }
         fs::rename(temp, path)?;
-        self.known(node)
+        self.made(node)
     }
 
     fn rename_free(&mut self) -> io::Result<()> {
@@ -304,7 +316,7 @@ impl Ops {
         let both_dirs = self.nodes[node].kind == Kind::Dir && self.nodes[over].kind == Kind::Dir;
         let neither = self.nodes[node].kind != Kind::Dir && self.nodes[over].kind != Kind::Dir;
         let fits = both_dirs && self.nodes[over].children.is_empty() || neither;
-        if node == over || !fits || self.is_within(over, node) || self.depth(dir) + self.height(node) > DEPTH_MAX {
+        if node == over || !fits || !self.may_go(over) || self.is_within(over, node) || self.depth(dir) + self.height(node) > DEPTH_MAX {
             return self.rename_free();
         }
         let (from, to) = (self.path(node), self.path(over));
@@ -367,7 +379,7 @@ impl Ops {
 
     /// The same name for another kind of thing, at once.
     fn replace_kind(&mut self) -> io::Result<()> {
-        let Some(node) = self.movable() else { return self.create() };
+        let Some(node) = self.movable().filter(|node| self.may_go(*node)) else { return self.create() };
         let (dir, name, kind) = (self.nodes[node].parent, self.nodes[node].name.clone(), self.nodes[node].kind);
         self.remove(node)?;
         match (kind, self.rng.below(3)) {
@@ -382,14 +394,6 @@ impl Ops {
                 Ok(())
             }
         }
-    }
-
-    /// Whether an event of a change of the node's object leads to all its names.
-    fn is_told(&self, node: usize) -> bool {
-        use std::os::unix::fs::MetadataExt;
-        self.choice.hidden_links
-            || self.nodes[node].kind == Kind::Dir
-            || fs::symlink_metadata(self.path(node)).is_ok_and(|meta| meta.nlink() == 1)
     }
 
     fn hard_link(&mut self) -> io::Result<()> {
@@ -413,7 +417,7 @@ impl Ops {
 
     fn chmod(&mut self) -> io::Result<()> {
         const ANY: &[u32] = &[0o644, 0o600, 0o755, 0o700, 0o777, 0o4755, 0o2755, 0o6711, 0o1777, 0o444, 0o111, 0o000];
-        let Some(node) = self.any(|node| node.kind != Kind::Other).filter(|node| self.is_told(*node)) else { return self.create() };
+        let Some(node) = self.any(|node| node.kind != Kind::Other) else { return self.create() };
         let mode = match (self.choice.root, self.nodes[node].kind) {
             (true, _) => self.rng.pick(ANY),
             (false, Kind::Dir) => self.rng.pick(&[0o755, 0o700, 0o777, 0o1777, 0o750]),
@@ -421,27 +425,30 @@ impl Ops {
         };
         let path = self.path(node);
         self.say(&format!("chmod {mode:o}"), &[&path]);
-        fs::set_permissions(path, Permissions::from_mode(mode))
+        fs::set_permissions(path, Permissions::from_mode(mode))?;
+        self.changed(node)
     }
 
     fn chown(&mut self) -> io::Result<()> {
         if !self.choice.root {
             return self.chmod();
         }
-        let Some(node) = self.any(|_| true).filter(|node| self.is_told(*node)) else { return self.create() };
+        let Some(node) = self.any(|_| true) else { return self.create() };
         let path = self.path(node);
         let (uid, gid) = (self.rng.pick(&[0, 1, 1000, 65_534, 3_000_000_000]), self.rng.pick(&[0, 5, 1000, 65_534]));
         self.say(&format!("chown {uid}:{gid}"), &[&path]);
-        lchown(path, Some(uid), Some(gid))
+        lchown(path, Some(uid), Some(gid))?;
+        self.changed(node)
     }
 
     fn utimes(&mut self) -> io::Result<()> {
-        let Some(node) = self.any(|_| true).filter(|node| self.is_told(*node)) else { return self.create() };
+        let Some(node) = self.any(|_| true) else { return self.create() };
         let path = self.path(node);
         // 1915 to 2200: what every filesystem can keep.
         let time = TimeSpec::new(self.rng.below(9_000_000_000) as i64 - 1_700_000_000, self.rng.below(1_000_000_000) as i64);
         self.say(&format!("utimes {}.{:09}", time.tv_sec(), time.tv_nsec()), &[&path]);
-        Ok(utimensat(AT_FDCWD, &path, &time, &time, UtimensatFlags::NoFollowSymlink)?)
+        utimensat(AT_FDCWD, &path, &time, &time, UtimensatFlags::NoFollowSymlink)?;
+        self.changed(node)
     }
 
     fn mkdir(&mut self) -> io::Result<()> {
@@ -495,12 +502,12 @@ impl Ops {
             _ => symlink(self.rng.pick(&["..", "/etc/passwd", "n1", "n2/n3", "/nowhere", "."]), &path)?,
         }
         let node = self.attach(dir, name, Kind::Other);
-        self.known(node)
+        self.made(node)
     }
 
     /// The name changes while the file is open and being written.
     fn write_while_renamed(&mut self) -> io::Result<()> {
-        let Some(node) = self.file().filter(|node| self.is_told(*node)) else { return self.create() };
+        let Some(node) = self.file() else { return self.create() };
         let dir = self.nodes[node].parent;
         let name = self.name(dir);
         let (from, to) = (self.path(node), self.path_in(dir, &name));
@@ -512,12 +519,13 @@ impl Ops {
         fs::rename(from, to)?;
         self.move_to(node, dir, name);
         file.write_all(&content[half..])?;
-        self.known(node)
+        self.changed(node)
     }
 
     fn remove_one(&mut self) -> io::Result<()> {
         match self.any(|node| !node.pinned && node.children.is_empty()) {
-            Some(node) => self.remove(node),
+            Some(node) if self.may_go(node) => self.remove(node),
+            Some(_) => self.rename_free(),
             None => self.create(),
         }
     }
@@ -525,8 +533,8 @@ impl Ops {
     fn remove_tree(&mut self) -> io::Result<()> {
         let small = self.live.len() < self.choice.entries_max / 4;
         match self.any(|node| !node.pinned && node.kind == Kind::Dir && (!small || node.children.len() < 4)) {
-            Some(node) => self.remove(node),
-            None => self.remove_one(),
+            Some(node) if self.may_go(node) => self.remove(node),
+            Some(_) | None => self.remove_one(),
         }
     }
 

@@ -32,6 +32,8 @@ fn acting<R>(who: As, act: impl FnOnce() -> R) -> R {
 /// Bursts of any length, and an equal mirror after each.
 fn churn(what: &str, who: As, ops: &mut Ops, mirror: &Mirror) {
     let mut left = ops_count();
+    // What was changed before the mirror started is seen by its first look.
+    ops.equal();
     while left > 0 {
         let longest = [20, 300, 3000, 3000][ops.rng().below(4)];
         let burst = (1 + ops.rng().below(longest)).min(left);
@@ -45,6 +47,7 @@ fn churn(what: &str, who: As, ops: &mut Ops, mirror: &Mirror) {
             }
             panic!("{report}");
         }
+        ops.equal();
     }
 }
 

@@ -1,11 +1,12 @@
 //! The tree as the generator made it: nodes, their paths, what can be picked and which names are free.
 //!
-//! Only [`Ops::known`] looks at the real one.
+//! Only these look at the real one: [`Ops::known`], [`Ops::changed`], [`Ops::made`], [`Ops::may_go`].
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{DEPTH_MAX, Kind, Node, Ops};
@@ -103,6 +104,39 @@ impl Ops {
         self.bytes = self.bytes - self.nodes[node].size + size;
         self.nodes[node].size = size;
         Ok(())
+    }
+
+    /// The object at `node` was changed.
+    pub(super) fn changed(&mut self, node: usize) -> io::Result<()> {
+        if !self.choice.hidden_links {
+            let there = fs::symlink_metadata(self.path(node))?;
+            self.touched.insert((there.dev(), there.ino()));
+        }
+        self.known(node)
+    }
+
+    /// The object at `node` is new.
+    pub(super) fn made(&mut self, node: usize) -> io::Result<()> {
+        if !self.choice.hidden_links {
+            // It may have the number of one that is gone.
+            let there = fs::symlink_metadata(self.path(node))?;
+            self.touched.remove(&(there.dev(), there.ino()));
+        }
+        self.known(node)
+    }
+
+    /// Whether `node` and all beneath it may go, by [`Choice::hidden_links`](super::Choice::hidden_links).
+    pub(super) fn may_go(&self, node: usize) -> bool {
+        let mut todo = vec![node];
+        while let Some(node) = todo.pop().filter(|_| !self.touched.is_empty()) {
+            todo.extend(&self.nodes[node].children);
+            // What cannot be looked at was not changed by us.
+            let hides = |there: fs::Metadata| there.nlink() > 1 && self.touched.contains(&(there.dev(), there.ino()));
+            if self.nodes[node].kind != Kind::Dir && fs::symlink_metadata(self.path(node)).is_ok_and(hides) {
+                return false;
+            }
+        }
+        true
     }
 
     pub(super) fn any(&mut self, suits: impl Fn(&Node) -> bool) -> Option<usize> {

@@ -58,6 +58,33 @@ fn is_the_same_again_from_the_same_seed() {
     assert_ne!(tree(seed), tree(seed + 1), "RINGSYNC_SEED={seed}");
 }
 
+/// No name of a changed object with several names goes before the mirror is said to be equal.
+#[test]
+fn hides_no_change_when_told_not_to() {
+    let (place, seed) = (Place::new(), seed());
+    println!("RINGSYNC_SEED={seed}");
+    let mut ops = Ops::new(&place.src, seed, Choice { hidden_links: false, entries_max: 300, ..Choice::usual() });
+    let mut kept = 0;
+    for _ in 0..20 {
+        for _ in 0..200 {
+            let names = |root: &Path| -> Vec<_> {
+                walk(root).into_iter().filter(|(_, m)| !m.is_dir() && m.nlink() > 1).map(|(_, m)| (m.ino(), m.nlink())).collect()
+            };
+            let before: Vec<_> =
+                names(&place.src).into_iter().filter(|(ino, _)| ops.touched.iter().any(|(_, changed)| changed == ino)).collect();
+            ops.step();
+            let after = walk(&place.src);
+            for (ino, names) in before {
+                kept += 1;
+                assert!(after.iter().any(|(_, m)| m.ino() == ino && m.nlink() >= names), "seed {seed}, operation {}", ops.count);
+            }
+        }
+        knows_its_tree(&ops, &place.src);
+        ops.equal();
+    }
+    assert!(kept > 0);
+}
+
 #[test]
 fn works_as_an_ordinary_user() {
     let place = if is_root() { Place::new().for_user() } else { Place::new() };
