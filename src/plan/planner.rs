@@ -233,6 +233,8 @@ impl Planner {
             return;
         };
         if hint.has(Hint::KEY_DEAD) {
+            // Who is being listed may be about to get it.
+            self.unknown_key(key);
             self.tree.take_key(dir);
             let why = if dir == ROOT { flag::SCAN } else { flag::LOOK };
             self.dirty.mark(&mut self.tree, dir, why);
@@ -499,8 +501,10 @@ impl Planner {
                 if let Some(old) = self.tree.take_key(dir) {
                     actions.push(Action::Forget(old));
                 }
+                // Events of a directory that moved here have been taken for those of its former node until now.
+                let inherited = self.tree.of_key(&key.0).is_some();
                 self.tree.set_key(dir, key.clone());
-                if self.unknown_keys_lost || self.unknown_keys.contains(&key.0[..]) {
+                if inherited || self.unknown_keys_lost || self.unknown_keys.contains(&key.0[..]) {
                     self.dirty.mark(&mut self.tree, dir, flag::SCAN);
                 }
             }

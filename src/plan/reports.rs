@@ -69,6 +69,14 @@ impl Planner {
             Racy::Reuse => self.tree.set(id, flag::REUSE),
             Racy::Yes => self.tree.set(id, flag::RACY),
         }
+        // Names that were linked to it while it was on its way hold the same, and as doubtful.
+        for other in self.tree.of_group(self.tree.group(id)).filter(|other| *other != id).collect::<Vec<_>>() {
+            let closed = !self.tree.knows_ctime(other);
+            self.tree.copy_doubts(other, id);
+            if closed {
+                self.tree.forget_ctime(other);
+            }
+        }
         if changed {
             let at = self.changed_at(id, now);
             self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);

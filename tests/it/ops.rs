@@ -3,7 +3,7 @@
 //! It knows the tree as it made it, so nobody else may write there. It keeps the tree bounded, runs at full speed and never waits.
 
 use std::collections::{HashSet, VecDeque};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, makedev, mknod, utimensat};
 use nix::sys::time::TimeSpec;
-use ringsync::model::path::Shown;
+use ringsync::model::path::{RelPath, Shown};
 
 use crate::content::whole;
 use crate::rng::Rng;
@@ -134,11 +134,18 @@ impl Ops {
         &mut self.rng
     }
 
-    /// The last operations that named `name`, for the report of a failure.
-    pub fn history(&self, name: &[u8]) -> String {
-        let name = Shown(name).to_string();
-        let lines: Vec<_> = self.log.iter().filter(|line| line.contains(&name)).collect();
-        lines[lines.len().saturating_sub(12)..].iter().fold(String::new(), |mut all, line| {
+    /// The last operations on `path` and on its directory, for the report of a failure: by name, and by the inode numbers that are there now.
+    pub fn history(&self, path: &RelPath) -> String {
+        let (dir, name) = path.split().map_or((RelPath::root(), Vec::new()), |(dir, name)| (dir, name.as_bytes().to_vec()));
+        let name = Shown(&name).to_string();
+        let mut wanted = vec![format!("/{name}\""), format!("\"{name}\"")];
+        for place in [path.as_bytes(), RelPath::as_bytes(&dir)] {
+            if let Ok(there) = fs::symlink_metadata(self.root.join(OsStr::from_bytes(place))) {
+                wanted.push(format!("[{} x", there.ino()));
+            }
+        }
+        let lines: Vec<_> = self.log.iter().filter(|line| wanted.iter().any(|text| line.contains(text))).collect();
+        lines[lines.len().saturating_sub(24)..].iter().fold(String::new(), |mut all, line| {
             let _ = writeln!(all, "    {line}");
             all
         })

@@ -42,8 +42,7 @@ fn churn(what: &str, who: As, ops: &mut Ops, mirror: &Mirror) {
         if let Err(differences) = mirror.try_settle() {
             let mut report = format!("{what}: the mirror{} is not equal with {left} operations left:\n{differences}", mirror.gone());
             for difference in differences.found.iter().take(5) {
-                let name = difference.path.split().map_or(Vec::new(), |(_, name)| name.as_bytes().to_vec());
-                report += &format!("  what was done to {}:\n{}", difference.path, ops.history(&name));
+                report += &format!("  what was done to {}:\n{}", difference.path, ops.history(&difference.path));
             }
             panic!("{report}");
         }
