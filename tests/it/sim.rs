@@ -54,6 +54,8 @@ struct Sim {
     target: MemTarget,
     planner: Planner,
     probes: Vec<Probe>,
+    /// Answers on their way: the source may be another by the time they arrive.
+    answers: Vec<Probed>,
     stages: Vec<StageTask>,
     /// What goes to the receiver, in order.
     sent: VecDeque<Sent>,
@@ -98,6 +100,7 @@ impl Sim {
             target,
             planner,
             probes: Vec::new(),
+            answers: Vec::new(),
             stages: Vec::new(),
             sent: VecDeque::new(),
             acks: VecDeque::new(),
@@ -112,6 +115,7 @@ impl Sim {
 
     fn connect(&mut self) {
         self.probes.clear();
+        self.answers.clear();
         self.stages.clear();
         self.sent.clear();
         self.acks.clear();
@@ -166,8 +170,12 @@ impl Sim {
                 if self.trace {
                     println!("  {now} {probe:?} -> {outcome:?}");
                 }
-                self.planner.probed(Probed { id: probe.id, outcome }, now, &mut actions);
+                self.answers.push(Probed { id: probe.id, outcome });
+                if self.rng.chance(50) {
+                    self.deliver(now, &mut actions);
+                }
             }
+            2 => self.deliver(now, &mut actions),
             3 => self.read_file(now),
             4 => self.stage_file(now),
             5 => self.receive(),
@@ -176,6 +184,15 @@ impl Sim {
         }
         self.planner.next(now, &mut actions);
         self.act(actions);
+    }
+
+    /// One of the answers arrives.
+    fn deliver(&mut self, now: u64, actions: &mut Vec<Action>) {
+        if !self.answers.is_empty() {
+            let at = self.rng.below(self.answers.len());
+            let answer = self.answers.swap_remove(at);
+            self.planner.probed(answer, now, actions);
+        }
     }
 
     fn read_file(&mut self, now: u64) {
@@ -399,7 +416,8 @@ impl Sim {
         *self.calm.lock().unwrap() = true;
         for _ in 0..400_000 {
             self.step();
-            let quiet = self.probes.is_empty() && self.stages.is_empty() && self.sent.is_empty() && self.acks.is_empty();
+            let quiet =
+                self.probes.is_empty() && self.answers.is_empty() && self.stages.is_empty() && self.sent.is_empty() && self.acks.is_empty();
             if quiet && !self.source.has_events() && self.planner.is_idle() {
                 match self.planner.next_at() {
                     // Troubles wait for their time: it comes.
