@@ -282,6 +282,9 @@ impl Planner {
         names.extend(self.tree.of_inode(dev, ino).filter(|id| self.tree.kind(*id) != Some(Kind::Dir)));
         let wrote = if hint.has(Hint::WRITTEN | Hint::CLOSED) { flag::WROTE } else { 0 };
         for id in names.drain(..) {
+            if hint.has(Hint::CLOSED) {
+                self.tree.forget_ctime(id);
+            }
             if hint.has(Hint::CLOSED | Hint::ATTRIB) {
                 self.dirty.mark(&mut self.tree, id, flag::LOOK | wrote);
             } else {

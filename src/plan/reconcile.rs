@@ -134,9 +134,15 @@ impl<'a> Pass<'a> {
     fn is_doubtful(&self, node: NodeId, slot: &Slot, stat: &Stat) -> bool {
         let has = |flags| self.tree.has(node, flags);
         let of_name = |flags| self.tree.resolve(slot.node).is_some_and(|n| self.tree.has(n, flags));
-        let wrote = || has(flag::WROTE) || of_name(flag::WROTE) || self.tree.of_ident(&stat.ident).any(|n| self.tree.has(n, flag::WROTE));
+        let names = || self.tree.resolve(slot.node).into_iter().chain(self.tree.of_ident(&stat.ident));
+        let wrote = || has(flag::WROTE) || names().any(|n| self.tree.has(n, flag::WROTE));
+        // A write sets the time before it stores the bytes: what was read between has the right time and the wrong content, and a close by the writer tells.
+        let closed = || names().any(|n| self.tree.has(n, flag::WROTE) && !self.tree.knows_ctime(n));
         let came = || has(flag::CAME) || of_name(flag::CAME);
-        (!self.tree.has_ctime(node, stat.ctime) && wrote()) || (has(flag::RACY) && (came() || wrote())) || (has(flag::REUSE) && came())
+        (!self.tree.has_ctime(node, stat.ctime) && wrote())
+            || closed()
+            || (has(flag::RACY) && (came() || wrote()))
+            || (has(flag::REUSE) && came())
     }
 
     /// Whether the node's name was looked at in this round and holds something else, or nothing, now; `None` if it was not looked at.
