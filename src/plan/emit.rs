@@ -13,7 +13,7 @@ use crate::model::probe::Seen;
 use crate::plan::aftermath::Failures;
 use crate::plan::flight::Flight;
 use crate::plan::planner::{Action, Planner, Staged};
-use crate::plan::reconcile::{Base, Difference, Want};
+use crate::plan::reconcile::{Base, Difference, Want, decide};
 use crate::plan::round::{Round, Slot};
 use crate::plan::tree::{NodeId, ROOT, Tree, flag};
 
@@ -498,6 +498,11 @@ impl Emit<'_> {
         }
         self.tree().set_group(node, group);
         self.tree().copy_doubts(node, base);
+        if meta.is_some_and(|meta| decide(&stat.meta, None, &meta, None, &self.planner.options) != Difference::None) {
+            // The base is not made equal in this cycle, and may be gone after it.
+            let parent = self.planner.tree.reference(parent);
+            self.look_again.push((parent, self.round.slots[at].name.clone(), self.now));
+        }
     }
 
     // Deletions and directories.
@@ -557,9 +562,7 @@ impl Emit<'_> {
             let tree = &self.planner.tree;
             let Some(dir) = tree.resolve(*dir) else { continue };
             if !self.touched.contains(&dir) && tree.kind(dir) == Some(Kind::Dir) {
-                let differs = tree
-                    .meta(dir)
-                    .is_none_or(|m| crate::plan::reconcile::decide(&stat.meta, None, &m, None, &self.planner.options) != Difference::None);
+                let differs = tree.meta(dir).is_none_or(|m| decide(&stat.meta, None, &m, None, &self.planner.options) != Difference::None);
                 if differs {
                     self.touched.insert(dir);
                 }
