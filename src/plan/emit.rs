@@ -42,6 +42,8 @@ pub(super) struct Emit<'p> {
     /// Directories parked in staging, to be deleted.
     pub(super) trash: Vec<NodeId>,
     pub(super) batches: HashMap<NodeId, usize>,
+    /// Metadata to be set.
+    metas: Vec<(NodeRef, Meta)>,
     /// Names to be looked at from a time on: their node went elsewhere after something new happened at the name, or they have to wait.
     pub(super) look_again: Vec<(NodeRef, NameBuf, u64)>,
     pub(super) dir_path: Option<(NodeId, RelPath)>,
@@ -71,6 +73,7 @@ impl Planner {
             touched: HashSet::new(),
             trash: Vec::new(),
             batches: HashMap::new(),
+            metas: Vec::new(),
             look_again: Vec::new(),
             dir_path: None,
             now,
@@ -120,6 +123,7 @@ impl Emit<'_> {
             self.build(at, actions);
         }
         self.link_all();
+        self.set_metas();
         self.delete_all(actions);
         self.directories();
         self.drop_empty_names();
@@ -290,10 +294,18 @@ impl Emit<'_> {
             self.round.dirs.entry(reference).or_insert(*stat);
             return;
         }
-        let Some(spot) = self.spot(node) else { return };
-        let index = self.file_index(node);
-        self.cycle.metas.push((index, Op::SetMeta { at: spot, meta: stat.meta }));
+        self.metas.push((self.planner.tree.reference(node), stat.meta));
         self.tree().update_meta(node, &stat.meta);
+    }
+
+    /// Emits what is only metadata, when all that is moved has its place: it is set after that.
+    fn set_metas(&mut self) {
+        for (node, meta) in std::mem::take(&mut self.metas) {
+            let Some(node) = self.planner.tree.resolve(node) else { continue };
+            let Some(at) = self.spot(node) else { continue };
+            let index = self.file_index(node);
+            self.cycle.metas.push((index, Op::SetMeta { at, meta }));
+        }
     }
 
     pub(super) fn file_index(&mut self, node: NodeId) -> u32 {
