@@ -35,6 +35,8 @@ fn look(source: &Source, probe: &Probe) -> Result<DirSeen, ProbeError> {
         }
         Ask::List => {
             (seen.key, seen.unwatched) = source.cover.cover(&dir, &stat).map_err(|e| failure(&e))?;
+            // What changed before it was watched makes no event.
+            seen.stat = dir.stat().map_err(|e| failure(&e))?;
             let mut names: Vec<NameBuf> = Vec::new();
             if let Err(e) = dir.list(|name| names.push(name.to_owned())) {
                 seen.list_error = Some(errno(&e));
