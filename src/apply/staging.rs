@@ -142,6 +142,8 @@ impl Staging {
         let mut state = self.lock();
         if state.files.remove(&id).is_some() {
             remove_file(root, id);
+            // No cycle need follow that would see it empty.
+            state.leave(root);
         }
     }
 

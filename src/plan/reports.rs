@@ -100,13 +100,21 @@ impl Planner {
     /// The report on a large file.
     pub fn stage_done(&mut self, done: &StageDone, now: u64) {
         self.busy = self.busy.saturating_sub(1);
-        let Some(ident) = self.staged.iter().find(|(_, s)| s.stage == done.stage).map(|(ident, _)| *ident) else { return };
-        let Some(staged) = self.staged.get_mut(&ident) else { return };
-        let waiting: Vec<NodeId> = staged.waiting.iter().filter_map(|n| self.tree.resolve(*n)).collect();
-        if let Read::Sent { .. } = done.read {
-            staged.ready = Some((done.worker, done.read));
-        } else {
-            self.staged.remove(&ident);
+        let ident = self.staged.iter().find(|(_, s)| s.stage == done.stage).map(|(ident, _)| *ident);
+        let staged = ident.and_then(|ident| self.staged.get_mut(&ident));
+        let waiting: Vec<NodeId> =
+            staged.as_ref().map_or_else(Vec::new, |s| s.waiting.iter().filter_map(|n| self.tree.resolve(*n)).collect());
+        match (done.read, staged) {
+            (Read::Sent { .. }, Some(staged)) if !waiting.is_empty() => staged.ready = Some((done.worker, done.read)),
+            (read, _) => {
+                if let Read::Sent { .. } = read {
+                    // All names that waited for it are gone: no cycle follows that would drop it.
+                    self.drops.push((done.worker, done.stage));
+                }
+                if let Some(ident) = ident {
+                    self.staged.remove(&ident);
+                }
+            }
         }
         for id in waiting {
             match done.read {

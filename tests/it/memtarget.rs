@@ -519,7 +519,9 @@ impl Target for MemTarget {
     }
 
     fn drop_stage(&mut self, id: u64) {
-        self.staged.remove(&id);
+        if self.staged.remove(&id).is_some() {
+            self.remove_empty_staging();
+        }
     }
 
     fn list(&mut self, dir: &RelPath, each: &mut dyn FnMut(Listed)) -> Result<(), Errno> {
