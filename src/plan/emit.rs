@@ -13,7 +13,7 @@ use crate::model::probe::Seen;
 use crate::plan::aftermath::Failures;
 use crate::plan::flight::Flight;
 use crate::plan::planner::{Action, Planner, Staged};
-use crate::plan::reconcile::{Base, Difference, Want};
+use crate::plan::reconcile::{Base, Difference, Want, carried_differs};
 use crate::plan::round::{Round, Slot};
 use crate::plan::tree::{NodeId, ROOT, Tree, flag};
 
@@ -154,6 +154,11 @@ impl Emit<'_> {
         }
     }
 
+    /// Whether two entries of one kind differ in metadata that is carried, for what has no content or has been found to have the same.
+    fn meta_differs(&self, seen: &Meta, mirrored: &Meta) -> bool {
+        carried_differs(seen, mirrored, &self.planner.options)
+    }
+
     pub(super) fn tree(&mut self) -> &mut Tree {
         &mut self.planner.tree
     }
@@ -290,10 +295,14 @@ impl Emit<'_> {
             self.round.dirs.entry(reference).or_insert(*stat);
             return;
         }
+        self.push_meta(node, &stat.meta);
+    }
+
+    fn push_meta(&mut self, node: NodeId, meta: &Meta) {
         let Some(spot) = self.spot(node) else { return };
         let index = self.file_index(node);
-        self.cycle.metas.push((index, Op::SetMeta { at: spot, meta: stat.meta }));
-        self.tree().update_meta(node, &stat.meta);
+        self.cycle.metas.push((index, Op::SetMeta { at: spot, meta: *meta }));
+        self.tree().update_meta(node, meta);
     }
 
     pub(super) fn file_index(&mut self, node: NodeId) -> u32 {
@@ -476,6 +485,11 @@ impl Emit<'_> {
     }
 
     pub(super) fn link(&mut self, base: NodeId, parent: NodeId, at: usize, stat: &Stat) {
+        let differs = self.planner.tree.meta(base).is_some_and(|m| m.kind == stat.meta.kind && self.meta_differs(&stat.meta, &m));
+        if differs {
+            // The base was not looked at itself: what was seen at the new name is its metadata too.
+            self.push_meta(base, &stat.meta);
+        }
         if !self.vacate(parent, at, false) {
             return;
         }
@@ -557,9 +571,7 @@ impl Emit<'_> {
             let tree = &self.planner.tree;
             let Some(dir) = tree.resolve(*dir) else { continue };
             if !self.touched.contains(&dir) && tree.kind(dir) == Some(Kind::Dir) {
-                let differs = tree
-                    .meta(dir)
-                    .is_none_or(|m| crate::plan::reconcile::decide(&stat.meta, None, &m, None, &self.planner.options) != Difference::None);
+                let differs = tree.meta(dir).is_none_or(|m| self.meta_differs(&stat.meta, &m));
                 if differs {
                     self.touched.insert(dir);
                 }
