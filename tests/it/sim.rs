@@ -18,7 +18,7 @@ use ringsync::model::probe::{Probe, Probed};
 use ringsync::plan::{Action, Planner};
 
 use crate::memsource::{Body, MemSource, TICK_NS, Watcher};
-use crate::memtarget::MemTarget;
+use crate::memtarget::{Act, MemTarget};
 use crate::place;
 use crate::rng::Rng;
 
@@ -83,9 +83,14 @@ impl Sim {
         let calm = Arc::new(Mutex::new(false));
         if rng.chance(40) {
             let (flag, mut own) = (calm.clone(), Rng::new(seed ^ 0xfa17));
-            target.set_fault(Some(Box::new(move |_| {
-                let errnos = [libc::EIO, libc::ENOSPC, libc::EACCES, libc::ENOENT];
-                (!*flag.lock().unwrap() && own.below(100) < 3).then(|| own.pick(&errnos))
+            target.set_fault(Some(Box::new(move |act| {
+                // What makes the mirror be listed again makes the planner forget all but length and time.
+                let lists =
+                    !matches!(act, Act::Put(_) | Act::Stage(_) | Act::Op(Op::SetMeta { .. } | Op::DirMeta { .. } | Op::Link { .. }));
+                let fails = !*flag.lock().unwrap() && own.below(100) < 3 && (play == Play::Sessions || !lists);
+                fails.then(|| {
+                    own.pick(&[libc::EIO, libc::ENOSPC, libc::EACCES, if play == Play::Sessions { libc::ENOENT } else { libc::EIO }])
+                })
             })));
         }
         let planner = Planner::new(Options::mirror(), Arc::new(Filter::default()), seed);
