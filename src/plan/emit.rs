@@ -116,6 +116,10 @@ impl Emit<'_> {
                 _ => {}
             }
         }
+        // All of PRE first: every path of FILES and POST is one after it.
+        for at in 0..self.wants.len() {
+            self.prepare(at);
+        }
         for at in 0..self.wants.len() {
             self.build(at, actions);
         }
@@ -241,18 +245,57 @@ impl Emit<'_> {
 
     // What is made or changed at its name.
 
-    pub(super) fn build(&mut self, at: usize, actions: &mut Vec<Action>) {
-        let (want, Some((parent, stat))) = (self.wants[at], self.present(at)) else { return };
-        let (node, difference) = match want {
-            Want::Skip | Want::Defer | Want::Gone | Want::Link(_) => return,
-            Want::New => (None, Difference::Content),
-            Want::Stay(difference) | Want::Move(_, difference) => (self.at_name(parent, at), difference),
+    /// The node at the slot's name that stays there, if it is of the kind that was seen, and how it differs.
+    fn staying(&self, parent: NodeId, at: usize, stat: &Stat) -> Option<(NodeId, Difference)> {
+        let (Want::Stay(difference) | Want::Move(_, difference)) = self.wants[at] else { return None };
+        let node = self.at_name(parent, at).filter(|n| self.planner.tree.kind(*n) == Some(stat.meta.kind))?;
+        (difference < Difference::Content || stat.meta.kind == Kind::Dir).then_some((node, difference))
+    }
+
+    /// Makes the slot's name ready for what comes, and makes what PRE makes.
+    fn prepare(&mut self, at: usize) {
+        let Some((parent, stat)) = self.present(at) else { return };
+        let linked = matches!(self.wants[at], Want::Link(_));
+        let made = matches!(self.wants[at], Want::New | Want::Stay(_) | Want::Move(..)) && self.staying(parent, at, &stat).is_none();
+        let ready = if linked {
+            self.vacate(parent, at, false)
+        } else if made && stat.meta.kind != Kind::File {
+            self.make(parent, at, &stat);
+            true
+        } else if made && self.can_come(&stat) {
+            self.vacate(parent, at, false)
+        } else {
+            true
         };
-        match (node.filter(|n| self.planner.tree.kind(*n) == Some(stat.meta.kind)), difference) {
-            (Some(node), Difference::None) => self.keep(node, at, &stat),
-            (Some(node), Difference::Meta) => self.set_meta(node, at, &stat),
-            (Some(node), Difference::Content) if stat.meta.kind == Kind::Dir => self.set_meta(node, at, &stat),
-            _ => self.make(parent, at, &stat, actions),
+        if !ready {
+            self.wants[at] = Want::Skip;
+            self.rebase(at);
+        }
+    }
+
+    /// The slot that others were to be linked to has no place: one of them takes its part.
+    fn rebase(&mut self, lost: usize) {
+        let mut heir = None;
+        for at in 0..self.wants.len() {
+            if self.wants[at] == Want::Link(Base::Slot(lost)) {
+                self.wants[at] = heir.map_or(Want::New, |first| Want::Link(Base::Slot(first)));
+                heir = heir.or(Some(at));
+            }
+        }
+        if let Some(at) = heir.filter(|at| *at < lost) {
+            self.prepare(at);
+        }
+    }
+
+    pub(super) fn build(&mut self, at: usize, actions: &mut Vec<Action>) {
+        let Some((parent, stat)) = self.present(at) else { return };
+        match (self.wants[at], self.staying(parent, at, &stat)) {
+            (Want::Skip | Want::Defer | Want::Gone | Want::Link(_), _) => {}
+            (_, Some((node, Difference::None))) => self.keep(node, at, &stat),
+            (_, Some((node, _))) => self.set_meta(node, at, &stat),
+            (_, None) if stat.meta.kind == Kind::File => self.make_file(parent, at, &stat, actions),
+            // Made already.
+            (_, None) => {}
         }
     }
 
@@ -319,11 +362,7 @@ impl Emit<'_> {
         }
     }
 
-    pub(super) fn make(&mut self, parent: NodeId, at: usize, stat: &Stat, actions: &mut Vec<Action>) {
-        if stat.meta.kind == Kind::File {
-            self.make_file(parent, at, stat, actions);
-            return;
-        }
+    pub(super) fn make(&mut self, parent: NodeId, at: usize, stat: &Stat) {
         let directory = stat.meta.kind == Kind::Dir;
         if !self.vacate(parent, at, directory) {
             return;
@@ -366,9 +405,6 @@ impl Emit<'_> {
             self.place_staged(parent, at, stat, actions);
             return;
         }
-        if !self.vacate(parent, at, false) {
-            return;
-        }
         let Some(spot) = self.slot_spot(parent, at) else { return };
         let Some(expect) = self.planner.tree.ident(parent) else {
             // Which directory of the source it is in is not known until that one is looked at.
@@ -385,6 +421,11 @@ impl Emit<'_> {
         let task =
             FileTask { index, node: self.planner.tree.reference(node), name: spot.name, ident: stat.ident, size: stat.meta.size, insist };
         self.add_to_batch(parent, spot.dir, expect, task);
+    }
+
+    /// Whether the file's content goes to the mirror in this cycle.
+    fn can_come(&self, stat: &Stat) -> bool {
+        stat.meta.size <= INLINE_FILE_BYTES_MAX as u64 || self.planner.staged.get(&stat.ident).is_some_and(|s| s.fits(stat))
     }
 
     pub(super) fn add_to_batch(&mut self, parent: NodeId, dir: RelPath, expect: Ident, task: FileTask) {
@@ -415,14 +456,10 @@ impl Emit<'_> {
             }
             Some(staged) => {
                 if let Some((worker, Read::Sent { meta, ctime, racy, changed })) = staged.ready
-                    && ((meta.size == stat.meta.size && meta.mtime == stat.meta.mtime) || changed)
+                    && staged.fits(stat)
                 {
                     let (stage, disturbed) = (staged.stage, staged.disturbed);
                     self.planner.staged.remove(&stat.ident);
-                    if !self.vacate(parent, at, false) {
-                        actions.push(Action::DropStage { worker, stage });
-                        return;
-                    }
                     let node = self.tree().child_or_insert(parent, spot.name.as_name());
                     self.touched.insert(parent);
                     self.made(node, stat);
@@ -477,10 +514,24 @@ impl Emit<'_> {
             };
             let Some(base) = base.filter(|b| self.planner.tree.ident(*b) == Some(stat.ident) && !self.planner.tree.has(*b, flag::UNKNOWN))
             else {
-                self.defer(at);
+                self.await_base(parent, at, &stat);
                 continue;
             };
             self.link(base, parent, at, &stat);
+        }
+    }
+
+    /// The base of a link is not in the mirror yet: it may be a large file on its way.
+    fn await_base(&mut self, parent: NodeId, at: usize, stat: &Stat) {
+        match self.planner.staged.get_mut(&stat.ident).filter(|s| s.ready.is_none()) {
+            Some(staged) => {
+                let node = self.planner.tree.child_or_insert(parent, self.round.slots[at].name.as_name());
+                let node = self.planner.tree.reference(node);
+                if !staged.waiting.contains(&node) {
+                    staged.waiting.push(node);
+                }
+            }
+            None => self.defer(at),
         }
     }
 
@@ -489,9 +540,6 @@ impl Emit<'_> {
         if differs {
             // The base was not looked at itself: what was seen at the new name is its metadata too.
             self.push_meta(base, &stat.meta);
-        }
-        if !self.vacate(parent, at, false) {
-            return;
         }
         let Some(to) = self.slot_spot(parent, at) else { return };
         let Some(from) = self.spot(base) else {

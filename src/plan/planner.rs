@@ -9,7 +9,7 @@ use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, SCAN_WEIGHT, TOLD_OBJ
 use crate::model::cycle::{Cycle, NodeRef, Read, StageTask};
 use crate::model::event::{Event, Hint, Key};
 use crate::model::filter::Filter;
-use crate::model::meta::{Ident, Kind};
+use crate::model::meta::{Ident, Kind, Stat};
 use crate::model::op::Abilities;
 use crate::model::options::Options;
 use crate::model::path::{Name, NameBuf, RelPath};
@@ -71,6 +71,13 @@ pub(super) struct Staged {
     pub ready: Option<(usize, Read)>,
     /// It was looked at again while it was on its way.
     pub disturbed: bool,
+}
+
+impl Staged {
+    /// Whether it is complete and is what was seen.
+    pub(super) fn fits(&self, stat: &Stat) -> bool {
+        matches!(self.ready, Some((_, Read::Sent { meta, changed, .. })) if changed || (meta.size == stat.meta.size && meta.mtime == stat.meta.mtime))
+    }
 }
 
 /// See the module's comment.
