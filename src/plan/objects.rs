@@ -141,6 +141,11 @@ impl Tree {
         self.keys.get(&id)
     }
 
+    /// The directories that have a key, in no order.
+    pub fn keyed(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.keys.keys().copied()
+    }
+
     /// Records the key of a directory; another directory that had it loses it.
     pub fn set_key(&mut self, id: NodeId, key: Key) {
         self.take_key(id);

@@ -225,13 +225,25 @@ impl Planner {
             return;
         }
         let Event::At { key, name, hint, object } = event else {
-            self.dirty.mark(&mut self.tree, ROOT, flag::SCAN | flag::DEEP);
+            self.rescan();
             return;
         };
         self.name_told(key, name, hint, now);
         if let Some(object) = object {
             self.object_told(object, hint, now);
         }
+    }
+
+    /// Events were lost: every directory is listed again. Each by itself, not from the root downwards: one that is renamed meanwhile could slip through.
+    fn rescan(&mut self) {
+        self.unknown_keys_lost = true;
+        let mut dirs: Vec<NodeId> = self.tree.keyed().collect();
+        // Nodes that were made together are next to each other in the source, too.
+        dirs.sort_unstable();
+        for dir in dirs {
+            self.dirty.mark(&mut self.tree, dir, flag::SCAN);
+        }
+        self.dirty.mark(&mut self.tree, ROOT, flag::SCAN);
     }
 
     fn name_told(&mut self, key: &[u8], name: &[u8], hint: Hint, now: u64) {

@@ -146,7 +146,8 @@ impl Sim {
 
     /// One of the things that can happen next, by chance.
     fn step(&mut self) {
-        self.source.now_ns += self.rng.below(STEP_NS as usize) as u64;
+        // Never twice the same: a fine clock gives what is changed after a look another time.
+        self.source.now_ns += 1 + self.rng.below(STEP_NS as usize) as u64;
         let now = self.source.now_ns;
         let mut actions = Vec::new();
         match self.rng.below(7) {
