@@ -53,6 +53,8 @@ pub(super) enum State {
     Open,
     Visiting,
     Done,
+    /// A new object was made for it in this cycle.
+    Made,
 }
 
 impl Planner {
@@ -159,7 +161,7 @@ impl Emit<'_> {
     }
 
     /// Whether two entries of one kind differ in metadata that is carried, for what has no content or has been found to have the same.
-    fn meta_differs(&self, seen: &Meta, mirrored: &Meta) -> bool {
+    pub(super) fn meta_differs(&self, seen: &Meta, mirrored: &Meta) -> bool {
         carried_differs(seen, mirrored, &self.planner.options)
     }
 
@@ -341,7 +343,7 @@ impl Emit<'_> {
         self.push_meta(node, &stat.meta);
     }
 
-    fn push_meta(&mut self, node: NodeId, meta: &Meta) {
+    pub(super) fn push_meta(&mut self, node: NodeId, meta: &Meta) {
         let Some(spot) = self.spot(node) else { return };
         let index = self.file_index(node);
         self.cycle.metas.push((index, Op::SetMeta { at: spot, meta: *meta }));
@@ -382,6 +384,7 @@ impl Emit<'_> {
         self.push_pre(op, parent);
         self.made(node, stat);
         self.record(node, at, &stat.meta);
+        self.state[at] = State::Made;
         if directory {
             self.tree().take_key(node);
             let deep = if self.round.slots[at].deep { flag::DEEP } else { 0 };
@@ -416,6 +419,7 @@ impl Emit<'_> {
         self.touched.insert(parent);
         self.made(node, stat);
         self.record(node, at, &stat.meta);
+        self.state[at] = State::Made;
         self.tree().set(node, flag::BUSY);
         let index = self.file_index(node);
         let task =
@@ -465,6 +469,7 @@ impl Emit<'_> {
                     self.made(node, stat);
                     let meta = Meta { size: meta.size, mtime: meta.mtime, ..stat.meta };
                     self.record(node, at, &meta);
+                    self.state[at] = State::Made;
                     let index = self.file_index(node);
                     self.cycle.places.push(Placing { index, node: self.planner.tree.reference(node), worker, at: spot, meta, stage });
                     let now = self.now;
@@ -500,66 +505,6 @@ impl Emit<'_> {
             size: stat.meta.size,
             insist,
         }));
-    }
-
-    // Hard links.
-
-    pub(super) fn link_all(&mut self) {
-        for at in 0..self.wants.len() {
-            let Want::Link(base) = self.wants[at] else { continue };
-            let Some((parent, stat)) = self.present(at) else { continue };
-            let base = match base {
-                Base::Node(node) => self.planner.tree.is_live(node).then_some(node),
-                Base::Slot(first) => self.present(first).and_then(|(dir, _)| self.at_name(dir, first)),
-            };
-            let Some(base) = base.filter(|b| self.planner.tree.ident(*b) == Some(stat.ident) && !self.planner.tree.has(*b, flag::UNKNOWN))
-            else {
-                self.await_base(parent, at, &stat);
-                continue;
-            };
-            self.link(base, parent, at, &stat);
-        }
-    }
-
-    /// The base of a link is not in the mirror yet: it may be a large file on its way.
-    fn await_base(&mut self, parent: NodeId, at: usize, stat: &Stat) {
-        match self.planner.staged.get_mut(&stat.ident).filter(|s| s.ready.is_none()) {
-            Some(staged) => {
-                let node = self.planner.tree.child_or_insert(parent, self.round.slots[at].name.as_name());
-                let node = self.planner.tree.reference(node);
-                if !staged.waiting.contains(&node) {
-                    staged.waiting.push(node);
-                }
-            }
-            None => self.defer(at),
-        }
-    }
-
-    pub(super) fn link(&mut self, base: NodeId, parent: NodeId, at: usize, stat: &Stat) {
-        let differs = self.planner.tree.meta(base).is_some_and(|m| m.kind == stat.meta.kind && self.meta_differs(&stat.meta, &m));
-        if differs {
-            // The base was not looked at itself: what was seen at the new name is its metadata too.
-            self.push_meta(base, &stat.meta);
-        }
-        let Some(to) = self.slot_spot(parent, at) else { return };
-        let Some(from) = self.spot(base) else {
-            self.defer(at);
-            return;
-        };
-        let node = self.tree().child_or_insert(parent, to.name.as_name());
-        self.push_post(Op::Link { from, to }, parent);
-        self.made(node, stat);
-        if self.planner.tree.group(base) == 0 {
-            self.planner.next_group += 1;
-            let group = self.planner.next_group;
-            self.tree().set_group(base, group);
-        }
-        let (group, meta) = (self.planner.tree.group(base), self.planner.tree.meta(base));
-        if let Some(meta) = meta {
-            self.record(node, at, &meta);
-        }
-        self.tree().set_group(node, group);
-        self.tree().copy_doubts(node, base);
     }
 
     // Deletions and directories.

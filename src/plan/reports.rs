@@ -95,7 +95,11 @@ impl Planner {
         let Some(ident) = self.staged.iter().find(|(_, s)| s.stage == done.stage).map(|(ident, _)| *ident) else { return };
         let Some(staged) = self.staged.get_mut(&ident) else { return };
         let waiting: Vec<NodeId> = staged.waiting.iter().filter_map(|n| self.tree.resolve(*n)).collect();
-        if let Read::Sent { .. } = done.read {
+        if waiting.is_empty() && matches!(done.read, Read::Sent { .. }) {
+            // Nobody is left who would look at it.
+            self.staged.remove(&ident);
+            self.drops.push((done.worker, done.stage));
+        } else if let Read::Sent { .. } = done.read {
             staged.ready = Some((done.worker, done.read));
         } else {
             self.staged.remove(&ident);
