@@ -520,6 +520,7 @@ impl Target for MemTarget {
 
     fn drop_stage(&mut self, id: u64) {
         self.staged.remove(&id);
+        self.remove_empty_staging();
     }
 
     fn list(&mut self, dir: &RelPath, each: &mut dyn FnMut(Listed)) -> Result<(), Errno> {

@@ -138,7 +138,12 @@ impl Sim {
                     let batches = cycle.batches.clone();
                     self.sent.push_back(Sent::Cycle(Under { cycle, batches, puts: Vec::new() }));
                 }
-                Action::DropStage { stage, .. } => self.target.drop_stage(stage),
+                Action::DropStage { stage, .. } => {
+                    if self.trace {
+                        println!("drop stage {stage}");
+                    }
+                    self.target.drop_stage(stage);
+                }
                 Action::Forget(_) => {}
             }
         }
@@ -239,6 +244,9 @@ impl Sim {
                 Read::Sent { meta: stat.meta, ctime: stat.ctime, racy: self.source.racy(&stat), changed: false }
             }
         };
+        if self.trace {
+            println!("staged {task:?} {read:?}");
+        }
         self.planner.stage_done(&StageDone { stage: task.stage, node: task.node, worker: 0, read }, now);
     }
 
