@@ -518,8 +518,10 @@ impl Planner {
                 if let Some(old) = self.tree.take_key(dir) {
                     actions.push(Action::Forget(old));
                 }
+                // Events that came since it was listed went to the node that had the key: the directory as it was known at another name.
+                let taken_over = self.tree.of_key(&key.0).is_some();
                 self.tree.set_key(dir, key.clone());
-                if self.unknown_keys_lost || self.unknown_keys.contains(&key.0[..]) {
+                if taken_over || self.unknown_keys_lost || self.unknown_keys.contains(&key.0[..]) {
                     self.dirty.mark(&mut self.tree, dir, flag::SCAN);
                 }
             }
