@@ -54,6 +54,10 @@ struct Sim {
     target: MemTarget,
     planner: Planner,
     probes: Vec<Probe>,
+    /// What was seen and not told yet.
+    answers: Vec<Probed>,
+    /// What was read and not told yet.
+    reports: Vec<FileDone>,
     stages: Vec<StageTask>,
     /// What goes to the receiver, in order.
     sent: VecDeque<Sent>,
@@ -103,6 +107,8 @@ impl Sim {
             target,
             planner,
             probes: Vec::new(),
+            answers: Vec::new(),
+            reports: Vec::new(),
             stages: Vec::new(),
             sent: VecDeque::new(),
             acks: VecDeque::new(),
@@ -117,6 +123,8 @@ impl Sim {
 
     fn connect(&mut self) {
         self.probes.clear();
+        self.answers.clear();
+        self.reports.clear();
         self.stages.clear();
         self.sent.clear();
         self.acks.clear();
@@ -144,7 +152,7 @@ impl Sim {
                     }
                     self.target.drop_stage(stage);
                 }
-                Action::Forget(_) => {}
+                Action::Forget(key) => self.source.unwatch(&key.0),
             }
         }
     }
@@ -177,8 +185,12 @@ impl Sim {
                 if self.trace {
                     println!("  {now} {probe:?} -> {outcome:?}");
                 }
-                self.planner.probed(Probed { id: probe.id, outcome }, now, &mut actions);
+                self.answers.push(Probed { id: probe.id, outcome });
+                if self.rng.chance(60) {
+                    self.tell_seen(now, &mut actions);
+                }
             }
+            2 => self.tell_seen(now, &mut actions),
             3 => self.read_file(now),
             4 => self.stage_file(now),
             5 => self.receive(),
@@ -189,7 +201,33 @@ impl Sim {
         self.act(actions);
     }
 
+    /// One of the answers reaches the planner: time may have passed, and events may have come, since its look.
+    fn tell_seen(&mut self, now: u64, actions: &mut Vec<Action>) {
+        if self.answers.is_empty() {
+            return;
+        }
+        let at = self.rng.below(self.answers.len());
+        let answer = self.answers.swap_remove(at);
+        if self.trace {
+            println!("  {now} answer {}", answer.id);
+        }
+        self.planner.probed(answer, now, actions);
+    }
+
+    /// One of the files that were read is reported.
+    fn tell_read(&mut self, now: u64) {
+        if !self.reports.is_empty() {
+            let at = self.rng.below(self.reports.len());
+            let done = self.reports.swap_remove(at);
+            self.planner.file_done(&done, now);
+        }
+    }
+
     fn read_file(&mut self, now: u64) {
+        if self.rng.chance(40) {
+            self.tell_read(now);
+            return;
+        }
         let Self { sent, rng, .. } = self;
         let mut open: Vec<&mut Under> =
             sent.iter_mut().filter_map(|s| if let Sent::Cycle(u) = s { Some(u) } else { None }).filter(|u| !u.batches.is_empty()).collect();
@@ -222,7 +260,10 @@ impl Sim {
                 }
             }
         };
-        self.planner.file_done(&FileDone { cycle, node: task.node, read }, now);
+        self.reports.push(FileDone { cycle, node: task.node, read });
+        if self.rng.chance(60) {
+            self.tell_read(now);
+        }
     }
 
     fn stage_file(&mut self, now: u64) {
@@ -253,7 +294,8 @@ impl Sim {
     /// The receiver does the oldest thing that is complete.
     fn receive(&mut self) {
         match self.sent.front() {
-            Some(Sent::Cycle(under)) if !under.batches.is_empty() => return,
+            // The sender ends a cycle when its workers have reported all files.
+            Some(Sent::Cycle(under)) if !under.batches.is_empty() || self.reports.iter().any(|r| r.cycle == under.cycle.number) => return,
             None => return,
             _ => {}
         }
@@ -413,7 +455,12 @@ impl Sim {
         *self.calm.lock().unwrap() = true;
         for _ in 0..400_000 {
             self.step();
-            let quiet = self.probes.is_empty() && self.stages.is_empty() && self.sent.is_empty() && self.acks.is_empty();
+            let quiet = self.probes.is_empty()
+                && self.answers.is_empty()
+                && self.reports.is_empty()
+                && self.stages.is_empty()
+                && self.sent.is_empty()
+                && self.acks.is_empty();
             if quiet && !self.source.has_events() && self.planner.is_idle() {
                 match self.planner.next_at() {
                     // Troubles wait for their time: it comes.
