@@ -137,7 +137,7 @@ impl Staging {
         self.lock().files.remove(&id);
     }
 
-    /// Removes the staged file `id`, if there is one.
+    /// Removes the staged file `id`, if there is one, and the directory if nothing is left in it: no cycle may follow.
     pub(super) fn drop_file(&self, root: &Root, id: u64) {
         let mut state = self.lock();
         if state.files.remove(&id).is_some() {

@@ -172,7 +172,8 @@ impl Planner {
         }
     }
 
-    fn find(&self, path: &[u8]) -> Option<NodeId> {
+    /// The node at a path.
+    pub(super) fn find(&self, path: &[u8]) -> Option<NodeId> {
         RelPath::new(path).ok()?.names().try_fold(ROOT, |at, name: Name<'_>| self.tree.child(at, name.as_bytes())).filter(|id| *id != ROOT)
     }
 }

@@ -13,7 +13,7 @@ use crate::model::probe::Seen;
 use crate::plan::aftermath::Failures;
 use crate::plan::flight::Flight;
 use crate::plan::planner::{Action, Planner, Staged};
-use crate::plan::reconcile::{Base, Difference, Want, decide};
+use crate::plan::reconcile::{Base, Difference, Want, carried_differs};
 use crate::plan::round::{Round, Slot};
 use crate::plan::tree::{NodeId, ROOT, Tree, flag};
 
@@ -42,8 +42,6 @@ pub(super) struct Emit<'p> {
     /// Directories parked in staging, to be deleted.
     pub(super) trash: Vec<NodeId>,
     pub(super) batches: HashMap<NodeId, usize>,
-    /// Metadata to be set.
-    metas: Vec<(NodeRef, Meta)>,
     /// Names to be looked at from a time on: their node went elsewhere after something new happened at the name, or they have to wait.
     pub(super) look_again: Vec<(NodeRef, NameBuf, u64)>,
     pub(super) dir_path: Option<(NodeId, RelPath)>,
@@ -55,6 +53,8 @@ pub(super) enum State {
     Open,
     Visiting,
     Done,
+    /// A new object was made for it in this cycle.
+    Made,
 }
 
 impl Planner {
@@ -73,7 +73,6 @@ impl Planner {
             touched: HashSet::new(),
             trash: Vec::new(),
             batches: HashMap::new(),
-            metas: Vec::new(),
             look_again: Vec::new(),
             dir_path: None,
             now,
@@ -119,11 +118,14 @@ impl Emit<'_> {
                 _ => {}
             }
         }
+        // All of PRE first: every path of FILES and POST is one after it.
+        for at in 0..self.wants.len() {
+            self.prepare(at);
+        }
         for at in 0..self.wants.len() {
             self.build(at, actions);
         }
         self.link_all();
-        self.set_metas();
         self.delete_all(actions);
         self.directories();
         self.drop_empty_names();
@@ -156,6 +158,11 @@ impl Emit<'_> {
                 self.planner.tree.remove(id);
             }
         }
+    }
+
+    /// Whether two entries of one kind differ in metadata that is carried, for what has no content or has been found to have the same.
+    pub(super) fn meta_differs(&self, seen: &Meta, mirrored: &Meta) -> bool {
+        carried_differs(seen, mirrored, &self.planner.options)
     }
 
     pub(super) fn tree(&mut self) -> &mut Tree {
@@ -240,18 +247,57 @@ impl Emit<'_> {
 
     // What is made or changed at its name.
 
-    pub(super) fn build(&mut self, at: usize, actions: &mut Vec<Action>) {
-        let (want, Some((parent, stat))) = (self.wants[at], self.present(at)) else { return };
-        let (node, difference) = match want {
-            Want::Skip | Want::Defer | Want::Gone | Want::Link(_) => return,
-            Want::New => (None, Difference::Content),
-            Want::Stay(difference) | Want::Move(_, difference) => (self.at_name(parent, at), difference),
+    /// The node at the slot's name that stays there, if it is of the kind that was seen, and how it differs.
+    fn staying(&self, parent: NodeId, at: usize, stat: &Stat) -> Option<(NodeId, Difference)> {
+        let (Want::Stay(difference) | Want::Move(_, difference)) = self.wants[at] else { return None };
+        let node = self.at_name(parent, at).filter(|n| self.planner.tree.kind(*n) == Some(stat.meta.kind))?;
+        (difference < Difference::Content || stat.meta.kind == Kind::Dir).then_some((node, difference))
+    }
+
+    /// Makes the slot's name ready for what comes, and makes what PRE makes.
+    fn prepare(&mut self, at: usize) {
+        let Some((parent, stat)) = self.present(at) else { return };
+        let linked = matches!(self.wants[at], Want::Link(_));
+        let made = matches!(self.wants[at], Want::New | Want::Stay(_) | Want::Move(..)) && self.staying(parent, at, &stat).is_none();
+        let ready = if linked {
+            self.vacate(parent, at, false)
+        } else if made && stat.meta.kind != Kind::File {
+            self.make(parent, at, &stat);
+            true
+        } else if made && self.can_come(&stat) {
+            self.vacate(parent, at, false)
+        } else {
+            true
         };
-        match (node.filter(|n| self.planner.tree.kind(*n) == Some(stat.meta.kind)), difference) {
-            (Some(node), Difference::None) => self.keep(node, at, &stat),
-            (Some(node), Difference::Meta) => self.set_meta(node, at, &stat),
-            (Some(node), Difference::Content) if stat.meta.kind == Kind::Dir => self.set_meta(node, at, &stat),
-            _ => self.make(parent, at, &stat, actions),
+        if !ready {
+            self.wants[at] = Want::Skip;
+            self.rebase(at);
+        }
+    }
+
+    /// The slot that others were to be linked to has no place: one of them takes its part.
+    fn rebase(&mut self, lost: usize) {
+        let mut heir = None;
+        for at in 0..self.wants.len() {
+            if self.wants[at] == Want::Link(Base::Slot(lost)) {
+                self.wants[at] = heir.map_or(Want::New, |first| Want::Link(Base::Slot(first)));
+                heir = heir.or(Some(at));
+            }
+        }
+        if let Some(at) = heir.filter(|at| *at < lost) {
+            self.prepare(at);
+        }
+    }
+
+    pub(super) fn build(&mut self, at: usize, actions: &mut Vec<Action>) {
+        let Some((parent, stat)) = self.present(at) else { return };
+        match (self.wants[at], self.staying(parent, at, &stat)) {
+            (Want::Skip | Want::Defer | Want::Gone | Want::Link(_), _) => {}
+            (_, Some((node, Difference::None))) => self.keep(node, at, &stat),
+            (_, Some((node, _))) => self.set_meta(node, at, &stat),
+            (_, None) if stat.meta.kind == Kind::File => self.make_file(parent, at, &stat, actions),
+            // Made already.
+            (_, None) => {}
         }
     }
 
@@ -294,18 +340,14 @@ impl Emit<'_> {
             self.round.dirs.entry(reference).or_insert(*stat);
             return;
         }
-        self.metas.push((self.planner.tree.reference(node), stat.meta));
-        self.tree().update_meta(node, &stat.meta);
+        self.push_meta(node, &stat.meta);
     }
 
-    /// Emits what is only metadata, when all that is moved has its place: it is set after that.
-    fn set_metas(&mut self) {
-        for (node, meta) in std::mem::take(&mut self.metas) {
-            let Some(node) = self.planner.tree.resolve(node) else { continue };
-            let Some(at) = self.spot(node) else { continue };
-            let index = self.file_index(node);
-            self.cycle.metas.push((index, Op::SetMeta { at, meta }));
-        }
+    pub(super) fn push_meta(&mut self, node: NodeId, meta: &Meta) {
+        let Some(spot) = self.spot(node) else { return };
+        let index = self.file_index(node);
+        self.cycle.metas.push((index, Op::SetMeta { at: spot, meta: *meta }));
+        self.tree().update_meta(node, meta);
     }
 
     pub(super) fn file_index(&mut self, node: NodeId) -> u32 {
@@ -322,11 +364,7 @@ impl Emit<'_> {
         }
     }
 
-    pub(super) fn make(&mut self, parent: NodeId, at: usize, stat: &Stat, actions: &mut Vec<Action>) {
-        if stat.meta.kind == Kind::File {
-            self.make_file(parent, at, stat, actions);
-            return;
-        }
+    pub(super) fn make(&mut self, parent: NodeId, at: usize, stat: &Stat) {
         let directory = stat.meta.kind == Kind::Dir;
         if !self.vacate(parent, at, directory) {
             return;
@@ -346,6 +384,7 @@ impl Emit<'_> {
         self.push_pre(op, parent);
         self.made(node, stat);
         self.record(node, at, &stat.meta);
+        self.state[at] = State::Made;
         if directory {
             self.tree().take_key(node);
             let deep = if self.round.slots[at].deep { flag::DEEP } else { 0 };
@@ -369,9 +408,6 @@ impl Emit<'_> {
             self.place_staged(parent, at, stat, actions);
             return;
         }
-        if !self.vacate(parent, at, false) {
-            return;
-        }
         let Some(spot) = self.slot_spot(parent, at) else { return };
         let Some(expect) = self.planner.tree.ident(parent) else {
             // Which directory of the source it is in is not known until that one is looked at.
@@ -383,11 +419,17 @@ impl Emit<'_> {
         self.touched.insert(parent);
         self.made(node, stat);
         self.record(node, at, &stat.meta);
+        self.state[at] = State::Made;
         self.tree().set(node, flag::BUSY);
         let index = self.file_index(node);
         let task =
             FileTask { index, node: self.planner.tree.reference(node), name: spot.name, ident: stat.ident, size: stat.meta.size, insist };
         self.add_to_batch(parent, spot.dir, expect, task);
+    }
+
+    /// Whether the file's content goes to the mirror in this cycle.
+    fn can_come(&self, stat: &Stat) -> bool {
+        stat.meta.size <= INLINE_FILE_BYTES_MAX as u64 || self.planner.staged.get(&stat.ident).is_some_and(|s| s.fits(stat))
     }
 
     pub(super) fn add_to_batch(&mut self, parent: NodeId, dir: RelPath, expect: Ident, task: FileTask) {
@@ -418,19 +460,16 @@ impl Emit<'_> {
             }
             Some(staged) => {
                 if let Some((worker, Read::Sent { meta, ctime, racy, changed })) = staged.ready
-                    && ((meta.size == stat.meta.size && meta.mtime == stat.meta.mtime) || changed)
+                    && staged.fits(stat)
                 {
                     let (stage, disturbed) = (staged.stage, staged.disturbed);
                     self.planner.staged.remove(&stat.ident);
-                    if !self.vacate(parent, at, false) {
-                        actions.push(Action::DropStage { worker, stage });
-                        return;
-                    }
                     let node = self.tree().child_or_insert(parent, spot.name.as_name());
                     self.touched.insert(parent);
                     self.made(node, stat);
                     let meta = Meta { size: meta.size, mtime: meta.mtime, ..stat.meta };
                     self.record(node, at, &meta);
+                    self.state[at] = State::Made;
                     let index = self.file_index(node);
                     self.cycle.places.push(Placing { index, node: self.planner.tree.reference(node), worker, at: spot, meta, stage });
                     let now = self.now;
@@ -466,55 +505,6 @@ impl Emit<'_> {
             size: stat.meta.size,
             insist,
         }));
-    }
-
-    // Hard links.
-
-    pub(super) fn link_all(&mut self) {
-        for at in 0..self.wants.len() {
-            let Want::Link(base) = self.wants[at] else { continue };
-            let Some((parent, stat)) = self.present(at) else { continue };
-            let base = match base {
-                Base::Node(node) => self.planner.tree.is_live(node).then_some(node),
-                Base::Slot(first) => self.present(first).and_then(|(dir, _)| self.at_name(dir, first)),
-            };
-            let Some(base) = base.filter(|b| self.planner.tree.ident(*b) == Some(stat.ident) && !self.planner.tree.has(*b, flag::UNKNOWN))
-            else {
-                self.defer(at);
-                continue;
-            };
-            self.link(base, parent, at, &stat);
-        }
-    }
-
-    pub(super) fn link(&mut self, base: NodeId, parent: NodeId, at: usize, stat: &Stat) {
-        if !self.vacate(parent, at, false) {
-            return;
-        }
-        let Some(to) = self.slot_spot(parent, at) else { return };
-        let Some(from) = self.spot(base) else {
-            self.defer(at);
-            return;
-        };
-        let node = self.tree().child_or_insert(parent, to.name.as_name());
-        self.push_post(Op::Link { from, to }, parent);
-        self.made(node, stat);
-        if self.planner.tree.group(base) == 0 {
-            self.planner.next_group += 1;
-            let group = self.planner.next_group;
-            self.tree().set_group(base, group);
-        }
-        let (group, meta) = (self.planner.tree.group(base), self.planner.tree.meta(base));
-        if let Some(meta) = meta {
-            self.record(node, at, &meta);
-        }
-        self.tree().set_group(node, group);
-        self.tree().copy_doubts(node, base);
-        if meta.is_some_and(|meta| decide(&stat.meta, None, &meta, None, &self.planner.options) != Difference::None) {
-            // The base is not made equal in this cycle, and may be gone after it.
-            let parent = self.planner.tree.reference(parent);
-            self.look_again.push((parent, self.round.slots[at].name.clone(), self.now));
-        }
     }
 
     // Deletions and directories.
@@ -574,7 +564,7 @@ impl Emit<'_> {
             let tree = &self.planner.tree;
             let Some(dir) = tree.resolve(*dir) else { continue };
             if !self.touched.contains(&dir) && tree.kind(dir) == Some(Kind::Dir) {
-                let differs = tree.meta(dir).is_none_or(|m| decide(&stat.meta, None, &m, None, &self.planner.options) != Difference::None);
+                let differs = tree.meta(dir).is_none_or(|m| self.meta_differs(&stat.meta, &m));
                 if differs {
                     self.touched.insert(dir);
                 }

@@ -135,11 +135,24 @@ impl Planner {
             }
             // What is to be deleted is not what it was thought to be.
             Op::Unlink { .. } | Op::Rmdir { .. } if is_structural(errno) => self.relist(parent),
+            Op::Link { from, .. } if errno == libc::ENOENT && self.is_in_doubt(from) => {
+                // What was to get another name is not there itself: that says nothing of the new name's directory.
+                let id = self.tree.child_or_insert(parent, spot.name.as_name());
+                self.trouble(id, op.verb(), errno);
+                let at = self.retry_at(id, now);
+                self.not_sent(id, at);
+                self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
+            }
             _ => {
                 let id = self.tree.child_or_insert(parent, spot.name.as_name());
                 self.retry(id, op.verb(), errno, now);
             }
         }
+    }
+
+    fn is_in_doubt(&self, at: &Spot) -> bool {
+        let node = at.dir.join(at.name.as_name()).ok().and_then(|path| self.find(path.as_bytes()));
+        node.is_none_or(|id| self.tree.has(id, flag::UNKNOWN))
     }
 
     /// The mirror's state at the node is not known any more: tried again, soon at first, then with back-off.

@@ -8,6 +8,7 @@ pub mod dirty;
 pub mod emit;
 pub mod fill;
 pub mod flight;
+mod links;
 mod moves;
 pub mod names;
 mod objects;

@@ -48,8 +48,9 @@ impl Emit<'_> {
     pub(super) fn demote(&mut self, at: usize) {
         if let Want::Move(source, _) = self.wants[at] {
             self.claims.remove(&source);
-            // The object's identity is the new name's from here on.
+            // The object's identity is the new name's from here on; what is at the old name is not compared, but replaced or deleted.
             self.tree().clear_ident(source);
+            self.tree().set(source, flag::UNKNOWN);
             let parent = self.planner.tree.parent(source);
             if self.planner.tree.name(parent) == STAGING_NAME {
                 self.trash.push(source);

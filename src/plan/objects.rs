@@ -62,7 +62,7 @@ impl Tree {
         let (ctime, doubts) = (self.node(from).ctime, self.node(from).flags & (flag::RACY | flag::REUSE));
         let node = self.node_mut(id);
         node.ctime = ctime;
-        node.flags |= doubts;
+        node.flags = node.flags & !(flag::RACY | flag::REUSE) | doubts;
     }
 
     // Which object of the source a name last was.
@@ -139,6 +139,11 @@ impl Tree {
     /// The key of a directory.
     pub fn key(&self, id: NodeId) -> Option<&Key> {
         self.keys.get(&id)
+    }
+
+    /// The directories that have a key, in no order.
+    pub fn keyed(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.keys.keys().copied()
     }
 
     /// Records the key of a directory; another directory that had it loses it.

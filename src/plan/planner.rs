@@ -9,7 +9,7 @@ use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, SCAN_WEIGHT, TOLD_OBJ
 use crate::model::cycle::{Cycle, NodeRef, Read, StageTask};
 use crate::model::event::{Event, Hint, Key};
 use crate::model::filter::Filter;
-use crate::model::meta::{Ident, Kind};
+use crate::model::meta::{Ident, Kind, Stat};
 use crate::model::op::Abilities;
 use crate::model::options::Options;
 use crate::model::path::{Name, NameBuf, RelPath};
@@ -71,6 +71,13 @@ pub(super) struct Staged {
     pub ready: Option<(usize, Read)>,
     /// It was looked at again while it was on its way.
     pub disturbed: bool,
+}
+
+impl Staged {
+    /// Whether it is complete and is what was seen.
+    pub(super) fn fits(&self, stat: &Stat) -> bool {
+        matches!(self.ready, Some((_, Read::Sent { meta, changed, .. })) if changed || (meta.size == stat.meta.size && meta.mtime == stat.meta.mtime))
+    }
 }
 
 /// See the module's comment.
@@ -218,13 +225,25 @@ impl Planner {
             return;
         }
         let Event::At { key, name, hint, object } = event else {
-            self.dirty.mark(&mut self.tree, ROOT, flag::SCAN | flag::DEEP);
+            self.rescan();
             return;
         };
         self.name_told(key, name, hint, now);
         if let Some(object) = object {
             self.object_told(object, hint, now);
         }
+    }
+
+    /// Events were lost: every directory is listed again. Each by itself, not from the root downwards: one that is renamed meanwhile could slip through.
+    fn rescan(&mut self) {
+        self.unknown_keys_lost = true;
+        let mut dirs: Vec<NodeId> = self.tree.keyed().collect();
+        // Nodes that were made together are next to each other in the source, too.
+        dirs.sort_unstable();
+        for dir in dirs {
+            self.dirty.mark(&mut self.tree, dir, flag::SCAN);
+        }
+        self.dirty.mark(&mut self.tree, ROOT, flag::SCAN);
     }
 
     fn name_told(&mut self, key: &[u8], name: &[u8], hint: Hint, now: u64) {

@@ -33,11 +33,15 @@ pub fn decide(seen: &Meta, seen_target: Option<&[u8]>, mirrored: &Meta, mirrored
     if content {
         return Difference::Content;
     }
-    let meta = (options.perms && seen.kind != Kind::Symlink && seen.mode != mirrored.mode)
+    if carried_differs(seen, mirrored, options) { Difference::Meta } else { Difference::None }
+}
+
+/// Whether metadata that `options` carry differs.
+pub fn carried_differs(seen: &Meta, mirrored: &Meta, options: &Options) -> bool {
+    (options.perms && seen.kind != Kind::Symlink && seen.mode != mirrored.mode)
         || (options.owner && seen.uid != mirrored.uid)
         || (options.group && seen.gid != mirrored.gid)
-        || (options.times && seen.mtime != mirrored.mtime);
-    if meta { Difference::Meta } else { Difference::None }
+        || (options.times && seen.mtime != mirrored.mtime)
 }
 
 /// What shall become of a name.
@@ -309,10 +313,6 @@ impl<'a> Pass<'a> {
         let equal = set.iter().copied().find(|at| in_order(self.wants[*at]));
         let first = &self.round.slots[set[0]];
         let good_outside = outside.iter().copied().find(|n| self.difference(*n, first) < Difference::Content);
-        if let Some(node) = good_outside.filter(|n| equal.is_none() && self.difference(*n, first) == Difference::Meta) {
-            self.need.push(node);
-            self.later.push((node, 0));
-        }
         let base = match (equal, good_outside) {
             (Some(at), _) => Base::Slot(at),
             (None, Some(node)) => Base::Node(node),

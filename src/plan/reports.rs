@@ -14,7 +14,10 @@ impl Planner {
     /// The report on a file of a cycle.
     pub fn file_done(&mut self, done: &FileDone, now: u64) {
         self.busy = self.busy.saturating_sub(1);
-        if !matches!(done.read, Read::Sent { .. })
+        let gone = self.tree.resolve(done.node).is_none();
+        // What is known of the content is lost with its node: names that were linked to it cannot be told.
+        let untold = gone && !matches!(done.read, Read::Sent { racy: Racy::No, changed: false, .. });
+        if (untold || !matches!(done.read, Read::Sent { .. }))
             && let Some(flight) = self.flights.iter_mut().find(|f| f.cycle.number == done.cycle)
         {
             flight.failures.unsent.insert(done.node);

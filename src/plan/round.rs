@@ -58,13 +58,15 @@ pub struct Round {
 impl Round {
     /// The names of one object may have been looked at at different times: what was seen last is what all of them hold.
     pub fn agree(&mut self) {
+        let linked: HashSet<Ident> =
+            self.slots.iter().filter_map(Slot::stat).filter(|s| s.nlink > 1 && s.meta.kind != Kind::Dir).map(|s| s.ident).collect();
+        if linked.is_empty() {
+            return;
+        }
         let mut newest: HashMap<Ident, Stat> = HashMap::new();
-        for stat in self.slots.iter().filter_map(Slot::stat).filter(|s| s.nlink > 1 && s.meta.kind != Kind::Dir) {
+        for stat in self.slots.iter().filter_map(Slot::stat).filter(|s| linked.contains(&s.ident)) {
             // Of two with one time of change, the later one was looked at later.
             newest.entry(stat.ident).and_modify(|known| *known = if stat.ctime >= known.ctime { *stat } else { *known }).or_insert(*stat);
-        }
-        if newest.is_empty() {
-            return;
         }
         for slot in &mut self.slots {
             if let Seen::Present { stat, .. } = &mut slot.seen

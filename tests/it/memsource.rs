@@ -293,6 +293,23 @@ impl MemSource {
         }
     }
 
+    /// Ends the watch with this key, as `inotify_rm_watch` does: its last event says so.
+    pub fn unwatch(&mut self, key: &[u8]) {
+        let dir = self.watches.iter().find(|(_, watch)| watch.to_le_bytes() == key).map(|(dir, _)| *dir);
+        if let Some(watch) = dir.and_then(|dir| self.watches.remove(&dir)) {
+            self.tell_dead(watch);
+        }
+    }
+
+    fn tell_dead(&mut self, watch: u64) {
+        if self.queue.len() >= self.queue_max {
+            self.overflowed = true;
+        } else {
+            let key = watch.to_le_bytes().to_vec();
+            self.queue.push_back(Queued { key, name: Vec::new(), hint: Hint::KEY_DEAD, object: None });
+        }
+    }
+
     fn forget(&mut self, id: u64) {
         let node = self.nodes.get_mut(&id).unwrap();
         node.nlink -= 1;
@@ -304,12 +321,7 @@ impl MemSource {
         let node = self.nodes.remove(&id).unwrap();
         self.free_inos.push(node.ino);
         if let Some(watch) = self.watches.remove(&id) {
-            let queued = Queued { key: watch.to_le_bytes().to_vec(), name: Vec::new(), hint: Hint::KEY_DEAD, object: None };
-            if self.queue.len() >= self.queue_max {
-                self.overflowed = true;
-            } else {
-                self.queue.push_back(queued);
-            }
+            self.tell_dead(watch);
         }
     }
 
