@@ -1,6 +1,7 @@
 //! The one integration hub: every test of the whole lives in a module of it.
 //!
 mod apply;
+mod bench;
 mod cli;
 mod compare;
 mod confine;

@@ -152,10 +152,11 @@ fn the_source_keeps_its_shape() {
         let path = file.strip_prefix(root.join("src")).expect("found beneath it");
         found.extend(problems(path.to_str().expect("a plain name"), &source));
     }
-    let mut tests = Vec::new();
-    sources(&root.join("tests"), &mut tests);
-    for file in tests {
-        let source = fs::read_to_string(&file).expect("read a test");
+    let mut others = Vec::new();
+    sources(&root.join("tests"), &mut others);
+    sources(&root.join("bench"), &mut others);
+    for file in others {
+        let source = fs::read_to_string(&file).expect("read a source");
         if !source.starts_with("//! ") {
             found.push(format!("{}: has to open with `//!`", file.display()));
         }
