@@ -1,7 +1,8 @@
 //! One measurement: one load with one peer, once, from an empty place to an empty place.
 
+use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -21,6 +22,8 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// A peer that has missed the file that it is asked for, or its removal, is asked again after this.
 const READY_AGAIN: Duration = Duration::from_secs(3);
 const READY_FILE: &str = "syncbench-ready";
+/// Files of the initial copy that are looked at first.
+const MARKS: usize = 16;
 const IDLE: Duration = Duration::from_secs(10);
 /// Lag is looked at so often during steady.
 const LAG_EVERY: Duration = Duration::from_millis(20);
@@ -76,7 +79,7 @@ impl Course<'_> {
     /// first and noop: time counts from the start of the sender.
     fn start_up(&self, load: &Load, peer: Peer, src: &Path, dst: &Path) -> Result<Measured> {
         let mut out = Measured::default();
-        let mut marks = Vec::new();
+        let mut marks = if load.name == Name::First { some_files(src)? } else { Vec::new() };
         if load.name == Name::Noop && peer.is_live() {
             // One file is changed, so that it shows when the peer has got through.
             fs::write(src.join(READY_FILE), "changed").doing(|| "change a file".into())?;
@@ -271,6 +274,22 @@ fn children_cpu_s() -> f64 {
     use nix::sys::resource::{UsageWho, getrusage};
     let seconds = |t: nix::sys::time::TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6;
     getrusage(UsageWho::RUSAGE_CHILDREN).map_or(0.0, |u| seconds(u.user_time()) + seconds(u.system_time()))
+}
+
+/// A file of each of some directories of the source, relative to it.
+fn some_files(src: &Path) -> Result<Vec<PathBuf>> {
+    let names = |dir: &Path| -> Result<Vec<OsString>> {
+        let entries = fs::read_dir(dir).doing(|| format!("list {}", dir.display()))?;
+        let mut names: Vec<_> = entries.flatten().map(|e| e.file_name()).collect();
+        names.sort();
+        Ok(names)
+    };
+    let dirs = names(src)?;
+    let mut marks = Vec::new();
+    for dir in dirs.iter().step_by(dirs.len().div_ceil(MARKS).max(1)) {
+        marks.extend(names(&src.join(dir))?.pop().map(|file| Path::new(dir).join(file)));
+    }
+    Ok(marks)
 }
 
 /// Makes the mirror equal, before a noop.
