@@ -35,7 +35,7 @@ pub(super) struct Emit<'p> {
     pub(super) claims: HashMap<NodeId, usize>,
     pub(super) cycle: Cycle,
     pub(super) pre: Vec<(NodeRef, NodeRef)>,
-    pub(super) files: Vec<NodeRef>,
+    pub(super) files: Vec<(NodeRef, u32)>,
     pub(super) post: Vec<NodeRef>,
     /// Directories whose entries the cycle changes, and directories whose metadata differs.
     pub(super) touched: HashSet<NodeId>,
@@ -351,7 +351,7 @@ impl Emit<'_> {
     }
 
     pub(super) fn file_index(&mut self, node: NodeId) -> u32 {
-        self.files.push(self.planner.tree.reference(node));
+        self.files.push((self.planner.tree.reference(node), self.planner.tree.group(node)));
         (self.files.len() - 1) as u32
     }
 

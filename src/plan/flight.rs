@@ -23,8 +23,8 @@ pub struct Flight {
     pub cycle: Arc<Cycle>,
     /// Directory of each PRE operation's new name, and of its old one (the same where there is one only).
     pub pre: Vec<(NodeRef, NodeRef)>,
-    /// Node of each FILES operation.
-    pub files: Vec<NodeRef>,
+    /// Node of each FILES operation, and its hard-link group at that time.
+    pub files: Vec<(NodeRef, u32)>,
     /// Directory of each POST operation's (new) name.
     pub post: Vec<NodeRef>,
     /// What of it failed.
@@ -95,13 +95,18 @@ impl Planner {
                 self.ordered_failed(&shared.post[index], parent, error.errno, now);
             }
             Section::Files => {
-                let node = *flight.files.get(index).ok_or_else(unknown)?;
+                let (node, group) = *flight.files.get(index).ok_or_else(unknown)?;
                 if let Some(place) = shared.places.iter().find(|p| p.index == error.index) {
                     // It will be read anew.
                     self.drops.push((place.worker, place.stage));
                 }
                 if let Some(id) = self.tree.resolve(node) {
                     self.retry(id, "write", error.errno, now);
+                }
+                // The name may be another object's by now, or gone; the other names are not.
+                let other = if group == 0 { None } else { self.tree.of_group(group).next() };
+                if let Some(other) = other {
+                    self.retry(other, "write", error.errno, now);
                 }
             }
         }
@@ -191,7 +196,7 @@ impl Planner {
     fn clear_troubles(&mut self, flight: &Flight) {
         let Planner { troubles, tree, .. } = self;
         let part: HashSet<NodeRef> =
-            flight.files.iter().chain(flight.pre.iter().map(|(new, _)| new)).chain(&flight.post).copied().collect();
+            flight.files.iter().map(|(node, _)| node).chain(flight.pre.iter().map(|(new, _)| new)).chain(&flight.post).copied().collect();
         troubles.retain(|(dir, name), _| {
             let Some(dir_id) = tree.resolve(*dir) else { return false };
             let id = if name.is_empty() { Some(dir_id) } else { tree.child(dir_id, name) };
