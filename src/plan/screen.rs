@@ -28,15 +28,18 @@ impl Planner {
                     None => continue,
                 },
             };
-            let mut excluded = false;
+            let (mut excluded, mut replaced) = (false, false);
             if !self.filter.is_empty() {
                 if dir_path.as_ref().is_none_or(|(dir, _)| *dir != slot.parent) {
                     dir_path = self.tree.resolve(slot.parent).and_then(|p| self.tree.path(p).ok()).map(|p| (slot.parent, p));
                 }
                 let path = dir_path.as_ref().and_then(|(_, dir)| dir.join(slot.name.as_name()).ok());
-                excluded = path.is_some_and(|p| self.excludes(p.as_bytes(), kind));
+                let excludes = |kind| path.as_ref().is_some_and(|p| self.excludes(p.as_bytes(), kind));
+                excluded = excludes(kind);
+                // A rule on directories hides one that took a mirrored file's place, not the file.
+                replaced = excluded && self.tree.kind(id).is_some_and(|mirrored| !excludes(mirrored));
             }
-            if excluded && self.options.delete_excluded {
+            if replaced || (excluded && self.options.delete_excluded) {
                 slot.seen = Seen::Absent;
             } else if excluded || !self.carries(kind) {
                 if self.tree.kind(id).is_some() {

@@ -22,6 +22,8 @@ use crate::memtarget::MemTarget;
 use crate::place;
 use crate::rng::Rng;
 
+mod setting;
+
 /// A cycle whose files are being read.
 struct Under {
     cycle: Arc<Cycle>,
@@ -69,6 +71,11 @@ struct Sim {
     puts: usize,
     blinded: bool,
     spoilt: HashSet<u64>,
+    filter: Arc<Filter>,
+    /// What the mirror held before and is excluded: it has to stay.
+    stays: HashSet<Vec<u8>>,
+    /// Whether directories are made unreadable now and then.
+    shuts: bool,
     /// `RINGSYNC_SIM_TRACE` shows what the mirror is told.
     trace: bool,
 }
@@ -94,8 +101,12 @@ impl Sim {
                 (!*flag.lock().unwrap() && own.below(100) < 3).then(|| own.pick(&errnos))
             })));
         }
-        let planner = Planner::new(Options::mirror(), Arc::new(Filter::default()), seed);
-        let source = MemSource::new(watcher, queue_max, fine);
+        let filter = Arc::new(setting::filter(&mut rng));
+        let stays = if rng.chance(30) { setting::prefill(&mut rng, &mut target, &filter) } else { HashSet::new() };
+        let shuts = rng.chance(30);
+        let planner = Planner::new(Options::mirror(), filter.clone(), seed);
+        let mut source = MemSource::new(watcher, queue_max, fine);
+        source.hides_names = shuts || !filter.is_empty();
         Self {
             rng,
             play,
@@ -115,6 +126,9 @@ impl Sim {
             puts: 0,
             blinded: false,
             spoilt: HashSet::new(),
+            filter,
+            stays,
+            shuts,
             trace: std::env::var_os("RINGSYNC_SIM_TRACE").is_some(),
         }
     }
@@ -386,7 +400,7 @@ impl Sim {
         let there: Vec<Vec<u8>> = self.source.entries(dir).keys().cloned().collect();
         let entry = if there.is_empty() { name.clone() } else { there[self.rng.below(there.len())].clone() };
         let kind = self.source.entries(dir).get(&entry).map(|id| self.source.nodes[id].meta.kind);
-        match self.rng.below(16) {
+        match self.rng.below(17) {
             0..=3 => {
                 let bytes = self.bytes();
                 self.source.create(dir, &name, Body::File(Arc::new(bytes)), Kind::File, 0o644);
@@ -441,6 +455,10 @@ impl Sim {
                     self.source.exchange(dir, &entry, other, &with);
                 }
             }
+            16 if self.shuts => {
+                let shut = self.rng.chance(30);
+                self.source.set_shut(dir, shut);
+            }
             _ => {}
         }
     }
@@ -454,6 +472,7 @@ impl Sim {
     /// Lets everything come to rest; false if it does not.
     fn rest(&mut self) -> bool {
         *self.calm.lock().unwrap() = true;
+        self.source.open_all();
         for _ in 0..400_000 {
             self.step();
             let quiet = self.probes.is_empty()
@@ -474,7 +493,7 @@ impl Sim {
     }
 
     fn differences(&self) -> Vec<String> {
-        let (src, dst) = (self.source.snapshot(), self.target.snapshot());
+        let (src, dst) = (setting::expected(self.source.snapshot(), &self.filter), self.target.snapshot());
         let mut all = Vec::new();
         let mut groups: HashMap<u64, u64> = HashMap::new();
         for (path, (meta, content, group)) in &src {
@@ -495,7 +514,10 @@ impl Sim {
                 all.push(format!("{shown}: link group {group} {}", there.link_group));
             }
         }
-        all.extend(dst.keys().filter(|p| !src.contains_key(*p)).map(|p| format!("{}: extra", String::from_utf8_lossy(p))));
+        let extra = dst.keys().filter(|path| !src.contains_key(*path) && !self.stays.contains(*path));
+        all.extend(extra.map(|path| format!("{}: extra", String::from_utf8_lossy(path))));
+        let lost = self.stays.iter().filter(|path| !dst.contains_key(*path));
+        all.extend(lost.map(|path| format!("{}: excluded, but deleted", String::from_utf8_lossy(path))));
         if self.target.has_staging() {
             all.push("staging is left".into());
         }
@@ -560,6 +582,11 @@ fn the_planner_converges_with_fanotify() {
 #[test]
 fn the_planner_converges_with_inotify() {
     many(Watcher::Inotify);
+}
+
+#[test]
+fn the_planner_converges_with_both_watchers_under_one_source() {
+    many(Watcher::Mixed);
 }
 
 /// The canary: with every tenth event swallowed and no overflow told, the simulation must notice.
