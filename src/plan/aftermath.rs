@@ -151,8 +151,14 @@ fn parked(id: u64) -> Vec<u8> {
 impl Planner {
     /// The oldest cycle on its way is about to be taken for applied: what failed of it is followed through it and all later ones.
     pub(super) fn follow_failures(&mut self) {
-        if self.flights.front().is_none_or(|f| f.failures.is_empty()) {
-            return;
+        let Some(flight) = self.flights.front().filter(|f| !f.failures.is_empty()) else { return };
+        // A name that kept its old object, and was taken for the new one, may have lent that one's metadata to the old one's other names.
+        let groups = flight.replaced.clone();
+        for group in groups {
+            for id in self.tree.of_group(group).collect::<Vec<_>>() {
+                self.not_sent(id, 0);
+                self.dirty.mark(&mut self.tree, id, flag::LOOK);
+            }
         }
         let mut taint = Taint::default();
         for flight in &self.flights {

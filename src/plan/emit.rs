@@ -37,6 +37,8 @@ pub(super) struct Emit<'p> {
     pub(super) pre: Vec<(NodeRef, NodeRef)>,
     pub(super) files: Vec<(NodeRef, u32)>,
     pub(super) post: Vec<NodeRef>,
+    /// Hard-link groups of objects that lose a name to a new object.
+    pub(super) replaced: Vec<u32>,
     /// Directories whose entries the cycle changes, and directories whose metadata differs.
     pub(super) touched: HashSet<NodeId>,
     /// Directories parked in staging, to be deleted.
@@ -70,6 +72,7 @@ impl Planner {
             pre: Vec::new(),
             files: Vec::new(),
             post: Vec::new(),
+            replaced: Vec::new(),
             touched: HashSet::new(),
             trash: Vec::new(),
             batches: HashMap::new(),
@@ -79,7 +82,7 @@ impl Planner {
             planner: self,
         };
         emit.run(actions);
-        let Emit { mut cycle, pre, files, post, .. } = emit;
+        let Emit { mut cycle, pre, files, post, replaced, .. } = emit;
         self.drop_unwanted_stages(actions);
         if pre.is_empty() && files.is_empty() && post.is_empty() {
             return;
@@ -91,7 +94,7 @@ impl Planner {
             self.busy += batch.files.len();
         }
         let cycle = Arc::new(cycle);
-        self.flights.push_back(Flight { cycle: cycle.clone(), pre, files, post, failures: Failures::default() });
+        self.flights.push_back(Flight { cycle: cycle.clone(), pre, files, post, replaced, failures: Failures::default() });
         actions.push(Action::Cycle(cycle));
     }
 
@@ -396,6 +399,10 @@ impl Emit<'_> {
     }
 
     pub(super) fn made(&mut self, node: NodeId, stat: &Stat) {
+        let group = self.planner.tree.group(node);
+        if group != 0 {
+            self.replaced.push(group);
+        }
         let tree = self.tree();
         tree.set_group(node, 0);
         tree.clear(node, flag::UNKNOWN | flag::RACY | flag::REUSE | flag::PROTECTED);

@@ -27,6 +27,8 @@ pub struct Flight {
     pub files: Vec<(NodeRef, u32)>,
     /// Directory of each POST operation's (new) name.
     pub post: Vec<NodeRef>,
+    /// Hard-link groups of objects that lost a name to a new object.
+    pub replaced: Vec<u32>,
     /// What of it failed.
     pub failures: Failures,
 }

@@ -298,7 +298,7 @@ impl MemSource {
         node.body = Body::File(Arc::new(bytes));
         self.touch(id);
         self.tell(dir, name, if keep_open { Hint::WRITTEN } else { Hint::WRITTEN | Hint::CLOSED });
-        self.tell_others(id);
+        self.tell_others(dir, id);
     }
 
     pub fn change_meta(&mut self, dir: u64, name: &[u8], change: impl FnOnce(&mut Meta)) {
@@ -307,7 +307,7 @@ impl MemSource {
         change(&mut self.nodes.get_mut(&id).unwrap().meta);
         self.mark_changed(id);
         self.tell_object(dir, name, id, Hint::ATTRIB);
-        self.tell_others(id);
+        self.tell_others(dir, id);
     }
 
     pub fn link(&mut self, dir: u64, name: &[u8], id: u64) {
@@ -328,9 +328,9 @@ impl MemSource {
         }
     }
 
-    /// Nor is a change through a hard link at a name that is not looked at.
-    fn tell_others(&mut self, id: u64) {
-        if self.hides_names && self.nodes[&id].nlink > 1 && self.kind(id) != Kind::Dir {
+    /// Nor is a change through a hard link at a name that is not looked at, or not watched yet.
+    fn tell_others(&mut self, dir: u64, id: u64) {
+        if (self.hides_names || self.key(dir).is_none()) && self.nodes[&id].nlink > 1 && self.kind(id) != Kind::Dir {
             self.tell_names(id);
         }
     }
