@@ -158,6 +158,8 @@ impl Planner {
         let mut at = ROOT;
         for name in dir.names() {
             match self.tree.child(at, name.as_bytes()) {
+                // What is in it is of no interest.
+                Some(id) if self.tree.has(id, flag::PROTECTED) => return,
                 Some(id) => at = id,
                 None => break,
             }

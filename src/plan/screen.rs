@@ -13,6 +13,7 @@ impl Planner {
     pub(super) fn screen(&mut self, now: u64) {
         let Some(mut round) = self.round.take() else { return };
         let mut dir_path: Option<(NodeRef, RelPath)> = None;
+        let mut unknown = Vec::new();
         for slot in &mut round.slots {
             let Some(id) = self.tree.resolve(slot.node) else { continue };
             if let Seen::Failed(errno) = slot.seen {
@@ -37,7 +38,12 @@ impl Planner {
                 let excludes = |kind| path.as_ref().is_some_and(|p| self.excludes(p.as_bytes(), kind));
                 excluded = excludes(kind);
                 // A rule on directories hides one that took a mirrored file's place, not the file.
-                replaced = excluded && self.tree.kind(id).is_some_and(|mirrored| !excludes(mirrored));
+                let mirrored = self.tree.kind(id);
+                replaced = excluded && mirrored.is_some_and(|kind| !excludes(kind));
+                if mirrored.is_none() && self.tree.has(id, flag::UNKNOWN) && excludes(Kind::Dir) != excludes(Kind::File) {
+                    // Whether what is left there is excluded, too, depends on what it is.
+                    unknown.push(slot.parent);
+                }
             }
             if replaced || (excluded && self.options.delete_excluded) {
                 slot.seen = Seen::Absent;
@@ -51,6 +57,11 @@ impl Planner {
             }
         }
         self.round = Some(round);
+        for dir in unknown {
+            if let Some(dir) = self.tree.resolve(dir) {
+                self.relist(dir);
+            }
+        }
     }
 
     pub(super) fn excludes(&self, path: &[u8], kind: Kind) -> bool {
