@@ -304,7 +304,7 @@ impl Inner {
             return Err(refusal(Exit::Usage, format!("'{path}' is a name that ringsync keeps for itself")));
         }
         let cannot = |e: io::Error| refusal(Exit::File, format!("cannot open '{path}' in module '{}': {e}", module.name));
-        let dir = Dir::open_root(&module.root).and_then(|root| root.open_beneath(path)).map_err(cannot)?;
+        let dir = Dir::open_root(&module.root).and_then(|root| open_or_make(&root, path, module.read_only)).map_err(cannot)?;
         let ident = dir.stat().map_err(cannot)?.ident;
         let place = (ident.dev, ident.ino);
         let token = new_token().map_err(|e| refusal(Exit::File, format!("no random numbers: {e}")))?;
@@ -325,6 +325,20 @@ impl Inner {
         session.join(None, wake).map_err(|why| refusal(Exit::Socket, why))?;
         sessions.insert(token, Arc::clone(&session));
         Ok(session)
+    }
+}
+
+/// Opens the directory at `path`; its last component is made if only that is missing, as a copy's destination is.
+fn open_or_make(root: &Dir, path: &RelPath, read_only: bool) -> io::Result<Dir> {
+    match (root.open_beneath(path), path.split()) {
+        (Err(e), Some((parent, name))) if e.kind() == io::ErrorKind::NotFound && !read_only => {
+            let parent = root.open_beneath(&parent)?;
+            match parent.mkdir(name, 0o755) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+                _ => parent.open_dir(name),
+            }
+        }
+        (opened, _) => opened,
     }
 }
 
