@@ -22,13 +22,11 @@ impl Planner {
                 self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
                 continue;
             }
-            let kind = match &slot.seen {
-                Seen::Present { stat, .. } => stat.meta.kind,
-                _ => match self.tree.kind(id) {
-                    Some(kind) => kind,
-                    None => continue,
-                },
-            };
+            let seen = if let Seen::Present { stat, .. } = &slot.seen { Some(stat.meta.kind) } else { None };
+            let mirrored = self.tree.kind(id);
+            // Something may be left at the name, of a kind that is not known.
+            let left = mirrored.is_none() && self.tree.has(id, flag::UNKNOWN);
+            let Some(kind) = seen.or(mirrored).or(left.then_some(Kind::File)) else { continue };
             let (mut excluded, mut replaced) = (false, false);
             if !self.filter.is_empty() {
                 if dir_path.as_ref().is_none_or(|(dir, _)| *dir != slot.parent) {
@@ -36,12 +34,10 @@ impl Planner {
                 }
                 let path = dir_path.as_ref().and_then(|(_, dir)| dir.join(slot.name.as_name()).ok());
                 let excludes = |kind| path.as_ref().is_some_and(|p| self.excludes(p.as_bytes(), kind));
-                excluded = excludes(kind);
+                excluded = excludes(kind) || (left && seen.is_none() && excludes(Kind::Dir));
                 // A rule on directories hides one that took a mirrored file's place, not the file.
-                let mirrored = self.tree.kind(id);
                 replaced = excluded && mirrored.is_some_and(|kind| !excludes(kind));
-                if mirrored.is_none() && self.tree.has(id, flag::UNKNOWN) && excludes(Kind::Dir) != excludes(Kind::File) {
-                    // Whether what is left there is excluded, too, depends on what it is.
+                if left && excludes(Kind::Dir) != excludes(Kind::File) {
                     unknown.push(slot.parent);
                 }
             }
