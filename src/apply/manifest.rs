@@ -1,6 +1,6 @@
 //! Lists what the mirror holds: every directory with its entries and their metadata.
 //!
-//! Never follows a symbolic link, never reads content, never holds more than one directory open. What is pending is paths of directories only.
+//! Never follows a symbolic link, never reads content, never holds more than one directory open. What is pending is directories only: paths and metadata.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use crate::apply::dirs::open_beneath;
 use crate::apply::root::Root;
 use crate::apply::sweep;
 use crate::apply::target::{Errno, Listed};
-use crate::model::meta::{Ident, Kind};
+use crate::model::meta::{Ident, Kind, Meta};
 use crate::model::op::Entry;
 use crate::model::path::{Name, RelPath};
 use crate::sys::dir::Dir;
@@ -16,17 +16,20 @@ use crate::sys::dir::Dir;
 /// Reports `top` and everything beneath. The first listing of the whole root removes leftovers on the way, a later one those of cycles that failed.
 pub(super) fn list(root: &Root, top: &RelPath, each: &mut dyn FnMut(Listed)) -> io::Result<()> {
     let first = open(root, top)?;
-    let root_dev = root.ident()?.dev;
+    let mut stat = if top.is_root() { root.staging.still(|| first.stat())? } else { first.stat()? };
+    if let Some(mode) = root.loosened.was(stat.ident) {
+        stat.meta.mode = mode;
+    }
     let sweep = top.is_root() && root.is_first_listing();
     if top.is_root() && !sweep && !root.read_only {
         root.staging.sweep_parked(root);
     }
-    let mut below = Vec::new();
-    list_one(root, &first, top, root_dev, sweep, each, &mut below);
-    while let Some(path) = below.pop() {
+    let mut manifest = Manifest { root, root_dev: root.ident()?.dev, sweep, below: Vec::new(), each };
+    manifest.directory(&first, top, &stat.meta);
+    while let Some((path, meta)) = manifest.below.pop() {
         match open(root, &path) {
-            Ok(dir) => list_one(root, &dir, &path, root_dev, sweep, each, &mut below),
-            Err(e) => each(Listed::Failed { dir: path, errno: errno(&e) }),
+            Ok(dir) => manifest.directory(&dir, &path, &meta),
+            Err(e) => (manifest.each)(Listed::Failed { dir: path, errno: errno(&e) }),
         }
     }
     root.loosened.restore_all();
@@ -44,30 +47,42 @@ fn open(root: &Root, path: &RelPath) -> io::Result<Dir> {
     }
 }
 
-fn list_one(root: &Root, dir: &Dir, path: &RelPath, root_dev: u64, sweep: bool, each: &mut dyn FnMut(Listed), below: &mut Vec<RelPath>) {
-    each(Listed::Dir(path.clone()));
-    let mut leftovers = Vec::new();
-    let mut trouble = Ok(());
-    let listed = dir.list(|name| {
-        if name.is_reserved() {
-            if sweep {
-                leftovers.push(name.to_owned());
+/// A manifest on its way.
+struct Manifest<'a> {
+    root: &'a Root,
+    root_dev: u64,
+    sweep: bool,
+    /// Directories still to be listed, as their entries said.
+    below: Vec<(RelPath, Meta)>,
+    each: &'a mut dyn FnMut(Listed),
+}
+
+impl Manifest<'_> {
+    fn directory(&mut self, dir: &Dir, path: &RelPath, meta: &Meta) {
+        (self.each)(Listed::Dir { dir: path.clone(), meta: *meta });
+        let mut leftovers = Vec::new();
+        let mut trouble = Ok(());
+        let listed = dir.list(|name| {
+            if name.is_reserved() {
+                if self.sweep {
+                    leftovers.push(name.to_owned());
+                }
+                return;
             }
-            return;
-        }
-        match entry(dir, path, name, root_dev) {
-            Ok((entry, path_below)) => {
-                each(Listed::Entry(entry));
-                below.extend(path_below);
+            match entry(dir, path, name, self.root_dev) {
+                Ok((entry, path_below)) => {
+                    self.below.extend(path_below.map(|path| (path, entry.meta)));
+                    (self.each)(Listed::Entry(entry));
+                }
+                // Gone since the directory was read.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => trouble = Err(e),
             }
-            // Gone since the directory was read.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => trouble = Err(e),
+        });
+        sweep::remove_all(dir, &self.root.who, &leftovers);
+        if let Err(e) = listed.and(trouble) {
+            (self.each)(Listed::Failed { dir: path.clone(), errno: errno(&e) });
         }
-    });
-    sweep::remove_all(dir, &root.who, &leftovers);
-    if let Err(e) = listed.and(trouble) {
-        each(Listed::Failed { dir: path.clone(), errno: errno(&e) });
     }
 }
 

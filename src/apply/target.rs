@@ -15,7 +15,12 @@ pub type Errno = i32;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listed {
     /// The entries that follow are in this directory.
-    Dir(RelPath),
+    Dir {
+        /// The directory.
+        dir: RelPath,
+        /// Its own metadata.
+        meta: Meta,
+    },
     /// An entry of the last [`Listed::Dir`].
     Entry(Entry),
     /// The directory could not be read, or not all of it: what it holds is not known.

@@ -188,6 +188,8 @@ pub enum Message<'a> {
     Listing {
         /// The directory.
         dir: RelPath,
+        /// Its own metadata.
+        meta: Meta,
     },
     /// One entry of the last Listing.
     Entry(Entry),
@@ -379,7 +381,7 @@ impl<'a> Messages<'a> {
                 Message::Welcome { version, token, abilities }
             }
             tag::REFUSED => Message::Refused { code: self.rest.u8()?, text: self.rest.text(TEXT_BYTES_MAX)? },
-            tag::LISTING => Message::Listing { dir: self.dir()? },
+            tag::LISTING => Message::Listing { dir: self.dir()?, meta: self.meta_of(|kind| kind == Kind::Dir)? },
             tag::ENTRY => Message::Entry(self.entry()?),
             tag::LIST_ERROR => Message::ListError { dir: self.dir()?, errno: self.errno()? },
             tag::LIST_END => Message::ListEnd,

@@ -492,7 +492,7 @@ mod tests {
         let entry = Message::Entry(Entry { name, meta: meta(Kind::File), target: None, link_group: 0 });
         let failed = Message::Failed(OpError { section: Section::Pre, index: 0, errno: 2 });
         let mut client = ControlClient::new();
-        let listing = Message::Listing { dir: RelPath::root() };
+        let listing = Message::Listing { dir: RelPath::root(), meta: meta(Kind::Dir) };
         for early in [&entry, &failed, &listing, &Message::ListEnd, &Message::Pong, &Message::Ack { cycle: 1 }, &Message::Ping] {
             assert!(client.check(early).is_err(), "{early:?}");
         }

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink as os_symlink};
 
-use ringsync::apply::Target;
+use ringsync::apply::{Listed, Target};
 use ringsync::model::meta::{Kind, Meta, Time};
 use ringsync::model::op::Op;
 
@@ -412,9 +412,10 @@ fn a_listing_says_all_that_a_mirror_carries() {
     assert_eq!(find("d").meta, meta(Kind::Dir, 0o700));
     assert_eq!(find("d/f").meta, file_meta(b"four"));
     assert_eq!(find("d/l").target.as_deref(), Some(&b"t"[..]));
-    let mut below = 0;
-    m.target.list(&rel("d"), &mut |_| below += 1).unwrap();
-    assert_eq!(below, 3, "the directory and two entries");
+    let mut below = Vec::new();
+    m.target.list(&rel("d"), &mut |listed| below.push(listed)).unwrap();
+    assert!(matches!(&below[0], Listed::Dir { dir, meta: its } if *dir == rel("d") && *its == meta(Kind::Dir, 0o700)));
+    assert_eq!(below.len(), 3, "the directory and two entries");
     assert_eq!(m.target.list(&rel("no"), &mut |_| panic!("nothing to report")), Err(libc::ENOENT));
     assert_eq!(m.target.list(&rel("d/f"), &mut |_| panic!("nothing to report")), Err(libc::ENOTDIR));
 }

@@ -538,7 +538,7 @@ impl Target for MemTarget {
                 each(Listed::Failed { dir: path, errno });
                 continue;
             }
-            each(Listed::Dir(path.clone()));
+            each(Listed::Dir { dir: path.clone(), meta: self.nodes[&ino].meta });
             for (name, child) in self.entries(ino).iter().filter(|(n, _)| !n.starts_with(STAGING_NAME)) {
                 let node = &self.nodes[child];
                 let name = Name::new(name).unwrap();

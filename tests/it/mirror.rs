@@ -85,8 +85,14 @@ fn once_copies_then_sends_nothing() {
             once(As::Us, way, &place, &[], 0);
             same(&place, &format!("{name}, {way:?}"));
             let before = untouched(&place.dst);
-            once(As::Us, way, &place, &[], 0);
+            let said = once(As::Us, way, &place, &[], 0);
             assert!(before == untouched(&place.dst), "{name}, {way:?}: a second run wrote into an equal mirror");
+            assert!(said.contains(" files=0 bytes=0 operations=0 "), "{name}, {way:?}: a second run sent something:\n{said}");
+            // The root's own metadata is known as well, and alone.
+            fs::set_permissions(&place.src, Permissions::from_mode(0o711)).unwrap();
+            let said = once(As::Us, way, &place, &[], 0);
+            assert!(said.contains(" files=0 bytes=0 operations=1 "), "{name}, {way:?}: another mode of the root:\n{said}");
+            same(&place, &format!("{name}, {way:?}: another mode of the root"));
         }
     }
 }

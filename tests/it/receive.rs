@@ -243,7 +243,7 @@ fn a_manifest_comes_between_cycles() {
     let receiver = receiver(&m.path);
     let mut control = Client::control(&receiver);
     control.say(|p| p.list(&rel("")));
-    control.expect("Listing { dir:  }");
+    control.expect("Listing { dir: , meta: Meta { kind: Dir, ");
     let (mut entries, mut listings) = (0, 1);
     loop {
         match control.next().unwrap() {

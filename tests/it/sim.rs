@@ -22,6 +22,8 @@ use crate::memtarget::MemTarget;
 use crate::place;
 use crate::rng::Rng;
 
+mod quiet;
+
 /// A cycle whose files are being read.
 struct Under {
     cycle: Arc<Cycle>,
@@ -67,6 +69,7 @@ struct Sim {
     calm: Arc<Mutex<bool>>,
     moves: usize,
     puts: usize,
+    cycles: usize,
     blinded: bool,
     spoilt: HashSet<u64>,
     /// `RINGSYNC_SIM_TRACE` shows what the mirror is told.
@@ -113,6 +116,7 @@ impl Sim {
             calm,
             moves: 0,
             puts: 0,
+            cycles: 0,
             blinded: false,
             spoilt: HashSet::new(),
             trace: std::env::var_os("RINGSYNC_SIM_TRACE").is_some(),
@@ -143,6 +147,7 @@ impl Sim {
                     self.sent.push_back(Sent::List(dir));
                 }
                 Action::Cycle(cycle) => {
+                    self.cycles += 1;
                     self.moves += cycle.pre.iter().filter(|op| matches!(op, Op::Move { .. })).count();
                     let batches = cycle.batches.clone();
                     self.sent.push_back(Sent::Cycle(Under { cycle, batches, puts: Vec::new() }));
@@ -323,7 +328,7 @@ impl Sim {
                         println!("  {listed:?}");
                     }
                     match listed {
-                        Listed::Dir(dir) => self.planner.listing(&dir),
+                        Listed::Dir { dir, meta } => self.planner.listing(&dir, &meta),
                         Listed::Entry(entry) => self.planner.entry(&entry),
                         Listed::Failed { dir, errno } => self.planner.list_error(&dir, errno, self.source.now_ns),
                     }
@@ -527,6 +532,9 @@ fn run(seed: u64, ops: usize, watcher: Watcher, blinded: bool) -> (Vec<String>, 
     let mut differences = sim.differences();
     if !rested {
         differences.push("does not come to rest".into());
+    }
+    if differences.is_empty() {
+        differences.extend(sim.reconnect());
     }
     (differences, sim.moves, sim.puts)
 }

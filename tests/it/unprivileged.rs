@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use ringsync::apply::{Root, Target};
+use ringsync::apply::{Listed, Root, Target};
 use ringsync::model::meta::{Kind, Meta};
 use ringsync::model::op::{Abilities, Op};
 
@@ -97,6 +97,14 @@ fn our_own_closed_directories_are_written_and_closed_again() {
             ["./a:555", "a/b/big:644", "a/b/c:755", "a/b/new:644", "a/b/plain:644", "a/b:0", "a/l:777", "a/link:644"],
             "closed directories are listed, with the permissions that they have"
         );
+        m.target
+            .list(&rel("a/b"), &mut |listed| {
+                if let Listed::Dir { dir, meta } = listed {
+                    seen.push(format!("{dir}: {:o}", meta.mode));
+                }
+            })
+            .unwrap();
+        assert_eq!(seen[8..], ["a/b: 0", "a/b/c: 755"]);
         assert_eq!(modes(&m), (0o555, 0o555));
 
         // A closed directory is moved to another parent: it is written to itself.
