@@ -13,7 +13,8 @@ use crate::model::op::Entry;
 use crate::model::path::{Name, RelPath};
 use crate::sys::dir::Dir;
 
-/// Reports `top` and everything beneath. The first listing of the whole root removes leftovers on the way, a later one those of cycles that failed.
+/// Reports `top` and everything beneath. The first listing of the whole root removes leftovers on the way. Later ones remove what is parked: between cycles
+/// it was left by one that failed.
 pub(super) fn list(root: &Root, top: &RelPath, each: &mut dyn FnMut(Listed)) -> io::Result<()> {
     let first = open(root, top)?;
     let mut stat = if top.is_root() { root.staging.still(|| first.stat())? } else { first.stat()? };
@@ -21,9 +22,6 @@ pub(super) fn list(root: &Root, top: &RelPath, each: &mut dyn FnMut(Listed)) -> 
         stat.meta.mode = mode;
     }
     let sweep = top.is_root() && root.is_first_listing();
-    if top.is_root() && !sweep && !root.read_only {
-        root.staging.sweep_parked(root);
-    }
     let mut manifest = Manifest { root, root_dev: root.ident()?.dev, sweep, below: Vec::new(), each };
     manifest.directory(&first, top, &stat.meta);
     while let Some((path, meta)) = manifest.below.pop() {
@@ -64,7 +62,7 @@ impl Manifest<'_> {
         let mut trouble = Ok(());
         let listed = dir.list(|name| {
             if name.is_reserved() {
-                if self.sweep {
+                if self.sweep || (name.is_parked() && !self.root.read_only) {
                     leftovers.push(name.to_owned());
                 }
                 return;

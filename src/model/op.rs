@@ -26,11 +26,11 @@ pub enum Op {
         /// Its new place.
         to: Spot,
     },
-    /// PRE. Rename to `p<id>` in the staging directory at the module's root, from where it is moved or deleted later in the same cycle.
+    /// PRE. Rename to [`NameBuf::parked`] in the same directory, from where it is moved or deleted later in the same cycle.
     Park {
         /// What is moved away.
         from: Spot,
-        /// Number of the place in staging, unique in a session.
+        /// Number of the name, unique in a session.
         id: u64,
     },
     /// PRE. Make a directory; one that exists already is kept. Its metadata follows in POST.

@@ -8,14 +8,14 @@ use crate::limits::INLINE_FILE_BYTES_MAX;
 use crate::model::cycle::{Cycle, FileBatch, FileTask, NodeRef, Placing, Read, StageTask};
 use crate::model::meta::{Ident, Kind, Meta, Stat};
 use crate::model::op::{Op, Spot};
-use crate::model::path::{NameBuf, RelPath, STAGING_NAME};
+use crate::model::path::{NameBuf, RelPath};
 use crate::model::probe::Seen;
 use crate::plan::aftermath::Failures;
 use crate::plan::flight::Flight;
 use crate::plan::planner::{Action, Planner, Staged};
 use crate::plan::reconcile::{Base, Difference, Want, carried_differs};
 use crate::plan::round::{Round, Slot};
-use crate::plan::tree::{NodeId, ROOT, Tree, flag};
+use crate::plan::tree::{NodeId, Tree, flag};
 
 /// Files whose reading goes to one worker at once.
 const BATCH_FILES_MAX: usize = 64;
@@ -39,8 +39,8 @@ pub(super) struct Emit<'p> {
     pub(super) post: Vec<NodeRef>,
     /// Directories whose entries the cycle changes, and directories whose metadata differs.
     pub(super) touched: HashSet<NodeId>,
-    /// Directories parked in staging, to be deleted.
-    pub(super) trash: Vec<NodeId>,
+    /// What is parked, to be deleted.
+    pub(super) trash: Vec<NodeRef>,
     pub(super) batches: HashMap<NodeId, usize>,
     /// Names to be looked at from a time on: their node went elsewhere after something new happened at the name, or they have to wait.
     pub(super) look_again: Vec<(NodeRef, NameBuf, u64)>,
@@ -511,7 +511,9 @@ impl Emit<'_> {
 
     pub(super) fn delete_all(&mut self, actions: &mut Vec<Action>) {
         for parked in std::mem::take(&mut self.trash) {
-            self.delete(parked, actions);
+            if let Some(id) = self.planner.tree.resolve(parked) {
+                self.delete(id, actions);
+            }
         }
         for at in 0..self.wants.len() {
             if self.wants[at] != Want::Gone {
@@ -527,11 +529,6 @@ impl Emit<'_> {
                     self.tree().clear_ident(id);
                 }
             }
-        }
-        if let Some(staging) = self.planner.tree.child(ROOT, STAGING_NAME)
-            && !self.planner.tree.has_children(staging)
-        {
-            self.tree().remove(staging);
         }
     }
 
@@ -574,7 +571,7 @@ impl Emit<'_> {
         let mut dirs: Vec<(u32, NodeId)> = self.touched.iter().filter(|d| tree.is_live(**d)).map(|d| (tree.depth(*d), *d)).collect();
         dirs.sort_unstable_by(|a, b| b.cmp(a));
         for (_, dir) in dirs {
-            if self.planner.tree.name(dir) == STAGING_NAME || self.planner.tree.kind(dir) != Some(Kind::Dir) {
+            if self.planner.tree.kind(dir) != Some(Kind::Dir) {
                 continue;
             }
             let Some(stat) = self.round.dirs.get(&self.planner.tree.reference(dir)).copied() else {

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use crate::model::cycle::{Cycle, NodeRef};
 use crate::model::op::{Op, OpError, Section, Spot};
-use crate::model::path::STAGING_NAME;
 use crate::plan::aftermath::Failures;
 use crate::plan::planner::{Planner, Trouble};
-use crate::plan::tree::{NONE, NodeId, ROOT, flag};
+use crate::plan::tree::{NONE, NodeId, flag};
 
 /// An operation that fails for lack of what should be there is tried once more soon: the cause may have been a file that vanished on its way.
 const RETRY_SOON_NS: u64 = 10_000_000;
@@ -45,18 +44,6 @@ fn spot(op: &Op) -> Option<&Spot> {
         | Op::Rmdir { at } => Some(at),
         Op::DirMeta { .. } => None,
     }
-}
-
-/// Whether the operation takes something out of staging.
-fn in_staging(op: &Op) -> bool {
-    match op {
-        Op::Move { from, .. } => from,
-        Op::Unlink { at } | Op::Rmdir { at } => at,
-        _ => return false,
-    }
-    .dir
-    .as_bytes()
-    .starts_with(STAGING_NAME)
 }
 
 /// Whether an error says that the mirror does not look as the tree says.
@@ -109,10 +96,6 @@ impl Planner {
     }
 
     fn ordered_failed(&mut self, op: &Op, parent: NodeRef, errno: i32, now: u64) {
-        if in_staging(op) {
-            // Something is left in staging: the listing of the root sweeps it.
-            self.relist(ROOT);
-        }
         let Some(parent) = self.tree.resolve(parent) else { return };
         let Some(spot) = spot(op) else {
             // The directory's own metadata: `parent` is the directory.
@@ -133,8 +116,8 @@ impl Planner {
                 self.trouble(parent, op.verb(), errno);
                 self.relist(parent);
             }
-            // What is to be deleted is not what it was thought to be.
-            Op::Unlink { .. } | Op::Rmdir { .. } if is_structural(errno) => self.relist(parent),
+            // What is to be deleted is not what it was thought to be, or was parked: the listing sweeps it.
+            Op::Unlink { .. } | Op::Rmdir { .. } if is_structural(errno) || spot.name.as_name().is_parked() => self.relist(parent),
             Op::Link { from, .. } if errno == libc::ENOENT && self.is_in_doubt(from) => {
                 // What was to get another name is not there itself: that says nothing of the new name's directory.
                 let id = self.tree.child_or_insert(parent, spot.name.as_name());

@@ -9,7 +9,7 @@ use ringsync::apply::{Errno, Listed, Target};
 use ringsync::limits::LINK_TARGET_BYTES_MAX;
 use ringsync::model::meta::{Kind, Meta, Time};
 use ringsync::model::op::{Entry, Op, Spot};
-use ringsync::model::path::{Name, RelPath, STAGING_NAME};
+use ringsync::model::path::{Name, NameBuf, RelPath, STAGING_NAME};
 
 const ROOT: u64 = 1;
 /// Modification times of directories whose entries changed start here, one second apart: no test sets such a time.
@@ -128,6 +128,12 @@ impl MemTarget {
     /// Whether the staging directory is there.
     pub fn has_staging(&self) -> bool {
         self.entries(ROOT).contains_key(STAGING_NAME)
+    }
+
+    /// Whether anything reserved is there.
+    pub fn has_leftovers(&self) -> bool {
+        let reserved = |body: &Body| matches!(body, Body::Dir(entries) if entries.keys().any(|name| name.starts_with(STAGING_NAME)));
+        self.nodes.values().any(|node| reserved(&node.body))
     }
 
     /// Asserts the invariant.
@@ -254,15 +260,12 @@ impl MemTarget {
     }
 
     /// Between cycles nothing is parked: what is there was left by one that failed.
-    fn sweep_parked(&mut self) {
-        if !self.has_staging() {
-            return;
+    fn sweep_parked(&mut self, dir: u64) {
+        let kept = self.nodes[&dir].meta.mtime;
+        for name in self.entries(dir).keys().filter(|name| Name::new(name).unwrap().is_parked()).cloned().collect::<Vec<_>>() {
+            self.detach(dir, &name);
         }
-        let staging = self.staging();
-        for name in self.entries(staging).keys().cloned().collect::<Vec<_>>() {
-            self.detach(staging, &name);
-        }
-        self.remove_empty_staging();
+        self.nodes.get_mut(&dir).unwrap().meta.mtime = kept;
     }
 
     fn move_entry(&mut self, from: &Spot, to: &Spot) -> Result<(), Errno> {
@@ -294,15 +297,11 @@ impl MemTarget {
     fn park(&mut self, from: &Spot, id: u64) -> Result<(), Errno> {
         let dir = self.resolve(&from.dir)?;
         let ino = self.lookup(dir, from.name.as_name()).ok_or(libc::ENOENT)?;
-        let staging = self.staging();
-        let name = format!("p{id}");
-        if self.entries(staging).contains_key(name.as_bytes()) {
+        let name = NameBuf::parked(id);
+        if self.entries(dir).contains_key(name.as_bytes()) {
             return Err(libc::EEXIST);
         }
-        if is_at_or_beneath(&RelPath::new(STAGING_NAME).unwrap(), from) {
-            return Err(libc::EINVAL);
-        }
-        self.attach(staging, name.as_bytes(), ino);
+        self.attach(dir, name.as_bytes(), ino);
         self.detach(dir, from.name.as_bytes());
         Ok(())
     }
@@ -387,7 +386,8 @@ impl MemTarget {
         let Some(ino) = self.lookup(dir, at.name.as_name()) else { return Ok(()) };
         match (&self.nodes[&ino].body, want_dir) {
             (Body::Dir(_), false) => return Err(libc::EISDIR),
-            (Body::Dir(entries), true) if !entries.is_empty() => return Err(libc::ENOTEMPTY),
+            // Reserved names alone are in nobody's way.
+            (Body::Dir(entries), true) if entries.keys().any(|name| !name.starts_with(STAGING_NAME)) => return Err(libc::ENOTEMPTY),
             (Body::Dir(_), true) | (_, false) => {}
             (_, true) => return Err(libc::ENOTDIR),
         }
@@ -528,9 +528,6 @@ impl Target for MemTarget {
         require(may_name_dir(dir))?;
         self.faulty(Act::List(dir))?;
         let mut todo = vec![(dir.clone(), self.resolve(dir)?)];
-        if dir.is_root() {
-            self.sweep_parked();
-        }
         while let Some((path, ino)) = todo.pop() {
             if path != *dir
                 && let Err(errno) = self.faulty(Act::List(&path))
@@ -552,6 +549,7 @@ impl Target for MemTarget {
                     }
                 }
             }
+            self.sweep_parked(ino);
         }
         Ok(())
     }

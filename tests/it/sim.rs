@@ -501,8 +501,8 @@ impl Sim {
             }
         }
         all.extend(dst.keys().filter(|p| !src.contains_key(*p)).map(|p| format!("{}: extra", String::from_utf8_lossy(p))));
-        if self.target.has_staging() {
-            all.push("staging is left".into());
+        if self.target.has_leftovers() {
+            all.push("something reserved is left".into());
         }
         all
     }
