@@ -160,7 +160,8 @@ impl Planner {
         }
         for path in taint.0 {
             let Some(id) = self.find(&path) else { continue };
-            if self.tree.has(id, flag::UNKNOWN) {
+            // A mount point that could not be removed is there as before.
+            if self.tree.has(id, flag::UNKNOWN) || self.tree.is_border(id) {
                 continue;
             }
             if self.tree.kind(id) == Some(Kind::Dir) {

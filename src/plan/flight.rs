@@ -7,7 +7,7 @@ use crate::model::cycle::{Cycle, NodeRef};
 use crate::model::op::{Op, OpError, Section, Spot};
 use crate::plan::aftermath::Failures;
 use crate::plan::planner::{Planner, Trouble};
-use crate::plan::tree::{NONE, NodeId, flag};
+use crate::plan::tree::{NONE, NodeId, ROOT, flag};
 
 /// An operation that fails for lack of what should be there is tried once more soon: the cause may have been a file that vanished on its way.
 const RETRY_SOON_NS: u64 = 10_000_000;
@@ -116,6 +116,9 @@ impl Planner {
                 self.trouble(parent, op.verb(), errno);
                 self.relist(parent);
             }
+            // A mount point that is known to be one waits already.
+            Op::Rmdir { .. } if !is_structural(errno) && self.is_border(parent, spot) => {}
+            Op::Rmdir { .. } if errno == libc::EBUSY => self.relist(parent),
             // What is to be deleted is not what it was thought to be, or was parked: the listing sweeps it.
             Op::Unlink { .. } | Op::Rmdir { .. } if is_structural(errno) || spot.name.as_name().is_parked() => self.relist(parent),
             Op::Link { from, .. } if errno == libc::ENOENT && self.is_in_doubt(from) => {
@@ -125,6 +128,12 @@ impl Planner {
                 let at = self.retry_at(id, now);
                 self.not_sent(id, at);
                 self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
+            }
+            Op::Link { .. } if errno == libc::EXDEV => {
+                // Something was mounted in the mirror since it was listed.
+                let id = self.tree.child_or_insert(parent, spot.name.as_name());
+                self.trouble(id, op.verb(), errno);
+                self.relist(ROOT);
             }
             _ => {
                 let id = self.tree.child_or_insert(parent, spot.name.as_name());
@@ -163,6 +172,7 @@ impl Planner {
             _ => return Err(format!("cycle {cycle} was acknowledged out of turn")),
         }
         self.follow_failures();
+        self.find_unmounted();
         let Some(flight) = self.flights.pop_front() else { return Ok(()) };
         if !self.troubles.is_empty() {
             self.clear_troubles(&flight);

@@ -104,6 +104,11 @@ impl Emit<'_> {
                 self.planner.trouble(occupant, "replace the directory, which holds what is not to be deleted", libc::ENOTEMPTY);
                 return false;
             }
+            if self.planner.tree.holds_border(occupant) {
+                // It cannot be moved away, or not for good.
+                self.discard(occupant);
+                return false;
+            }
             if !self.park(occupant) {
                 return false;
             }
@@ -130,11 +135,6 @@ impl Emit<'_> {
         self.leaves(id);
         self.tree().reparent(id, parent, NameBuf::parked(number).as_name());
         true
-    }
-
-    /// What is parked is deleted in the end.
-    fn discard(&mut self, id: NodeId) {
-        self.trash.push(self.planner.tree.reference(id));
     }
 
     /// Frees the node at the slot's name, which holds nothing, or a file that will be replaced by a rename.

@@ -118,7 +118,7 @@ fn read(root: &Path) -> BTreeMap<Vec<u8>, Seen> {
         };
         let link_group = if kind != Kind::Dir && stat.nlink() > 1 { stat.ino() } else { 0 };
         let path = path.strip_prefix(root).unwrap().as_os_str().as_bytes().to_vec();
-        all.insert(path, Seen { meta, content, link_group });
+        all.insert(path, Seen { meta, content, link_group, volume: 0 });
     }
     all
 }
