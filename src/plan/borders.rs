@@ -2,6 +2,7 @@
 //! them (`deletions`); the tree keeps them until that has been seen to succeed. Part of the planner.
 
 use crate::model::cycle::NodeRef;
+use crate::model::meta::Time;
 use crate::model::op::{Op, Section, Spot};
 use crate::plan::planner::Planner;
 use crate::plan::tree::{NodeId, flag};
@@ -10,6 +11,15 @@ impl Planner {
     /// Whether a mount point is known to be there.
     pub(super) fn is_border(&self, parent: NodeId, at: &Spot) -> bool {
         self.tree.child(parent, at.name.as_bytes()).is_some_and(|id| self.tree.is_border(id))
+    }
+
+    /// The object's content was read in a state of which its names on other filesystems of the mirror, which are copies, know nothing.
+    pub(super) fn look_at_copies(&mut self, id: NodeId, ctime: Time) {
+        let Some(ident) = self.tree.ident(id) else { return };
+        let copies: Vec<NodeId> = self.tree.of_ident(&ident).filter(|other| *other != id && !self.tree.has_ctime(*other, ctime)).collect();
+        for copy in copies {
+            self.dirty.mark(&mut self.tree, copy, flag::LOOK | flag::WROTE);
+        }
     }
 
     /// What the oldest cycle could remove of mount points was none any more: what is there is asked for again.
