@@ -22,11 +22,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::apply::Root;
-use crate::apply::target::may_name_dir;
 use crate::error::{Error, Exit, Result};
 use crate::limits::{ACCEPT_PAUSE, HANDSHAKE_TIME_MAX, HANDSHAKES_MAX, LINGER_TIME_MAX, SESSIONS_MAX, TAKEOVER_TIME_MAX};
 use crate::model::options::{Compress, IoChoice};
-use crate::model::path::{RelPath, Shown};
+use crate::model::path::{Name, RelPath, Shown};
 use crate::receiver::serve::Conn;
 use crate::receiver::session::{Session, Stop};
 use crate::sys::dir::Dir;
@@ -300,7 +299,7 @@ impl Inner {
         let Some(module) = self.modules.iter().find(|m| m.name == module) else {
             return Err(refusal(Exit::Handshake, format!("Unknown module '{}'", Shown(module.as_bytes()))));
         };
-        if !may_name_dir(path) {
+        if path.names().any(Name::is_reserved) {
             return Err(refusal(Exit::Usage, format!("'{path}' is a name that ringsync keeps for itself")));
         }
         let cannot = |e: io::Error| refusal(Exit::File, format!("cannot open '{path}' in module '{}': {e}", module.name));

@@ -1,6 +1,6 @@
 //! Lists what the mirror holds: every directory with its entries and their metadata.
 //!
-//! Never follows a symbolic link, never reads content, never holds more than one directory open. What is pending is directories only: paths and metadata.
+//! Never follows a symbolic link, never reads content, never holds more than one directory open. What is pending is directories only: path and state.
 
 use std::io;
 
@@ -8,12 +8,13 @@ use crate::apply::dirs::open_beneath;
 use crate::apply::root::Root;
 use crate::apply::sweep;
 use crate::apply::target::{Errno, Listed};
-use crate::model::meta::{Ident, Kind, Meta};
+use crate::model::meta::{Ident, Kind, Stat};
 use crate::model::op::Entry;
 use crate::model::path::{Name, RelPath};
 use crate::sys::dir::Dir;
 
-/// Reports `top` and everything beneath. The first listing of the whole root removes leftovers on the way, a later one those of cycles that failed.
+/// Reports `top` and everything beneath. The first listing of the whole root removes leftovers on the way. Later ones remove what is parked: between cycles
+/// it was left by one that failed.
 pub(super) fn list(root: &Root, top: &RelPath, each: &mut dyn FnMut(Listed)) -> io::Result<()> {
     let first = open(root, top)?;
     let mut stat = if top.is_root() { root.staging.still(|| first.stat())? } else { first.stat()? };
@@ -21,14 +22,11 @@ pub(super) fn list(root: &Root, top: &RelPath, each: &mut dyn FnMut(Listed)) -> 
         stat.meta.mode = mode;
     }
     let sweep = top.is_root() && root.is_first_listing();
-    if top.is_root() && !sweep && !root.read_only {
-        root.staging.sweep_parked(root);
-    }
     let mut manifest = Manifest { root, root_dev: root.ident()?.dev, sweep, below: Vec::new(), each };
-    manifest.directory(&first, top, &stat.meta);
-    while let Some((path, meta)) = manifest.below.pop() {
+    manifest.directory(&first, top, &stat);
+    while let Some((path, stat)) = manifest.below.pop() {
         match open(root, &path) {
-            Ok(dir) => manifest.directory(&dir, &path, &meta),
+            Ok(dir) => manifest.directory(&dir, &path, &stat),
             Err(e) => (manifest.each)(Listed::Failed { dir: path, errno: errno(&e) }),
         }
     }
@@ -52,26 +50,26 @@ struct Manifest<'a> {
     root: &'a Root,
     root_dev: u64,
     sweep: bool,
-    /// Directories still to be listed, as their entries said.
-    below: Vec<(RelPath, Meta)>,
+    /// Directories still to be listed, as they were seen in their parents.
+    below: Vec<(RelPath, Stat)>,
     each: &'a mut dyn FnMut(Listed),
 }
 
 impl Manifest<'_> {
-    fn directory(&mut self, dir: &Dir, path: &RelPath, meta: &Meta) {
-        (self.each)(Listed::Dir { dir: path.clone(), meta: *meta });
+    fn directory(&mut self, dir: &Dir, path: &RelPath, stat: &Stat) {
+        (self.each)(Listed::Dir { dir: path.clone(), meta: stat.meta });
         let mut leftovers = Vec::new();
         let mut trouble = Ok(());
         let listed = dir.list(|name| {
             if name.is_reserved() {
-                if self.sweep {
+                if self.sweep || (name.is_parked() && !self.root.read_only) {
                     leftovers.push(name.to_owned());
                 }
                 return;
             }
-            match entry(dir, path, name, self.root_dev) {
-                Ok((entry, path_below)) => {
-                    self.below.extend(path_below.map(|path| (path, entry.meta)));
+            match entry(dir, path, name, stat.ident.dev, self.root_dev) {
+                Ok((entry, below)) => {
+                    self.below.extend(below);
                     (self.each)(Listed::Entry(entry));
                 }
                 // Gone since the directory was read.
@@ -86,12 +84,20 @@ impl Manifest<'_> {
     }
 }
 
-fn entry(dir: &Dir, path: &RelPath, name: Name<'_>, root_dev: u64) -> io::Result<(Entry, Option<RelPath>)> {
-    let stat = dir.stat_at(name)?;
+/// The entry, and what is to be listed if it is a directory. `dev` is the device of the directory that it is in.
+fn entry(dir: &Dir, path: &RelPath, name: Name<'_>, dev: u64, root_dev: u64) -> io::Result<(Entry, Option<(RelPath, Stat)>)> {
+    let (stat, is_mount) = dir.stat_mount_at(name)?;
     let kind = stat.meta.kind;
-    let below = if kind == Kind::Dir { Some(path.join(name).map_err(|_| io::Error::from_raw_os_error(libc::ENAMETOOLONG))?) } else { None };
+    let below = match kind {
+        Kind::Dir => Some((path.join(name).map_err(|_| io::Error::from_raw_os_error(libc::ENAMETOOLONG))?, stat)),
+        _ => None,
+    };
     let target = if kind == Kind::Symlink { Some(dir.read_link(name)?) } else { None };
-    let link_group = if kind != Kind::Dir && stat.nlink > 1 { link_group(&stat.ident, root_dev) } else { 0 };
+    let link_group = match kind {
+        Kind::Dir => u64::from(is_mount || stat.ident.dev != dev),
+        _ if stat.nlink > 1 => link_group(&stat.ident, root_dev),
+        _ => 0,
+    };
     Ok((Entry { name: name.to_owned(), meta: stat.meta, target, link_group }, below))
 }
 

@@ -133,8 +133,12 @@ impl Planner {
         if let Some(target) = &entry.target {
             self.tree.set_target(id, target);
         }
+        if entry.is_border() {
+            self.tree.set_border(id);
+        }
         let group = match entry.link_group {
             0 => 0,
+            _ if entry.meta.kind == Kind::Dir => 0,
             theirs => *fill.groups.entry(theirs).or_insert_with(|| {
                 self.next_group += 1;
                 self.next_group

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use crate::model::cycle::{Cycle, NodeRef};
 use crate::model::op::{Op, OpError, Section, Spot};
-use crate::model::path::STAGING_NAME;
 use crate::plan::aftermath::Failures;
 use crate::plan::planner::{Planner, Trouble};
 use crate::plan::tree::{NONE, NodeId, ROOT, flag};
@@ -47,18 +46,6 @@ fn spot(op: &Op) -> Option<&Spot> {
         | Op::Rmdir { at } => Some(at),
         Op::DirMeta { .. } => None,
     }
-}
-
-/// Whether the operation takes something out of staging.
-fn in_staging(op: &Op) -> bool {
-    match op {
-        Op::Move { from, .. } => from,
-        Op::Unlink { at } | Op::Rmdir { at } => at,
-        _ => return false,
-    }
-    .dir
-    .as_bytes()
-    .starts_with(STAGING_NAME)
 }
 
 /// Whether an error says that the mirror does not look as the tree says.
@@ -116,10 +103,6 @@ impl Planner {
     }
 
     fn ordered_failed(&mut self, op: &Op, parent: NodeRef, errno: i32, now: u64) {
-        if in_staging(op) {
-            // Something is left in staging: the listing of the root sweeps it.
-            self.relist(ROOT);
-        }
         let Some(parent) = self.tree.resolve(parent) else { return };
         let Some(spot) = spot(op) else {
             // The directory's own metadata: `parent` is the directory.
@@ -140,8 +123,11 @@ impl Planner {
                 self.trouble(parent, op.verb(), errno);
                 self.relist(parent);
             }
-            // What is to be deleted is not what it was thought to be.
-            Op::Unlink { .. } | Op::Rmdir { .. } if is_structural(errno) => self.relist(parent),
+            // A mount point that is known to be one waits already.
+            Op::Rmdir { .. } if !is_structural(errno) && self.is_border(parent, spot) => {}
+            Op::Rmdir { .. } if errno == libc::EBUSY => self.relist(parent),
+            // What is to be deleted is not what it was thought to be, or was parked: the listing sweeps it.
+            Op::Unlink { .. } | Op::Rmdir { .. } if is_structural(errno) || spot.name.as_name().is_parked() => self.relist(parent),
             Op::Link { from, .. } if errno == libc::ENOENT && self.is_in_doubt(from) => {
                 // What was to get another name is not there itself: that says nothing of the new name's directory.
                 let id = self.tree.child_or_insert(parent, spot.name.as_name());
@@ -149,6 +135,12 @@ impl Planner {
                 let at = self.retry_at(id, now);
                 self.not_sent(id, at);
                 self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
+            }
+            Op::Link { .. } if errno == libc::EXDEV => {
+                // Something was mounted in the mirror since it was listed.
+                let id = self.tree.child_or_insert(parent, spot.name.as_name());
+                self.trouble(id, op.verb(), errno);
+                self.relist(ROOT);
             }
             _ => {
                 let id = self.tree.child_or_insert(parent, spot.name.as_name());
@@ -187,6 +179,7 @@ impl Planner {
             _ => return Err(format!("cycle {cycle} was acknowledged out of turn")),
         }
         self.follow_failures();
+        self.find_unmounted();
         let Some(flight) = self.flights.pop_front() else { return Ok(()) };
         if !self.troubles.is_empty() {
             self.clear_troubles(&flight);

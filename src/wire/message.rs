@@ -334,7 +334,11 @@ impl<'a> Messages<'a> {
         let name = Name::new(self.rest.bytes(NAME_BYTES_MAX)?)?.to_owned();
         let meta = self.meta()?;
         let target = if meta.kind == Kind::Symlink { self.target()? } else { None };
-        Ok(Entry { name, meta, target, link_group: self.rest.varint()? })
+        let link_group = self.rest.varint()?;
+        if meta.kind == Kind::Dir && link_group > 1 {
+            return Err(WireError::Value("link group of a directory"));
+        }
+        Ok(Entry { name, meta, target, link_group })
     }
 
     fn put(&mut self) -> Result<Message<'a>, WireError> {

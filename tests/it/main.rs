@@ -1,6 +1,7 @@
 //! The one integration hub: every test of the whole lives in a module of it.
 //!
 mod apply;
+mod apply_mounts;
 mod cli;
 mod compare;
 mod confine;
@@ -11,6 +12,7 @@ mod link;
 mod memsource;
 mod memtarget;
 mod mirror;
+mod mirror_mounts;
 mod mounts;
 mod ops;
 mod place;

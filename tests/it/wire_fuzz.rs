@@ -133,7 +133,8 @@ impl Random {
                 let kind = [Kind::File, Kind::Dir, Kind::Symlink, Kind::Block][self.below(4)];
                 let target = (kind == Kind::Symlink && self.below(9) > 0).then(|| self.name().into());
                 let name = Name::new(&self.name()).unwrap().to_owned();
-                Message::Entry(Entry { name, meta: self.meta(kind), target, link_group: self.number() })
+                let link_group = if kind == Kind::Dir { self.below(2) as u64 } else { self.number() };
+                Message::Entry(Entry { name, meta: self.meta(kind), target, link_group })
             }
             20 => Message::ListError { dir: self.dir(), errno },
             21 => Message::ListEnd,
