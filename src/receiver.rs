@@ -22,11 +22,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::apply::Root;
-use crate::apply::target::may_name_dir;
 use crate::error::{Error, Exit, Result};
 use crate::limits::{ACCEPT_PAUSE, HANDSHAKE_TIME_MAX, HANDSHAKES_MAX, LINGER_TIME_MAX, SESSIONS_MAX, TAKEOVER_TIME_MAX};
 use crate::model::options::{Compress, IoChoice};
-use crate::model::path::{RelPath, Shown};
+use crate::model::path::{Name, RelPath, Shown};
 use crate::receiver::serve::Conn;
 use crate::receiver::session::{Session, Stop};
 use crate::sys::dir::Dir;
@@ -300,11 +299,11 @@ impl Inner {
         let Some(module) = self.modules.iter().find(|m| m.name == module) else {
             return Err(refusal(Exit::Handshake, format!("Unknown module '{}'", Shown(module.as_bytes()))));
         };
-        if !may_name_dir(path) {
+        if path.names().any(Name::is_reserved) {
             return Err(refusal(Exit::Usage, format!("'{path}' is a name that ringsync keeps for itself")));
         }
         let cannot = |e: io::Error| refusal(Exit::File, format!("cannot open '{path}' in module '{}': {e}", module.name));
-        let dir = Dir::open_root(&module.root).and_then(|root| root.open_beneath(path)).map_err(cannot)?;
+        let dir = Dir::open_root(&module.root).and_then(|root| open_or_make(&root, path, module.read_only)).map_err(cannot)?;
         let ident = dir.stat().map_err(cannot)?.ident;
         let place = (ident.dev, ident.ino);
         let token = new_token().map_err(|e| refusal(Exit::File, format!("no random numbers: {e}")))?;
@@ -325,6 +324,20 @@ impl Inner {
         session.join(None, wake).map_err(|why| refusal(Exit::Socket, why))?;
         sessions.insert(token, Arc::clone(&session));
         Ok(session)
+    }
+}
+
+/// Opens the directory at `path`; its last component is made if only that is missing, as a copy's destination is.
+fn open_or_make(root: &Dir, path: &RelPath, read_only: bool) -> io::Result<Dir> {
+    match (root.open_beneath(path), path.split()) {
+        (Err(e), Some((parent, name))) if e.kind() == io::ErrorKind::NotFound && !read_only => {
+            let parent = root.open_beneath(&parent)?;
+            match parent.mkdir(name, 0o755) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+                _ => parent.open_dir(name),
+            }
+        }
+        (opened, _) => opened,
     }
 }
 

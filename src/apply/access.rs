@@ -90,6 +90,11 @@ impl Loosened {
         self.lock().retain(|loose| loose.ident != ident);
     }
 
+    /// The permissions that a loosened directory has in the end.
+    pub(super) fn was(&self, ident: Ident) -> Option<u32> {
+        self.lock().iter().find(|loose| loose.ident == ident).map(|loose| loose.was)
+    }
+
     pub(super) fn restore_all(&self) {
         let all = std::mem::take(&mut *self.lock());
         all.iter().rev().for_each(Loose::restore);

@@ -15,7 +15,7 @@ use crate::apply::{file, sweep};
 use crate::limits::LINK_TARGET_BYTES_MAX;
 use crate::model::meta::{Kind, Meta, Stat};
 use crate::model::op::{Op, Spot};
-use crate::model::path::{Name, RelPath};
+use crate::model::path::{Name, NameBuf, RelPath};
 use crate::sys::dir::Dir;
 use std::os::fd::AsFd;
 
@@ -94,9 +94,8 @@ impl FsTarget {
             Op::Park { from, id } => {
                 require(may_name(from))?;
                 let dir = self.held(&from.dir)?;
-                self.root.staging.park(&self.root, &dir.dir, from.name.as_name(), *id)?;
                 self.dirs.forget(from);
-                Ok(())
+                dir.dir.rename_new(from.name.as_name(), &dir.dir, NameBuf::parked(*id).as_name())
             }
             Op::Mkdir { at, meta } => {
                 require(may_name(at) && meta.kind == Kind::Dir)?;
@@ -324,10 +323,10 @@ impl Target for FsTarget {
         let paths = match op {
             // A directory that gets another parent is written to itself.
             Op::Move { from, to } => [(&from.dir, Some(from.name.as_name())), (&to.dir, None)],
-            Op::Park { from, .. } => [(&from.dir, Some(from.name.as_name())), (&root, None)],
             Op::Link { from, to } => [(&from.dir, None), (&to.dir, None)],
             Op::Place { at, .. } => [(&at.dir, None), (&root, None)],
-            Op::Mkdir { at, .. }
+            Op::Park { from: at, .. }
+            | Op::Mkdir { at, .. }
             | Op::Symlink { at, .. }
             | Op::Special { at, .. }
             | Op::SetMeta { at, .. }

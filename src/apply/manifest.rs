@@ -1,6 +1,6 @@
 //! Lists what the mirror holds: every directory with its entries and their metadata.
 //!
-//! Never follows a symbolic link, never reads content, never holds more than one directory open. What is pending is paths of directories only.
+//! Never follows a symbolic link, never reads content, never holds more than one directory open. What is pending is directories only: path and state.
 
 use std::io;
 
@@ -8,25 +8,26 @@ use crate::apply::dirs::open_beneath;
 use crate::apply::root::Root;
 use crate::apply::sweep;
 use crate::apply::target::{Errno, Listed};
-use crate::model::meta::{Ident, Kind};
+use crate::model::meta::{Ident, Kind, Stat};
 use crate::model::op::Entry;
 use crate::model::path::{Name, RelPath};
 use crate::sys::dir::Dir;
 
-/// Reports `top` and everything beneath. The first listing of the whole root removes leftovers on the way, a later one those of cycles that failed.
+/// Reports `top` and everything beneath. The first listing of the whole root removes leftovers on the way. Later ones remove what is parked: between cycles
+/// it was left by one that failed.
 pub(super) fn list(root: &Root, top: &RelPath, each: &mut dyn FnMut(Listed)) -> io::Result<()> {
     let first = open(root, top)?;
-    let root_dev = root.ident()?.dev;
-    let sweep = top.is_root() && root.is_first_listing();
-    if top.is_root() && !sweep && !root.read_only {
-        root.staging.sweep_parked(root);
+    let mut stat = if top.is_root() { root.staging.still(|| first.stat())? } else { first.stat()? };
+    if let Some(mode) = root.loosened.was(stat.ident) {
+        stat.meta.mode = mode;
     }
-    let mut below = Vec::new();
-    list_one(root, &first, top, root_dev, sweep, each, &mut below);
-    while let Some(path) = below.pop() {
+    let sweep = top.is_root() && root.is_first_listing();
+    let mut manifest = Manifest { root, root_dev: root.ident()?.dev, sweep, below: Vec::new(), each };
+    manifest.directory(&first, top, &stat);
+    while let Some((path, stat)) = manifest.below.pop() {
         match open(root, &path) {
-            Ok(dir) => list_one(root, &dir, &path, root_dev, sweep, each, &mut below),
-            Err(e) => each(Listed::Failed { dir: path, errno: errno(&e) }),
+            Ok(dir) => manifest.directory(&dir, &path, &stat),
+            Err(e) => (manifest.each)(Listed::Failed { dir: path, errno: errno(&e) }),
         }
     }
     root.loosened.restore_all();
@@ -44,39 +45,59 @@ fn open(root: &Root, path: &RelPath) -> io::Result<Dir> {
     }
 }
 
-fn list_one(root: &Root, dir: &Dir, path: &RelPath, root_dev: u64, sweep: bool, each: &mut dyn FnMut(Listed), below: &mut Vec<RelPath>) {
-    each(Listed::Dir(path.clone()));
-    let mut leftovers = Vec::new();
-    let mut trouble = Ok(());
-    let listed = dir.list(|name| {
-        if name.is_reserved() {
-            if sweep {
-                leftovers.push(name.to_owned());
+/// A manifest on its way.
+struct Manifest<'a> {
+    root: &'a Root,
+    root_dev: u64,
+    sweep: bool,
+    /// Directories still to be listed, as they were seen in their parents.
+    below: Vec<(RelPath, Stat)>,
+    each: &'a mut dyn FnMut(Listed),
+}
+
+impl Manifest<'_> {
+    fn directory(&mut self, dir: &Dir, path: &RelPath, stat: &Stat) {
+        (self.each)(Listed::Dir { dir: path.clone(), meta: stat.meta });
+        let mut leftovers = Vec::new();
+        let mut trouble = Ok(());
+        let listed = dir.list(|name| {
+            if name.is_reserved() {
+                if self.sweep || (name.is_parked() && !self.root.read_only) {
+                    leftovers.push(name.to_owned());
+                }
+                return;
             }
-            return;
-        }
-        match entry(dir, path, name, root_dev) {
-            Ok((entry, path_below)) => {
-                each(Listed::Entry(entry));
-                below.extend(path_below);
+            match entry(dir, path, name, stat.ident.dev, self.root_dev) {
+                Ok((entry, below)) => {
+                    self.below.extend(below);
+                    (self.each)(Listed::Entry(entry));
+                }
+                // Gone since the directory was read.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => trouble = Err(e),
             }
-            // Gone since the directory was read.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => trouble = Err(e),
+        });
+        sweep::remove_all(dir, &self.root.who, &leftovers);
+        if let Err(e) = listed.and(trouble) {
+            (self.each)(Listed::Failed { dir: path.clone(), errno: errno(&e) });
         }
-    });
-    sweep::remove_all(dir, &root.who, &leftovers);
-    if let Err(e) = listed.and(trouble) {
-        each(Listed::Failed { dir: path.clone(), errno: errno(&e) });
     }
 }
 
-fn entry(dir: &Dir, path: &RelPath, name: Name<'_>, root_dev: u64) -> io::Result<(Entry, Option<RelPath>)> {
-    let stat = dir.stat_at(name)?;
+/// The entry, and what is to be listed if it is a directory. `dev` is the device of the directory that it is in.
+fn entry(dir: &Dir, path: &RelPath, name: Name<'_>, dev: u64, root_dev: u64) -> io::Result<(Entry, Option<(RelPath, Stat)>)> {
+    let (stat, is_mount) = dir.stat_mount_at(name)?;
     let kind = stat.meta.kind;
-    let below = if kind == Kind::Dir { Some(path.join(name).map_err(|_| io::Error::from_raw_os_error(libc::ENAMETOOLONG))?) } else { None };
+    let below = match kind {
+        Kind::Dir => Some((path.join(name).map_err(|_| io::Error::from_raw_os_error(libc::ENAMETOOLONG))?, stat)),
+        _ => None,
+    };
     let target = if kind == Kind::Symlink { Some(dir.read_link(name)?) } else { None };
-    let link_group = if kind != Kind::Dir && stat.nlink > 1 { link_group(&stat.ident, root_dev) } else { 0 };
+    let link_group = match kind {
+        Kind::Dir => u64::from(is_mount || stat.ident.dev != dev),
+        _ if stat.nlink > 1 => link_group(&stat.ident, root_dev),
+        _ => 0,
+    };
     Ok((Entry { name: name.to_owned(), meta: stat.meta, target, link_group }, below))
 }
 

@@ -1,4 +1,4 @@
-//! The staging directory: parts of large files, and entries parked for the time of a cycle.
+//! The staging directory: parts of large files.
 //!
 //! It is made when it is needed and removed when it is empty, and neither changes the root's modification time. Everything that makes or removes
 //! it, and whatever sets the root's own times, holds one lock. The directory is looked up by name each time, so that one moved away by a local
@@ -14,7 +14,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::apply::manifest::errno;
 use crate::apply::meta::left_behind;
 use crate::apply::root::Root;
-use crate::apply::sweep;
 use crate::apply::target::Errno;
 use crate::apply::temp::IdName;
 use crate::limits::STAGED_FILES_MAX;
@@ -147,27 +146,6 @@ impl Staging {
         }
     }
 
-    /// Moves the entry `name` of `dir` to the place `p<id>`.
-    pub(super) fn park(&self, root: &Root, dir: &Dir, name: Name<'_>, id: u64) -> io::Result<()> {
-        // Nothing is made for the sake of what is not there.
-        dir.stat_at(name)?;
-        let mut state = self.lock();
-        let staging = state.enter(root)?;
-        dir.rename_new(name, &staging, IdName::new(b'p', id).name())
-    }
-
-    /// Removes what is parked. Only between cycles: then it was left by one that failed.
-    pub(super) fn sweep_parked(&self, root: &Root) {
-        let mut state = self.lock();
-        let Ok(dir) = open_own(root) else { return };
-        let mut parked = Vec::new();
-        match dir.list(|name| parked.extend(name.as_bytes().starts_with(b"p").then(|| name.to_owned()))) {
-            Ok(()) => sweep::remove_all(&dir, &root.who, &parked),
-            Err(e) => left_behind(staging_name(), &e),
-        }
-        state.leave(root);
-    }
-
     /// Removes the staging directory if nothing is in it.
     pub(super) fn remove_if_empty(&self, root: &Root) {
         self.lock().leave(root);
@@ -213,7 +191,7 @@ impl State {
         });
         match removed {
             Err(e) if e.kind() == io::ErrorKind::NotFound => self.made = false,
-            // Parked entries are in it: their cycle has not come to its end, or never will.
+            // Somebody else's.
             Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {}
             Err(e) => left_behind(staging_name(), &e),
             Ok(()) => {}

@@ -6,7 +6,7 @@
 
 use crate::model::meta::Meta;
 use crate::model::op::{Entry, Op, Spot};
-use crate::model::path::{Name, RelPath, STAGING_NAME};
+use crate::model::path::{Name, RelPath};
 
 /// A system's error number, as the wire carries it.
 pub type Errno = i32;
@@ -15,7 +15,12 @@ pub type Errno = i32;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listed {
     /// The entries that follow are in this directory.
-    Dir(RelPath),
+    Dir {
+        /// The directory.
+        dir: RelPath,
+        /// Its own metadata.
+        meta: Meta,
+    },
     /// An entry of the last [`Listed::Dir`].
     Entry(Entry),
     /// The directory could not be read, or not all of it: what it holds is not known.
@@ -69,26 +74,18 @@ pub trait Target {
     fn end_cycle(&mut self);
 }
 
-/// Whether a peer may name `at`: reserved names are ours, but for the parked entries of the staging directory and what is in them.
+/// Whether a peer may name `at`: reserved names are ours, but for those of parked entries.
 pub fn may_name(at: &Spot) -> bool {
-    if at.dir.as_bytes() == STAGING_NAME {
-        return is_park(at.name.as_name());
-    }
-    may_name_dir(&at.dir) && !at.name.as_name().is_reserved()
+    may_name_dir(&at.dir) && is_free(at.name.as_name())
 }
 
 /// Whether a peer may name the directory `dir`; see [`may_name`].
 pub fn may_name_dir(dir: &RelPath) -> bool {
-    let mut names = dir.names();
-    let Some(first) = names.next() else { return true };
-    if first.as_bytes() == STAGING_NAME {
-        return names.next().is_some_and(is_park) && !names.any(Name::is_reserved);
-    }
-    !first.is_reserved() && !names.any(Name::is_reserved)
+    dir.names().all(is_free)
 }
 
-fn is_park(name: Name<'_>) -> bool {
-    name.as_bytes().split_first().is_some_and(|(p, digits)| *p == b'p' && !digits.is_empty() && digits.iter().all(u8::is_ascii_digit))
+fn is_free(name: Name<'_>) -> bool {
+    !name.is_reserved() || name.is_parked()
 }
 
 /// Whether `path` is the entry `at`, or beneath it.
@@ -107,19 +104,20 @@ mod tests {
     }
 
     #[test]
-    fn only_parked_entries_of_staging_have_names() {
+    fn of_reserved_names_only_parked_entries_may_be_named() {
         for (dir, name, allowed) in [
             (&b""[..], &b"a"[..], true),
             (b"a/b", b"c", true),
-            (b".ringsync-staging", b"p12", true),
-            (b".ringsync-staging/p12/a", b"b", true),
+            (b"", b".ringsync-staging-p12", true),
+            (b"a/.ringsync-staging-p12/a", b"b", true),
             (b"", b".ringsync-staging", false),
             (b".ringsync-staging", b"f1", false),
-            (b".ringsync-staging", b"p", false),
-            (b".ringsync-staging", b"p1x", false),
-            (b".ringsync-staging/f1", b"a", false),
-            (b".ringsync-staging/p1", b".ringsync-staging-1", false),
-            (b"a", b".ringsync-staging-00", false),
+            (b".ringsync-staging", b"p1", false),
+            (b"", b".ringsync-staging-p", false),
+            (b"", b".ringsync-staging-p1x", false),
+            (b"", b".ringsync-stagingp1", false),
+            (b"", b".ringsync-staging-0123456789abcdef", false),
+            (b".ringsync-staging-p1", b".ringsync-staging-1", false),
             (b"a/.ringsync-staging", b"p1", false),
         ] {
             assert_eq!(may_name(&spot(dir, name)), allowed, "{:?}", spot(dir, name));

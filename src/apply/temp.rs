@@ -52,7 +52,7 @@ impl TempNames {
     }
 }
 
-/// A small decimal name, as `f12` or `p12`, on the stack.
+/// A small decimal name, as `f12`, on the stack.
 pub(super) struct IdName {
     bytes: [u8; 21],
     start: usize,
@@ -90,7 +90,7 @@ mod tests {
         let (a, b) = (names.next(), names.next());
         assert!(a.name().is_reserved());
         assert_ne!(a.name(), b.name());
-        assert_eq!(IdName::new(b'p', 0).name().as_bytes(), b"p0");
+        assert_eq!(IdName::new(b'f', 0).name().as_bytes(), b"f0");
         assert_eq!(IdName::new(b'f', u64::MAX).name().as_bytes(), b"f18446744073709551615");
     }
 }

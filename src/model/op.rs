@@ -3,7 +3,7 @@
 //! The planner emits operations, the wire carries them, the receiver executes them. Each is safe to repeat: executed twice, or on a
 //! mirror that already has the result, it succeeds without a change.
 
-use crate::model::meta::Meta;
+use crate::model::meta::{Kind, Meta};
 use crate::model::path::{NameBuf, RelPath};
 
 /// A name in a directory.
@@ -26,11 +26,11 @@ pub enum Op {
         /// Its new place.
         to: Spot,
     },
-    /// PRE. Rename to `p<id>` in the staging directory at the module's root, from where it is moved or deleted later in the same cycle.
+    /// PRE. Rename to [`NameBuf::parked`] in the same directory, from where it is moved or deleted later in the same cycle.
     Park {
         /// What is moved away.
         from: Spot,
-        /// Number of the place in staging, unique in a session.
+        /// Number of the name, unique in a session.
         id: u64,
     },
     /// PRE. Make a directory; one that exists already is kept. Its metadata follows in POST.
@@ -149,8 +149,16 @@ pub struct Entry {
     pub meta: Meta,
     /// What a symbolic link points to.
     pub target: Option<Box<[u8]>>,
-    /// Equal and not 0 for names that are hard links of one object; 0 where the object has one name only.
+    /// Equal and not 0 for names that are hard links of one object; 0 where the object has one name only. Of a directory 0, or 1 where it is a border:
+    /// the top of another filesystem or mount than its parent's, over which nothing can be renamed or linked.
     pub link_group: u64,
+}
+
+impl Entry {
+    /// Whether it is a directory that is the top of another filesystem or mount than its parent's.
+    pub fn is_border(&self) -> bool {
+        self.meta.kind == Kind::Dir && self.link_group != 0
+    }
 }
 
 /// What the receiver cannot set on its side, found once at the start of a session; its planner does not ask for it.

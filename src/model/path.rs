@@ -11,6 +11,9 @@ use crate::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX};
 /// Every name that ringsync makes for itself in a mirror starts with this; such names are never mirrored nor listed.
 pub const STAGING_NAME: &[u8] = b".ringsync-staging";
 
+/// Between [`STAGING_NAME`] and the number in the name of a parked entry.
+const PARKED: &[u8] = b"-p";
+
 /// Why bytes are no name or path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
@@ -63,6 +66,12 @@ impl<'a> Name<'a> {
         self.0.starts_with(STAGING_NAME)
     }
 
+    /// Whether the name is one of [`NameBuf::parked`].
+    pub fn is_parked(self) -> bool {
+        let number = self.0.strip_prefix(STAGING_NAME).and_then(|rest| rest.strip_prefix(PARKED));
+        number.is_some_and(|digits| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit))
+    }
+
     /// An owned copy.
     pub fn to_owned(self) -> NameBuf {
         NameBuf(self.0.into())
@@ -80,6 +89,11 @@ impl fmt::Debug for Name<'_> {
 pub struct NameBuf(Box<[u8]>);
 
 impl NameBuf {
+    /// The reserved name that an entry has, in its directory, while it is parked under the number `id`.
+    pub fn parked(id: u64) -> Self {
+        Self([STAGING_NAME, PARKED, id.to_string().as_bytes()].concat().into())
+    }
+
     /// The name.
     pub fn as_name(&self) -> Name<'_> {
         Name(&self.0)

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashSet};
 use crate::model::cycle::{Cycle, NodeRef};
 use crate::model::meta::Kind;
 use crate::model::op::{Op, Section, Spot};
-use crate::model::path::{Name, RelPath, STAGING_NAME};
+use crate::model::path::{Name, NameBuf, RelPath};
 use crate::plan::planner::Planner;
 use crate::plan::tree::{NodeId, ROOT, flag};
 
@@ -92,7 +92,7 @@ impl Taint {
             }
             Op::Park { from, id } => {
                 self.add(from);
-                self.0.insert(parked(*id));
+                self.0.insert(parked(from, *id));
             }
             Op::Link { to: at, .. }
             | Op::Mkdir { at, .. }
@@ -109,7 +109,7 @@ impl Taint {
     fn done(&mut self, op: &Op) {
         match op {
             Op::Move { from, to } => self.moved(&full(from), &full(to)),
-            Op::Park { from, id } => self.moved(&full(from), &parked(*id)),
+            Op::Park { from, id } => self.moved(&full(from), &parked(from, *id)),
             Op::Link { from, to } => self.linked(from, to),
             Op::Symlink { at, .. } | Op::Special { at, .. } | Op::Place { at, .. } | Op::Unlink { at } | Op::Rmdir { at } => {
                 self.replaced(at)
@@ -144,15 +144,21 @@ impl Taint {
     }
 }
 
-fn parked(id: u64) -> Vec<u8> {
-    below(STAGING_NAME, format!("p{id}").as_bytes())
+fn parked(from: &Spot, id: u64) -> Vec<u8> {
+    below(from.dir.as_bytes(), NameBuf::parked(id).as_bytes())
 }
 
 impl Planner {
     /// The oldest cycle on its way is about to be taken for applied: what failed of it is followed through it and all later ones.
     pub(super) fn follow_failures(&mut self) {
-        if self.flights.front().is_none_or(|f| f.failures.is_empty()) {
-            return;
+        let Some(flight) = self.flights.front().filter(|f| !f.failures.is_empty()) else { return };
+        // A name that kept its old object, and was taken for the new one, may have lent that one's metadata to the old one's other names.
+        let groups = flight.replaced.clone();
+        for group in groups {
+            for id in self.tree.of_group(group).collect::<Vec<_>>() {
+                self.not_sent(id, 0);
+                self.dirty.mark(&mut self.tree, id, flag::LOOK);
+            }
         }
         let mut taint = Taint::default();
         for flight in &self.flights {
@@ -160,7 +166,8 @@ impl Planner {
         }
         for path in taint.0 {
             let Some(id) = self.find(&path) else { continue };
-            if self.tree.has(id, flag::UNKNOWN) {
+            // A mount point that could not be removed is there as before.
+            if self.tree.has(id, flag::UNKNOWN) || self.tree.is_border(id) {
                 continue;
             }
             if self.tree.kind(id) == Some(Kind::Dir) {
@@ -202,9 +209,9 @@ mod tests {
         assert_eq!(tainted(&taint), ["c/b/f", "g"]);
         taint.done(&Op::Unlink { at: spot("g") });
         taint.done(&Op::Park { from: spot("c/b"), id: 3 });
-        assert_eq!(tainted(&taint), [".ringsync-staging/p3/f"]);
+        assert_eq!(tainted(&taint), ["c/.ringsync-staging-p3/f"]);
         taint.failed(&Op::Move { from: spot("p"), to: spot("q") });
         taint.done(&Op::Move { from: spot("q/inner"), to: spot("r") });
-        assert_eq!(tainted(&taint), [".ringsync-staging/p3/f", "p", "q", "r"]);
+        assert_eq!(tainted(&taint), ["c/.ringsync-staging-p3/f", "p", "q", "r"]);
     }
 }

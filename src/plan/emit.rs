@@ -8,14 +8,14 @@ use crate::limits::INLINE_FILE_BYTES_MAX;
 use crate::model::cycle::{Cycle, FileBatch, FileTask, NodeRef, Placing, Read, StageTask};
 use crate::model::meta::{Ident, Kind, Meta, Stat};
 use crate::model::op::{Op, Spot};
-use crate::model::path::{NameBuf, RelPath, STAGING_NAME};
+use crate::model::path::{NameBuf, RelPath};
 use crate::model::probe::Seen;
 use crate::plan::aftermath::Failures;
 use crate::plan::flight::Flight;
 use crate::plan::planner::{Action, Planner, Staged};
 use crate::plan::reconcile::{Base, Difference, Want, carried_differs};
 use crate::plan::round::{Round, Slot};
-use crate::plan::tree::{NodeId, ROOT, Tree, flag};
+use crate::plan::tree::{NodeId, Tree, flag};
 
 /// Files whose reading goes to one worker at once.
 const BATCH_FILES_MAX: usize = 64;
@@ -35,12 +35,16 @@ pub(super) struct Emit<'p> {
     pub(super) claims: HashMap<NodeId, usize>,
     pub(super) cycle: Cycle,
     pub(super) pre: Vec<(NodeRef, NodeRef)>,
-    pub(super) files: Vec<NodeRef>,
+    pub(super) files: Vec<(NodeRef, u32)>,
     pub(super) post: Vec<NodeRef>,
+    /// Hard-link groups of objects that lose a name to a new object.
+    pub(super) replaced: Vec<u32>,
     /// Directories whose entries the cycle changes, and directories whose metadata differs.
     pub(super) touched: HashSet<NodeId>,
-    /// Directories parked in staging, to be deleted.
-    pub(super) trash: Vec<NodeId>,
+    /// What is parked, or could not be because of a mount point in it, to be deleted.
+    pub(super) trash: Vec<NodeRef>,
+    /// Directories that stay because of a mount point in them.
+    pub(super) above_borders: HashSet<NodeId>,
     pub(super) batches: HashMap<NodeId, usize>,
     /// Names to be looked at from a time on: their node went elsewhere after something new happened at the name, or they have to wait.
     pub(super) look_again: Vec<(NodeRef, NameBuf, u64)>,
@@ -70,8 +74,10 @@ impl Planner {
             pre: Vec::new(),
             files: Vec::new(),
             post: Vec::new(),
+            replaced: Vec::new(),
             touched: HashSet::new(),
             trash: Vec::new(),
+            above_borders: HashSet::new(),
             batches: HashMap::new(),
             look_again: Vec::new(),
             dir_path: None,
@@ -79,7 +85,7 @@ impl Planner {
             planner: self,
         };
         emit.run(actions);
-        let Emit { mut cycle, pre, files, post, .. } = emit;
+        let Emit { mut cycle, pre, files, post, replaced, .. } = emit;
         self.drop_unwanted_stages(actions);
         if pre.is_empty() && files.is_empty() && post.is_empty() {
             return;
@@ -91,7 +97,7 @@ impl Planner {
             self.busy += batch.files.len();
         }
         let cycle = Arc::new(cycle);
-        self.flights.push_back(Flight { cycle: cycle.clone(), pre, files, post, failures: Failures::default() });
+        self.flights.push_back(Flight { cycle: cycle.clone(), pre, files, post, replaced, failures: Failures::default() });
         actions.push(Action::Cycle(cycle));
     }
 
@@ -100,7 +106,7 @@ impl Planner {
         let Planner { staged, tree, .. } = self;
         staged.retain(|_, s| {
             let Some((worker, _)) = s.ready else { return true };
-            let wanted = s.waiting.iter().filter_map(|n| tree.resolve(*n)).any(|id| tree.has(id, flag::LOOK));
+            let wanted = s.waiting.iter().filter_map(|n| tree.resolve(*n)).any(|id| tree.has(id, flag::LOOK) && !tree.holds_border(id));
             if !wanted {
                 actions.push(Action::DropStage { worker, stage: s.stage });
             }
@@ -264,7 +270,7 @@ impl Emit<'_> {
         } else if made && stat.meta.kind != Kind::File {
             self.make(parent, at, &stat);
             true
-        } else if made && self.can_come(&stat) {
+        } else if made && (self.can_come(&stat) || self.at_name(parent, at).is_some_and(|id| self.planner.tree.holds_border(id))) {
             self.vacate(parent, at, false)
         } else {
             true
@@ -351,7 +357,7 @@ impl Emit<'_> {
     }
 
     pub(super) fn file_index(&mut self, node: NodeId) -> u32 {
-        self.files.push(self.planner.tree.reference(node));
+        self.files.push((self.planner.tree.reference(node), self.planner.tree.group(node)));
         (self.files.len() - 1) as u32
     }
 
@@ -396,6 +402,10 @@ impl Emit<'_> {
     }
 
     pub(super) fn made(&mut self, node: NodeId, stat: &Stat) {
+        let group = self.planner.tree.group(node);
+        if group != 0 {
+            self.replaced.push(group);
+        }
         let tree = self.tree();
         tree.set_group(node, 0);
         tree.clear(node, flag::UNKNOWN | flag::RACY | flag::REUSE | flag::PROTECTED);
@@ -507,57 +517,6 @@ impl Emit<'_> {
         }));
     }
 
-    // Deletions and directories.
-
-    pub(super) fn delete_all(&mut self, actions: &mut Vec<Action>) {
-        for parked in std::mem::take(&mut self.trash) {
-            self.delete(parked, actions);
-        }
-        for at in 0..self.wants.len() {
-            if self.wants[at] != Want::Gone {
-                continue;
-            }
-            let Some(parent) = self.parent(&self.round.slots[at]) else { continue };
-            // Something else may have moved here, or the object may have moved away: then the node is another one.
-            let node = self.planner.tree.resolve(self.round.slots[at].node);
-            if let Some(id) = self.at_name(parent, at).filter(|id| Some(*id) == node) {
-                if self.planner.options.delete || self.planner.tree.kind(id).is_none() {
-                    self.delete(id, actions);
-                } else {
-                    self.tree().clear_ident(id);
-                }
-            }
-        }
-        if let Some(staging) = self.planner.tree.child(ROOT, STAGING_NAME)
-            && !self.planner.tree.has_children(staging)
-        {
-            self.tree().remove(staging);
-        }
-    }
-
-    /// Deletes what the mirror has at the node and below, but for what the filter protects and the directories above that.
-    pub(super) fn delete(&mut self, top: NodeId, actions: &mut Vec<Action>) {
-        for id in self.planner.tree.subtree_bottom_up(top) {
-            let kept = self.planner.tree.has(id, flag::PROTECTED) || self.planner.tree.has_children(id);
-            if let Some(key) = self.tree().take_key(id) {
-                actions.push(Action::Forget(key));
-            }
-            if kept {
-                self.tree().clear_ident(id);
-                continue;
-            }
-            if self.planner.tree.kind(id).is_some() || self.planner.tree.has(id, flag::UNKNOWN) {
-                let parent = self.planner.tree.parent(id);
-                let Some(spot) = self.spot(id) else { continue };
-                let op = if self.planner.tree.kind(id) == Some(Kind::Dir) { Op::Rmdir { at: spot } } else { Op::Unlink { at: spot } };
-                self.push_post(op, parent);
-            }
-            self.leaves(id);
-            self.touched.remove(&id);
-            self.tree().remove(id);
-        }
-    }
-
     /// Sets the metadata of the directories that the cycle touched or that differ, deepest first.
     pub(super) fn directories(&mut self) {
         for (dir, stat) in &self.round.dirs {
@@ -574,7 +533,7 @@ impl Emit<'_> {
         let mut dirs: Vec<(u32, NodeId)> = self.touched.iter().filter(|d| tree.is_live(**d)).map(|d| (tree.depth(*d), *d)).collect();
         dirs.sort_unstable_by(|a, b| b.cmp(a));
         for (_, dir) in dirs {
-            if self.planner.tree.name(dir) == STAGING_NAME || self.planner.tree.kind(dir) != Some(Kind::Dir) {
+            if self.planner.tree.kind(dir) != Some(Kind::Dir) {
                 continue;
             }
             let Some(stat) = self.round.dirs.get(&self.planner.tree.reference(dir)).copied() else {

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use crate::model::meta::{Kind, Meta};
 use crate::model::op::Entry;
 use crate::model::path::RelPath;
 use crate::plan::planner::{Action, Planner};
@@ -70,8 +71,6 @@ impl Planner {
             _ => (ROOT, RelPath::root()),
         };
         self.drop_below(top);
-        // Its own metadata is not part of its manifest: it is set again.
-        self.tree.doubt_meta(top);
         self.dirty.mark(&mut self.tree, top, flag::SCAN | flag::DEEP);
         self.fill = Some(Fill::default());
         actions.push(Action::List(path));
@@ -103,8 +102,8 @@ impl Planner {
         }
     }
 
-    /// The entries that follow are of this directory.
-    pub fn listing(&mut self, dir: &RelPath) {
+    /// The entries that follow are of this directory, whose own metadata is `meta`.
+    pub fn listing(&mut self, dir: &RelPath, meta: &Meta) {
         let Some(fill) = &mut self.fill else { return };
         let mut at = Some(ROOT);
         for name in dir.names() {
@@ -112,6 +111,10 @@ impl Planner {
         }
         if let Some(at) = at {
             self.tree.clear(at, flag::RELIST);
+        }
+        let at = at.filter(|id| self.tree.kind(*id) == Some(Kind::Dir));
+        if let Some(at) = at {
+            self.tree.set_meta(at, meta);
         }
         fill.dir = at;
         fill.path.clear();
@@ -130,8 +133,12 @@ impl Planner {
         if let Some(target) = &entry.target {
             self.tree.set_target(id, target);
         }
+        if entry.is_border() {
+            self.tree.set_border(id);
+        }
         let group = match entry.link_group {
             0 => 0,
+            _ if entry.meta.kind == Kind::Dir => 0,
             theirs => *fill.groups.entry(theirs).or_insert_with(|| {
                 self.next_group += 1;
                 self.next_group
@@ -158,6 +165,8 @@ impl Planner {
         let mut at = ROOT;
         for name in dir.names() {
             match self.tree.child(at, name.as_bytes()) {
+                // What is in it is of no interest.
+                Some(id) if self.tree.has(id, flag::PROTECTED) => return,
                 Some(id) => at = id,
                 None => break,
             }

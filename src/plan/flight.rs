@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use crate::model::cycle::{Cycle, NodeRef};
 use crate::model::op::{Op, OpError, Section, Spot};
-use crate::model::path::STAGING_NAME;
 use crate::plan::aftermath::Failures;
 use crate::plan::planner::{Planner, Trouble};
 use crate::plan::tree::{NONE, NodeId, ROOT, flag};
@@ -23,10 +22,12 @@ pub struct Flight {
     pub cycle: Arc<Cycle>,
     /// Directory of each PRE operation's new name, and of its old one (the same where there is one only).
     pub pre: Vec<(NodeRef, NodeRef)>,
-    /// Node of each FILES operation.
-    pub files: Vec<NodeRef>,
+    /// Node of each FILES operation, and its hard-link group at that time.
+    pub files: Vec<(NodeRef, u32)>,
     /// Directory of each POST operation's (new) name.
     pub post: Vec<NodeRef>,
+    /// Hard-link groups of objects that lost a name to a new object.
+    pub replaced: Vec<u32>,
     /// What of it failed.
     pub failures: Failures,
 }
@@ -45,18 +46,6 @@ fn spot(op: &Op) -> Option<&Spot> {
         | Op::Rmdir { at } => Some(at),
         Op::DirMeta { .. } => None,
     }
-}
-
-/// Whether the operation takes something out of staging.
-fn in_staging(op: &Op) -> bool {
-    match op {
-        Op::Move { from, .. } => from,
-        Op::Unlink { at } | Op::Rmdir { at } => at,
-        _ => return false,
-    }
-    .dir
-    .as_bytes()
-    .starts_with(STAGING_NAME)
 }
 
 /// Whether an error says that the mirror does not look as the tree says.
@@ -95,7 +84,7 @@ impl Planner {
                 self.ordered_failed(&shared.post[index], parent, error.errno, now);
             }
             Section::Files => {
-                let node = *flight.files.get(index).ok_or_else(unknown)?;
+                let (node, group) = *flight.files.get(index).ok_or_else(unknown)?;
                 if let Some(place) = shared.places.iter().find(|p| p.index == error.index) {
                     // It will be read anew.
                     self.drops.push((place.worker, place.stage));
@@ -103,16 +92,17 @@ impl Planner {
                 if let Some(id) = self.tree.resolve(node) {
                     self.retry(id, "write", error.errno, now);
                 }
+                // The name may be another object's by now, or gone; the other names are not.
+                let other = if group == 0 { None } else { self.tree.of_group(group).next() };
+                if let Some(other) = other {
+                    self.retry(other, "write", error.errno, now);
+                }
             }
         }
         Ok(())
     }
 
     fn ordered_failed(&mut self, op: &Op, parent: NodeRef, errno: i32, now: u64) {
-        if in_staging(op) {
-            // Something is left in staging: the listing of the root sweeps it.
-            self.relist(ROOT);
-        }
         let Some(parent) = self.tree.resolve(parent) else { return };
         let Some(spot) = spot(op) else {
             // The directory's own metadata: `parent` is the directory.
@@ -133,8 +123,11 @@ impl Planner {
                 self.trouble(parent, op.verb(), errno);
                 self.relist(parent);
             }
-            // What is to be deleted is not what it was thought to be.
-            Op::Unlink { .. } | Op::Rmdir { .. } if is_structural(errno) => self.relist(parent),
+            // A mount point that is known to be one waits already.
+            Op::Rmdir { .. } if !is_structural(errno) && self.is_border(parent, spot) => {}
+            Op::Rmdir { .. } if errno == libc::EBUSY => self.relist(parent),
+            // What is to be deleted is not what it was thought to be, or was parked: the listing sweeps it.
+            Op::Unlink { .. } | Op::Rmdir { .. } if is_structural(errno) || spot.name.as_name().is_parked() => self.relist(parent),
             Op::Link { from, .. } if errno == libc::ENOENT && self.is_in_doubt(from) => {
                 // What was to get another name is not there itself: that says nothing of the new name's directory.
                 let id = self.tree.child_or_insert(parent, spot.name.as_name());
@@ -142,6 +135,12 @@ impl Planner {
                 let at = self.retry_at(id, now);
                 self.not_sent(id, at);
                 self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
+            }
+            Op::Link { .. } if errno == libc::EXDEV => {
+                // Something was mounted in the mirror since it was listed.
+                let id = self.tree.child_or_insert(parent, spot.name.as_name());
+                self.trouble(id, op.verb(), errno);
+                self.relist(ROOT);
             }
             _ => {
                 let id = self.tree.child_or_insert(parent, spot.name.as_name());
@@ -180,6 +179,7 @@ impl Planner {
             _ => return Err(format!("cycle {cycle} was acknowledged out of turn")),
         }
         self.follow_failures();
+        self.find_unmounted();
         let Some(flight) = self.flights.pop_front() else { return Ok(()) };
         if !self.troubles.is_empty() {
             self.clear_troubles(&flight);
@@ -191,7 +191,7 @@ impl Planner {
     fn clear_troubles(&mut self, flight: &Flight) {
         let Planner { troubles, tree, .. } = self;
         let part: HashSet<NodeRef> =
-            flight.files.iter().chain(flight.pre.iter().map(|(new, _)| new)).chain(&flight.post).copied().collect();
+            flight.files.iter().map(|(node, _)| node).chain(flight.pre.iter().map(|(new, _)| new)).chain(&flight.post).copied().collect();
         troubles.retain(|(dir, name), _| {
             let Some(dir_id) = tree.resolve(*dir) else { return false };
             let id = if name.is_empty() { Some(dir_id) } else { tree.child(dir_id, name) };

@@ -4,6 +4,8 @@
 //! bad luck. [`planner::Planner`] is its face; the sender is its only user.
 
 pub mod aftermath;
+mod borders;
+mod deletions;
 pub mod dirty;
 pub mod emit;
 pub mod fill;

@@ -2,7 +2,7 @@
 
 use crate::model::meta::Kind;
 use crate::model::op::Op;
-use crate::model::path::{Name, STAGING_NAME};
+use crate::model::path::NameBuf;
 use crate::plan::emit::{Emit, State};
 use crate::plan::reconcile::Want;
 use crate::plan::tree::{NONE, NodeId, ROOT, flag};
@@ -51,9 +51,8 @@ impl Emit<'_> {
             // The object's identity is the new name's from here on; what is at the old name is not compared, but replaced or deleted.
             self.tree().clear_ident(source);
             self.tree().set(source, flag::UNKNOWN);
-            let parent = self.planner.tree.parent(source);
-            if self.planner.tree.name(parent) == STAGING_NAME {
-                self.trash.push(source);
+            if self.planner.tree.name_buf(source).is_some_and(|name| name.as_name().is_parked()) {
+                self.discard(source);
             }
         }
         self.wants[at] = Want::New;
@@ -94,8 +93,8 @@ impl Emit<'_> {
                 self.place(other);
             }
             return match self.at_name(parent, at).filter(|o| self.planner.tree.kind(*o).is_some()) {
-                // Two that wait for each other's place: one goes to staging meanwhile.
-                Some(still) if self.claims.contains_key(&still) => self.park(still).is_some(),
+                // Two that wait for each other's place: one gets out of the way meanwhile.
+                Some(still) if self.claims.contains_key(&still) => self.park(still),
                 Some(_) => self.vacate(parent, at, for_directory),
                 None => true,
             };
@@ -105,10 +104,15 @@ impl Emit<'_> {
                 self.planner.trouble(occupant, "replace the directory, which holds what is not to be deleted", libc::ENOTEMPTY);
                 return false;
             }
-            match self.park(occupant) {
-                Some(parked) => self.trash.push(parked),
-                None => return false,
+            if self.planner.tree.holds_border(occupant) {
+                // It cannot be moved away, or not for good.
+                self.discard(occupant);
+                return false;
             }
+            if !self.park(occupant) {
+                return false;
+            }
+            self.discard(occupant);
         } else if for_directory {
             let Some(spot) = self.slot_spot(parent, at) else { return false };
             self.push_pre(Op::Unlink { at: spot }, parent);
@@ -122,19 +126,15 @@ impl Emit<'_> {
         !self.planner.filter.is_empty() && tree.subtree_bottom_up(id).into_iter().any(|n| tree.has(n, flag::PROTECTED))
     }
 
-    /// Moves an object to staging and returns its node.
-    pub(super) fn park(&mut self, id: NodeId) -> Option<NodeId> {
+    /// Gives an object a reserved name beside its own. False if it has to stay.
+    pub(super) fn park(&mut self, id: NodeId) -> bool {
         let parent = self.planner.tree.parent(id);
-        let from = self.spot(id)?;
+        let Some(from) = self.spot(id) else { return false };
         let number = self.next_id();
-        let name = format!("p{number}");
-        let name = Name::new(name.as_bytes()).ok()?;
-        let staging = Name::new(STAGING_NAME).ok()?;
-        let staging = self.tree().child_or_insert(ROOT, staging);
         self.push_pre(Op::Park { from, id: number }, parent);
         self.leaves(id);
-        self.tree().reparent(id, staging, name);
-        Some(id)
+        self.tree().reparent(id, parent, NameBuf::parked(number).as_name());
+        true
     }
 
     /// Frees the node at the slot's name, which holds nothing, or a file that will be replaced by a rename.

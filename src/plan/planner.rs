@@ -467,6 +467,8 @@ impl Planner {
             let deep = if asked.deep { flag::DEEP } else { 0 };
             // Not over a look that is queued: flags are kept, the time is that of the queue.
             self.dirty.mark_at(&mut self.tree, dir, flag::SCAN | deep, at);
+        } else {
+            self.dirty.mark_at(&mut self.tree, dir, flag::OWN, at);
         }
         for node in &asked.names {
             if let Some(id) = self.tree.resolve(*node) {

@@ -117,6 +117,16 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// The mirror's filesystem that the slot's name is on, by its top.
+    fn volume(&self, slot: usize) -> NodeId {
+        self.tree.resolve(self.round.slots[slot].parent).map_or(ROOT, |dir| self.tree.volume(dir))
+    }
+
+    /// Whether the mirror's object at `source` can be given another name in `volume`.
+    fn is_within_reach(&self, source: NodeId, volume: NodeId) -> bool {
+        !self.tree.is_border(source) && self.tree.volume(self.tree.parent(source)) == volume
+    }
+
     fn slot_of(&self, node: NodeId) -> Option<usize> {
         self.round.slot_of.get(&self.tree.reference(node)).copied()
     }
@@ -196,10 +206,11 @@ impl<'a> Pass<'a> {
         if !self.options.delete {
             return Want::New;
         }
+        let volume = self.volume(at);
         for source in self.tree.of_ident(&stat.ident) {
             let fits =
                 source != node && source != ROOT && self.tree.kind(source) == Some(stat.meta.kind) && !self.claims.contains_key(&source);
-            if !fits || self.tree.has(source, flag::UNKNOWN | flag::BUSY) {
+            if !fits || self.tree.has(source, flag::UNKNOWN | flag::BUSY) || !self.is_within_reach(source, volume) {
                 continue;
             }
             match self.left(source, &stat.ident) {
@@ -265,7 +276,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Fourth pass: names of one object in the source become names of one object in the mirror.
+    /// Fourth pass: names of one object in the source become names of one object in the mirror; of one in each of its filesystems.
     fn links(&mut self) {
         if !self.options.hard_links {
             return;
@@ -276,31 +287,35 @@ impl<'a> Pass<'a> {
         if linked.is_empty() {
             return;
         }
-        let mut sets: HashMap<Ident, Vec<usize>> = HashMap::new();
+        let mut sets: HashMap<(Ident, NodeId), Vec<usize>> = HashMap::new();
         let mut order = Vec::new();
         for at in 0..self.wants.len() {
             let Some((_, stat)) = self.present(at) else { continue };
             if linked.contains(&stat.ident) && matches!(self.wants[at], Want::Stay(_) | Want::Move(..) | Want::New) {
-                let set = sets.entry(stat.ident).or_default();
+                let key = (stat.ident, self.volume(at));
+                let set = sets.entry(key).or_default();
                 if set.is_empty() {
-                    order.push(stat.ident);
+                    order.push(key);
                 }
                 set.push(at);
             }
         }
-        for ident in order {
-            if let Some(set) = sets.get(&ident) {
-                self.link_set(&ident, set);
+        for key in order {
+            if let Some(set) = sets.get(&key) {
+                self.link_set(&key.0, key.1, set);
             }
         }
     }
 
-    fn link_set(&mut self, ident: &Ident, set: &[usize]) {
-        let outside: Vec<NodeId> = self
+    fn link_set(&mut self, ident: &Ident, volume: NodeId, set: &[usize]) {
+        let (outside, elsewhere): (Vec<NodeId>, Vec<NodeId>) = self
             .tree
             .of_ident(ident)
             .filter(|n| self.slot_of(*n).is_none() && self.tree.kind(*n).is_some_and(|k| k != Kind::Dir))
-            .collect();
+            .partition(|n| self.is_within_reach(*n, volume));
+        if !elsewhere.is_empty() {
+            self.copies(set, &elsewhere);
+        }
         if outside.iter().any(|n| self.tree.has(*n, flag::BUSY)) {
             for at in set {
                 self.wants[*at] = Want::Defer;
@@ -341,6 +356,15 @@ impl<'a> Pass<'a> {
                 self.need.push(node);
                 self.later.push((node, 0));
             }
+        }
+    }
+
+    /// The object's names on other filesystems of the mirror are copies, which do not change with it: they are looked at when it does.
+    fn copies(&mut self, set: &[usize], elsewhere: &[NodeId]) {
+        let same = |at: &usize| matches!(self.wants[*at], Want::Stay(Difference::None) | Want::Move(_, Difference::None));
+        if !set.iter().all(same) {
+            let wrote = set.iter().filter_map(|at| self.tree.resolve(self.round.slots[*at].node)).any(|n| self.tree.has(n, flag::WROTE));
+            self.later.extend(elsewhere.iter().map(|n| (*n, if wrote { flag::WROTE } else { 0 })));
         }
     }
 

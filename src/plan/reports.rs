@@ -80,6 +80,9 @@ impl Planner {
                 self.tree.forget_ctime(other);
             }
         }
+        if self.tree.has_borders() {
+            self.look_at_copies(id, ctime);
+        }
         if changed {
             let at = self.changed_at(id, now);
             self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);

@@ -13,6 +13,7 @@ impl Planner {
     pub(super) fn screen(&mut self, now: u64) {
         let Some(mut round) = self.round.take() else { return };
         let mut dir_path: Option<(NodeRef, RelPath)> = None;
+        let mut unknown = Vec::new();
         for slot in &mut round.slots {
             let Some(id) = self.tree.resolve(slot.node) else { continue };
             if let Seen::Failed(errno) = slot.seen {
@@ -21,22 +22,26 @@ impl Planner {
                 self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
                 continue;
             }
-            let kind = match &slot.seen {
-                Seen::Present { stat, .. } => stat.meta.kind,
-                _ => match self.tree.kind(id) {
-                    Some(kind) => kind,
-                    None => continue,
-                },
-            };
-            let mut excluded = false;
+            let seen = if let Seen::Present { stat, .. } = &slot.seen { Some(stat.meta.kind) } else { None };
+            let mirrored = self.tree.kind(id);
+            // Something may be left at the name, of a kind that is not known.
+            let left = mirrored.is_none() && self.tree.has(id, flag::UNKNOWN);
+            let Some(kind) = seen.or(mirrored).or(left.then_some(Kind::File)) else { continue };
+            let (mut excluded, mut replaced) = (false, false);
             if !self.filter.is_empty() {
                 if dir_path.as_ref().is_none_or(|(dir, _)| *dir != slot.parent) {
                     dir_path = self.tree.resolve(slot.parent).and_then(|p| self.tree.path(p).ok()).map(|p| (slot.parent, p));
                 }
                 let path = dir_path.as_ref().and_then(|(_, dir)| dir.join(slot.name.as_name()).ok());
-                excluded = path.is_some_and(|p| self.excludes(p.as_bytes(), kind));
+                let excludes = |kind| path.as_ref().is_some_and(|p| self.excludes(p.as_bytes(), kind));
+                excluded = excludes(kind) || (left && seen.is_none() && excludes(Kind::Dir));
+                // A rule on directories hides one that took a mirrored file's place, not the file.
+                replaced = excluded && mirrored.is_some_and(|kind| !excludes(kind));
+                if left && excludes(Kind::Dir) != excludes(Kind::File) {
+                    unknown.push(slot.parent);
+                }
             }
-            if excluded && self.options.delete_excluded {
+            if replaced || (excluded && self.options.delete_excluded) {
                 slot.seen = Seen::Absent;
             } else if excluded || !self.carries(kind) {
                 if self.tree.kind(id).is_some() {
@@ -48,6 +53,11 @@ impl Planner {
             }
         }
         self.round = Some(round);
+        for dir in unknown {
+            if let Some(dir) = self.tree.resolve(dir) {
+                self.relist(dir);
+            }
+        }
     }
 
     pub(super) fn excludes(&self, path: &[u8], kind: Kind) -> bool {

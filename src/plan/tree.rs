@@ -129,6 +129,8 @@ pub struct Tree {
     pub(super) by_group: HashTable<NodeId>,
     pub(super) by_key: HashMap<Key, NodeId, FixedState>,
     pub(super) keys: HashMap<NodeId, Key, FixedState>,
+    /// Directories of the mirror that are the top of another filesystem or mount: none, or very few.
+    borders: Vec<NodeId>,
 }
 
 impl Tree {
@@ -149,6 +151,7 @@ impl Tree {
             by_group: HashTable::new(),
             by_key: HashMap::with_hasher(FixedState::with_seed(seed)),
             keys: HashMap::with_hasher(FixedState::with_seed(seed)),
+            borders: Vec::new(),
         }
     }
 
@@ -472,6 +475,41 @@ impl Tree {
         self.drop_target(id);
         self.clear_ident(id);
         self.set_group(id, 0);
+        self.borders.retain(|border| *border != id);
+    }
+
+    /// Records that the mirror's directory is the top of another filesystem or mount than its parent's.
+    pub fn set_border(&mut self, id: NodeId) {
+        if !self.borders.contains(&id) {
+            self.borders.push(id);
+        }
+    }
+
+    /// Whether the mirror's directory is the top of another filesystem or mount: it can neither be renamed nor removed.
+    pub fn is_border(&self, id: NodeId) -> bool {
+        self.borders.contains(&id)
+    }
+
+    /// Whether there is any.
+    pub fn has_borders(&self) -> bool {
+        !self.borders.is_empty()
+    }
+
+    /// Whether there is such a directory at `id` or below.
+    pub fn holds_border(&self, id: NodeId) -> bool {
+        self.borders.iter().any(|border| self.is_within(*border, id))
+    }
+
+    /// The top of the filesystem of the mirror's directory `dir`: [`ROOT`] or a border. What differs in it can be neither renamed nor linked to.
+    pub fn volume(&self, dir: NodeId) -> NodeId {
+        if self.borders.is_empty() {
+            return ROOT;
+        }
+        let mut at = dir;
+        while at != ROOT && !self.borders.contains(&at) {
+            at = self.parent(at);
+        }
+        at
     }
 
     fn compact_names(&mut self) {

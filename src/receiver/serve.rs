@@ -177,7 +177,7 @@ impl<'a> Conn<'a> {
                 return;
             }
             match listed {
-                Listed::Dir(dir) => out.listing(&dir),
+                Listed::Dir { dir, meta } => out.listing(&dir, &meta),
                 Listed::Entry(entry) => out.entry(&entry),
                 Listed::Failed { dir, errno } => out.list_error(&dir, errno),
             }

@@ -384,7 +384,7 @@ impl<'a> Session<'a> {
             self.checker.check(&message)?;
             let now = self.now();
             match message {
-                Message::Listing { dir } => self.planner.listing(&dir),
+                Message::Listing { dir, meta } => self.planner.listing(&dir, &meta),
                 Message::Entry(entry) => self.planner.entry(&entry),
                 Message::ListError { dir, errno } => self.planner.list_error(&dir, errno, now),
                 Message::ListEnd => self.planner.list_end(),

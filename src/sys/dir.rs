@@ -211,6 +211,14 @@ impl Dir {
     /// # Errors
     /// As `statx(2)`; `EINVAL` for a kind that Linux does not have.
     pub fn stat_at(&self, name: Name<'_>) -> io::Result<Stat> {
+        self.stat_mount_at(name).map(|(stat, _)| stat)
+    }
+
+    /// As [`Dir::stat_at`], and whether something is mounted at the entry, as far as the kernel tells (Linux 5.8).
+    ///
+    /// # Errors
+    /// As [`Dir::stat_at`].
+    pub fn stat_mount_at(&self, name: Name<'_>) -> io::Result<(Stat, bool)> {
         let name = CName::new(name);
         statx(self.as_raw_fd(), name.as_ptr(), libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT)
     }
@@ -423,7 +431,7 @@ fn mtime_only(mtime: Time) -> [libc::timespec; 2] {
 /// # Errors
 /// As `statx(2)`; `EINVAL` for a kind that Linux does not have (an anonymous inode).
 pub fn stat_fd(fd: BorrowedFd<'_>) -> io::Result<Stat> {
-    statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH)
+    statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH).map(|(stat, _)| stat)
 }
 
 /// Sets owner and group through an open descriptor.
@@ -454,7 +462,8 @@ pub fn set_mtime(fd: BorrowedFd<'_>, mtime: Time) -> io::Result<()> {
     check(unsafe { libc::futimens(fd.as_raw_fd(), times.as_ptr()) })
 }
 
-fn statx(fd: RawFd, path: *const libc::c_char, flags: i32) -> io::Result<Stat> {
+/// The metadata, and whether it is the root of a mount.
+fn statx(fd: RawFd, path: *const libc::c_char, flags: i32) -> io::Result<(Stat, bool)> {
     const MASK: u32 = libc::STATX_BASIC_STATS | libc::STATX_BTIME;
     let mut raw = MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: callers pass a NUL-ended path that outlives the call; `raw` is writable.
@@ -464,7 +473,7 @@ fn statx(fd: RawFd, path: *const libc::c_char, flags: i32) -> io::Result<Stat> {
     let mode = u32::from(raw.stx_mode);
     let kind = Kind::from_mode(mode).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
     let birth = if raw.stx_mask & libc::STATX_BTIME != 0 { time(raw.stx_btime).as_nanos() } else { 0 };
-    Ok(Stat {
+    let stat = Stat {
         meta: Meta {
             kind,
             mode: mode & 0o7777,
@@ -477,7 +486,8 @@ fn statx(fd: RawFd, path: *const libc::c_char, flags: i32) -> io::Result<Stat> {
         ident: Ident { dev: libc::makedev(raw.stx_dev_major, raw.stx_dev_minor), ino: raw.stx_ino, birth_ns: birth },
         nlink: raw.stx_nlink,
         ctime: time(raw.stx_ctime),
-    })
+    };
+    Ok((stat, raw.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0))
 }
 
 fn time(t: libc::statx_timestamp) -> Time {

@@ -188,6 +188,8 @@ pub enum Message<'a> {
     Listing {
         /// The directory.
         dir: RelPath,
+        /// Its own metadata.
+        meta: Meta,
     },
     /// One entry of the last Listing.
     Entry(Entry),
@@ -332,7 +334,11 @@ impl<'a> Messages<'a> {
         let name = Name::new(self.rest.bytes(NAME_BYTES_MAX)?)?.to_owned();
         let meta = self.meta()?;
         let target = if meta.kind == Kind::Symlink { self.target()? } else { None };
-        Ok(Entry { name, meta, target, link_group: self.rest.varint()? })
+        let link_group = self.rest.varint()?;
+        if meta.kind == Kind::Dir && link_group > 1 {
+            return Err(WireError::Value("link group of a directory"));
+        }
+        Ok(Entry { name, meta, target, link_group })
     }
 
     fn put(&mut self) -> Result<Message<'a>, WireError> {
@@ -379,7 +385,7 @@ impl<'a> Messages<'a> {
                 Message::Welcome { version, token, abilities }
             }
             tag::REFUSED => Message::Refused { code: self.rest.u8()?, text: self.rest.text(TEXT_BYTES_MAX)? },
-            tag::LISTING => Message::Listing { dir: self.dir()? },
+            tag::LISTING => Message::Listing { dir: self.dir()?, meta: self.meta_of(|kind| kind == Kind::Dir)? },
             tag::ENTRY => Message::Entry(self.entry()?),
             tag::LIST_ERROR => Message::ListError { dir: self.dir()?, errno: self.errno()? },
             tag::LIST_END => Message::ListEnd,

@@ -330,9 +330,10 @@ impl Payload {
     }
 
     /// [`Message::Listing`]
-    pub fn listing(&mut self, dir: &RelPath) {
+    pub fn listing(&mut self, dir: &RelPath, meta: &Meta) {
         self.bytes.push(tag::LISTING);
         self.dir(dir);
+        self.meta(meta, meta.size);
     }
 
     /// [`Message::Entry`]
@@ -401,7 +402,7 @@ impl Payload {
             Message::Bye => self.bye(),
             Message::Welcome { version, token, abilities } => self.welcome(*version, token, *abilities),
             Message::Refused { code, text } => self.refused(*code, text),
-            Message::Listing { dir } => self.listing(dir),
+            Message::Listing { dir, meta } => self.listing(dir, meta),
             Message::Entry(entry) => self.entry(entry),
             Message::ListError { dir, errno } => self.list_error(dir, *errno),
             Message::ListEnd => self.list_end(),

@@ -88,7 +88,7 @@ pub struct Welcomed {
 /// The client's reading of the first message of a server.
 ///
 /// # Errors
-/// `Handshake`: refused, with the server's words. `Protocol`: anything but Welcome or Refused.
+/// `Handshake`, or `Socket` if the server says that another try may help: refused, with its words. `Protocol`: anything but Welcome or Refused.
 pub fn welcomed(first: &Message<'_>) -> Result<Welcomed> {
     match *first {
         Message::Welcome { version, token, abilities } => {
@@ -98,6 +98,7 @@ pub fn welcomed(first: &Message<'_>) -> Result<Welcomed> {
                 Err(WireError::Order("a Welcome to a version that was not offered").into())
             }
         }
+        Message::Refused { code, text } if code == Exit::Socket as u8 => Err(Error::socket("refused", io::Error::other(text.to_owned()))),
         Message::Refused { text, .. } => Err(Error::Handshake(text.into())),
         Message::Fatal { code, text } => Err(fatal(code, text)),
         _ => Err(WireError::Order("the server's first one is neither Welcome nor Refused").into()),
@@ -492,7 +493,7 @@ mod tests {
         let entry = Message::Entry(Entry { name, meta: meta(Kind::File), target: None, link_group: 0 });
         let failed = Message::Failed(OpError { section: Section::Pre, index: 0, errno: 2 });
         let mut client = ControlClient::new();
-        let listing = Message::Listing { dir: RelPath::root() };
+        let listing = Message::Listing { dir: RelPath::root(), meta: meta(Kind::Dir) };
         for early in [&entry, &failed, &listing, &Message::ListEnd, &Message::Pong, &Message::Ack { cycle: 1 }, &Message::Ping] {
             assert!(client.check(early).is_err(), "{early:?}");
         }
@@ -528,6 +529,8 @@ mod tests {
         assert!(greet(Message::Hello(Hello::content([0; 16], 256))).is_err());
         let error = welcomed(&Message::Refused { code: 5, text: "Unknown module 'x'" }).unwrap_err();
         assert_eq!((error.exit(), error.to_string().as_str()), (Exit::Handshake, "Unknown module 'x'"));
+        let busy = welcomed(&Message::Refused { code: 10, text: "max connections (2) reached -- try again later" }).unwrap_err();
+        assert!(busy.is_retryable() && busy.exit() == Exit::Socket);
         assert!(welcomed(&Message::Welcome { version: 9, token: [0; 16], abilities: Abilities::default() }).is_err());
         assert!(Hello::control("a\n", RelPath::root(), 1).is_err());
     }

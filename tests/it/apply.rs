@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink as os_symlink};
 
-use ringsync::apply::Target;
+use ringsync::apply::{Listed, Target};
 use ringsync::model::meta::{Kind, Meta, Time};
 use ringsync::model::op::Op;
 
@@ -295,8 +295,8 @@ fn a_path_means_what_is_there_after_a_move_in_the_same_frame() {
     m.put("b/in/3", b"x");
     m.ok(&Op::Park { from: spot("b"), id: 1 });
     assert_eq!(m.target.put(&spot("b/in/4"), &file_meta(b"x"), b"x"), Err(libc::ENOENT));
-    m.put(".ringsync-staging/p1/in/5", b"x");
-    m.ok(&rename(".ringsync-staging/p1", "c"));
+    m.put(".ringsync-staging-p1/in/5", b"x");
+    m.ok(&rename(".ringsync-staging-p1", "c"));
     m.target.end_cycle();
     assert_eq!(m.names(), ["a", "a/in", "a/in/2", "c", "c/in", "c/in/1", "c/in/3", "c/in/5"]);
 }
@@ -312,9 +312,9 @@ fn two_directories_change_places_through_a_park() {
     m.ok(&Op::Park { from: spot("a"), id: 7 });
     m.fails(&Op::Park { from: spot("b"), id: 7 }, libc::EEXIST);
     m.ok(&rename("b", "a"));
-    m.ok(&rename(".ringsync-staging/p7", "b"));
+    m.ok(&rename(".ringsync-staging-p7", "b"));
     m.ok(&Op::Park { from: spot("a"), id: 8 });
-    m.ok(&Op::Rmdir { at: spot(".ringsync-staging/p8") });
+    m.ok(&Op::Rmdir { at: spot(".ringsync-staging-p8") });
     m.target.end_cycle();
     assert_eq!(m.names(), ["b", "b/1"]);
 }
@@ -372,16 +372,22 @@ fn a_directory_with_nothing_but_our_leftovers_can_be_removed() {
 }
 
 #[test]
-fn the_first_listing_removes_leftovers_and_later_ones_do_not() {
+fn the_first_listing_removes_leftovers_and_later_ones_what_is_parked() {
     let mut m = Mirror::new();
     m.ok(&mkdir("d"));
     m.put("d/f", b"x");
-    let deep = m.at(".ringsync-staging/p4/a/b/c");
-    std::fs::create_dir_all(&deep).unwrap();
-    std::fs::write(deep.join("f"), b"x").unwrap();
-    std::fs::write(m.at(".ringsync-staging/p4/f"), b"x").unwrap();
+    let parked = |m: &Mirror| {
+        for at in [m.at(".ringsync-staging-p4"), m.at("d/.ringsync-staging-p5")] {
+            let deep = at.join("a/b/c");
+            std::fs::create_dir_all(&deep).unwrap();
+            std::fs::write(deep.join("f"), b"x").unwrap();
+            std::fs::write(at.join("f"), b"x").unwrap();
+        }
+        os_symlink(m.at("d"), m.at(".ringsync-staging-p6")).unwrap();
+    };
+    parked(&m);
+    std::fs::create_dir(m.at(".ringsync-staging")).unwrap();
     std::fs::write(m.at(".ringsync-staging/f7"), b"x").unwrap();
-    os_symlink(m.at("d"), m.at(".ringsync-staging/p5")).unwrap();
     std::fs::write(m.at("d/.ringsync-staging-00"), b"x").unwrap();
     for dir in ["d", ""] {
         m.ok(&Op::DirMeta { dir: rel(dir), meta: meta(Kind::Dir, 0o755) });
@@ -393,6 +399,7 @@ fn the_first_listing_removes_leftovers_and_later_ones_do_not() {
     assert_eq!((mtime(&m.path), mtime(&m.at("d"))), (WHEN, WHEN), "nothing shows that they were there");
     m.target.stage(1, 0, b"x").unwrap();
     std::fs::write(m.at("d/.ringsync-staging-00"), b"x").unwrap();
+    parked(&m);
     assert_eq!(m.list().len(), 2, "reserved names are never listed");
     assert_eq!(m.names().len(), 5, "but they may be in use");
 }
@@ -412,9 +419,10 @@ fn a_listing_says_all_that_a_mirror_carries() {
     assert_eq!(find("d").meta, meta(Kind::Dir, 0o700));
     assert_eq!(find("d/f").meta, file_meta(b"four"));
     assert_eq!(find("d/l").target.as_deref(), Some(&b"t"[..]));
-    let mut below = 0;
-    m.target.list(&rel("d"), &mut |_| below += 1).unwrap();
-    assert_eq!(below, 3, "the directory and two entries");
+    let mut below = Vec::new();
+    m.target.list(&rel("d"), &mut |listed| below.push(listed)).unwrap();
+    assert!(matches!(&below[0], Listed::Dir { dir, meta: its } if *dir == rel("d") && *its == meta(Kind::Dir, 0o700)));
+    assert_eq!(below.len(), 3, "the directory and two entries");
     assert_eq!(m.target.list(&rel("no"), &mut |_| panic!("nothing to report")), Err(libc::ENOENT));
     assert_eq!(m.target.list(&rel("d/f"), &mut |_| panic!("nothing to report")), Err(libc::ENOTDIR));
 }
@@ -423,13 +431,14 @@ fn a_listing_says_all_that_a_mirror_carries() {
 fn a_read_only_mirror_is_listed_and_left_alone() {
     let mut m = Mirror::new();
     m.put("f", b"x");
-    std::fs::write(m.at(".ringsync-staging-00"), b"x").unwrap();
+    std::fs::write(m.at(".ringsync-staging-0"), b"x").unwrap();
+    std::fs::write(m.at(".ringsync-staging-p0"), b"x").unwrap();
     m.target = ringsync::apply::FsTarget::new(ringsync::apply::Root::open(&m.path, true).unwrap());
     assert_eq!(m.list().len(), 1);
     m.fails(&unlink("f"), libc::EROFS);
     assert_eq!(m.target.put(&spot("f"), &file_meta(b"y"), b"y"), Err(libc::EROFS));
     assert_eq!(m.target.stage(1, 0, b"y"), Err(libc::EROFS));
-    assert_eq!(m.names().len(), 2);
+    assert_eq!(m.names().len(), 3);
 }
 
 #[test]

@@ -125,8 +125,8 @@ fn a_staging_directory_swapped_for_a_symlink_is_replaced() {
 #[test]
 fn leftovers_are_removed_without_following_links() {
     let (mut m, outside) = mirror();
-    std::fs::create_dir(m.at(".ringsync-staging")).unwrap();
-    os_symlink("../../outside", m.at(".ringsync-staging/p1")).unwrap();
+    os_symlink("../outside", m.at(".ringsync-staging")).unwrap();
+    os_symlink("../outside", m.at(".ringsync-staging-p1")).unwrap();
     os_symlink("../outside", m.at(".ringsync-staging-00")).unwrap();
     let before = outside();
     m.reopen();
@@ -141,7 +141,13 @@ fn reserved_names_are_refused_in_every_operation() {
     m.put("a", b"x");
     m.target.stage(1, 0, b"x").unwrap();
     let file = file_meta(b"x");
-    for path in [".ringsync-staging", ".ringsync-staging/f1", ".ringsync-staging-1", ".ringsync-staging-1/x", "d/.ringsync-staging/p1"] {
+    for path in [
+        ".ringsync-staging",
+        ".ringsync-staging/f1",
+        ".ringsync-staging-1",
+        ".ringsync-staging-1/x",
+        "d/.ringsync-staging-p1/.ringsync-staging",
+    ] {
         for op in [
             mkdir(path),
             unlink(path),

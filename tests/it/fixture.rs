@@ -87,7 +87,7 @@ impl Mirror {
     pub fn list(&mut self) -> Vec<(RelPath, Entry)> {
         let (mut all, mut dir) = (Vec::new(), RelPath::root());
         let listed = self.target.list(&RelPath::root(), &mut |listed| match listed {
-            Listed::Dir(path) => dir = path,
+            Listed::Dir { dir: path, .. } => dir = path,
             Listed::Entry(entry) => all.push((dir.clone(), entry)),
             Listed::Failed { dir, errno } => panic!("{dir}: {errno}"),
         });

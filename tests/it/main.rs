@@ -2,6 +2,7 @@
 //!
 mod apply;
 mod bench;
+mod apply_mounts;
 mod cli;
 mod compare;
 mod confine;
@@ -12,6 +13,7 @@ mod link;
 mod memsource;
 mod memtarget;
 mod mirror;
+mod mirror_mounts;
 mod mounts;
 mod ops;
 mod place;

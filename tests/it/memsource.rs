@@ -16,6 +16,8 @@ use crate::rng::Rng;
 /// The clock's grain.
 pub const TICK_NS: u64 = 4_000_000;
 const ROOT: u64 = 1;
+/// Where another filesystem is mounted in the source's root.
+pub const MOUNT: &[u8] = b"mount";
 
 #[derive(Debug, Clone)]
 pub enum Body {
@@ -23,6 +25,10 @@ pub enum Body {
     File(Arc<Vec<u8>>),
     Symlink(Vec<u8>),
     Special,
+}
+
+fn watch_key(watch: u64) -> Vec<u8> {
+    [&watch.to_le_bytes()[..], b"w"].concat()
 }
 
 fn at(ns: u64) -> Time {
@@ -39,6 +45,7 @@ pub struct Node {
     birth_ns: i64,
     ctime: Time,
     parent: u64,
+    dev: u64,
 }
 
 /// Which watcher is played.
@@ -48,6 +55,8 @@ pub enum Watcher {
     Fanotify,
     /// Events of directories that were covered, keyed by watch; dead keys are told.
     Inotify,
+    /// Fanotify, but for a filesystem that is mounted at [`MOUNT`].
+    Mixed,
 }
 
 #[derive(Debug, Clone)]
@@ -74,13 +83,17 @@ pub struct MemSource {
     queue: VecDeque<Queued>,
     queue_max: usize,
     overflowed: bool,
+    /// Directories that cannot be entered.
+    shut: HashSet<u64>,
+    /// Whether some names are never looked at, or not always.
+    pub hides_names: bool,
 }
 
 impl MemSource {
     pub fn new(watcher: Watcher, queue_max: usize, fine: bool) -> Self {
         let meta = Meta { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, mtime: Time { sec: 1, nsec: 0 }, size: 0, rdev: 0 };
-        let root = Node { meta, body: Body::Dir(BTreeMap::new()), nlink: 1, ino: 2, birth_ns: 1, ctime: meta.mtime, parent: ROOT };
-        Self {
+        let root = Node { meta, body: Body::Dir(BTreeMap::new()), nlink: 1, ino: 2, birth_ns: 1, ctime: meta.mtime, parent: ROOT, dev: 1 };
+        let mut source = Self {
             nodes: HashMap::from([(ROOT, root)]),
             next: ROOT,
             free_inos: Vec::new(),
@@ -94,7 +107,33 @@ impl MemSource {
             queue: VecDeque::new(),
             queue_max,
             overflowed: false,
+            shut: HashSet::new(),
+            hides_names: false,
+        };
+        if watcher == Watcher::Mixed {
+            let mount = source.create(ROOT, MOUNT, Body::Dir(BTreeMap::new()), Kind::Dir, 0o755).unwrap();
+            source.nodes.get_mut(&mount).unwrap().dev = 2;
+            source.queue.clear();
         }
+        source
+    }
+
+    /// Whether fanotify watches the directory.
+    fn by_handle(&self, dir: u64) -> bool {
+        match self.watcher {
+            Watcher::Fanotify => true,
+            Watcher::Inotify => false,
+            Watcher::Mixed => self.nodes[&dir].dev == 1,
+        }
+    }
+
+    fn dev(&self, id: u64) -> u64 {
+        self.nodes[&id].dev
+    }
+
+    fn is_mount(&self, id: u64) -> bool {
+        let node = &self.nodes[&id];
+        node.meta.kind == Kind::Dir && node.dev != self.dev(node.parent)
     }
 
     fn time(&self) -> Time {
@@ -135,17 +174,14 @@ impl MemSource {
             Body::Symlink(target) => target.len() as u64,
             _ => 0,
         };
-        let ident = Ident { dev: 1, ino: node.ino, birth_ns: node.birth_ns };
+        let ident = Ident { dev: node.dev, ino: node.ino, birth_ns: node.birth_ns };
         Stat { meta: Meta { size, ..node.meta }, ident, nlink: node.nlink, ctime: node.ctime }
     }
 
     // Events.
 
     fn key(&self, dir: u64) -> Option<Vec<u8>> {
-        match self.watcher {
-            Watcher::Fanotify => Some(dir.to_le_bytes().to_vec()),
-            Watcher::Inotify => self.watches.get(&dir).map(|w| w.to_le_bytes().to_vec()),
-        }
+        if self.by_handle(dir) { Some(dir.to_le_bytes().to_vec()) } else { self.watches.get(&dir).map(|w| watch_key(*w)) }
     }
 
     fn tell(&mut self, dir: u64, name: &[u8], hint: Hint) {
@@ -153,8 +189,9 @@ impl MemSource {
         let hint = hint | if self.entries_kind(dir, name) == Some(Kind::Dir) { Hint::DIR } else { Hint::default() };
         let object = self.object(dir, name, hint);
         let one = |a: Option<(u64, u64)>, b: Option<(u64, u64)>| a.is_none() || b.is_none() || a == b;
+        let by_handle = self.by_handle(dir);
         let same = |q: &Queued| q.key == key && q.name == name && one(q.object, object);
-        if let Some(older) = self.queue.iter_mut().find(|q| same(q) && self.watcher == Watcher::Fanotify) {
+        if let Some(older) = self.queue.iter_mut().find(|q| same(q) && by_handle) {
             older.hint |= hint;
             older.object = older.object.or(object);
         } else if self.queue.len() >= self.queue_max {
@@ -166,7 +203,7 @@ impl MemSource {
 
     /// What a change of content or metadata tells of the object itself, which is at the name.
     fn object(&self, dir: u64, name: &[u8], hint: Hint) -> Option<(u64, u64)> {
-        if self.watcher == Watcher::Inotify || hint.has(Hint::DIR) || !hint.has(Hint::WRITTEN | Hint::CLOSED | Hint::ATTRIB) {
+        if !self.by_handle(dir) || hint.has(Hint::DIR) || !hint.has(Hint::WRITTEN | Hint::CLOSED | Hint::ATTRIB) {
             return None;
         }
         let ident = self.stat(*self.nodes.get(&dir).and_then(|_| self.entries(dir).get(name))?).ident;
@@ -206,7 +243,8 @@ impl MemSource {
 
     /// A change of the object itself, told under the name it was made through.
     fn tell_object(&mut self, dir: u64, name: &[u8], id: u64, hint: Hint) {
-        if self.kind(id) == Kind::Dir && self.watcher == Watcher::Fanotify {
+        // What is on another filesystem than its parent directory is told by its own watch only.
+        if self.kind(id) == Kind::Dir && (self.by_handle(id) || self.is_mount(id)) {
             self.tell(id, b"", hint);
         } else {
             self.tell(dir, name, hint);
@@ -243,7 +281,8 @@ impl MemSource {
         let time = self.time();
         let rdev = if kind.is_device() { 0x103 } else { 0 };
         let meta = Meta { kind, mode, uid: 0, gid: 0, mtime: time, size: 0, rdev };
-        self.nodes.insert(self.next, Node { meta, body, nlink: 1, ino, birth_ns: time.as_nanos(), ctime: time, parent: dir });
+        self.nodes
+            .insert(self.next, Node { meta, body, nlink: 1, ino, birth_ns: time.as_nanos(), ctime: time, parent: dir, dev: self.dev(dir) });
         let id = self.next;
         self.entries_mut(dir).insert(name.to_vec(), id);
         self.touch(dir);
@@ -259,6 +298,7 @@ impl MemSource {
         node.body = Body::File(Arc::new(bytes));
         self.touch(id);
         self.tell(dir, name, if keep_open { Hint::WRITTEN } else { Hint::WRITTEN | Hint::CLOSED });
+        self.tell_others(dir, id);
     }
 
     pub fn change_meta(&mut self, dir: u64, name: &[u8], change: impl FnOnce(&mut Meta)) {
@@ -267,10 +307,11 @@ impl MemSource {
         change(&mut self.nodes.get_mut(&id).unwrap().meta);
         self.mark_changed(id);
         self.tell_object(dir, name, id, Hint::ATTRIB);
+        self.tell_others(dir, id);
     }
 
     pub fn link(&mut self, dir: u64, name: &[u8], id: u64) {
-        if self.entries(dir).contains_key(name) || self.kind(id) == Kind::Dir {
+        if self.entries(dir).contains_key(name) || self.kind(id) == Kind::Dir || self.dev(dir) != self.dev(id) {
             return;
         }
         self.nodes.get_mut(&id).unwrap().nlink += 1;
@@ -282,10 +323,23 @@ impl MemSource {
 
     /// What inotify cannot see is not played: a change through one hard link that is gone before anyone looked at it is told of the others too.
     fn tell_survivors(&mut self, id: u64) {
-        if self.watcher == Watcher::Fanotify || !self.unseen.borrow().contains(&id) {
-            return;
+        if self.unseen.borrow().contains(&id) {
+            self.tell_names(id);
         }
+    }
+
+    /// Nor is a change through a hard link at a name that is not looked at, or not watched yet.
+    fn tell_others(&mut self, dir: u64, id: u64) {
+        if (self.hides_names || self.key(dir).is_none()) && self.nodes[&id].nlink > 1 && self.kind(id) != Kind::Dir {
+            self.tell_names(id);
+        }
+    }
+
+    fn tell_names(&mut self, id: u64) {
         for dir in self.dirs() {
+            if self.by_handle(dir) {
+                continue;
+            }
             let names: Vec<_> = self.entries(dir).iter().filter(|(_, there)| **there == id).map(|(n, _)| n.clone()).collect();
             for name in names {
                 self.tell(dir, &name, Hint::WRITTEN | Hint::ATTRIB);
@@ -295,7 +349,7 @@ impl MemSource {
 
     /// Ends the watch with this key, as `inotify_rm_watch` does: its last event says so.
     pub fn unwatch(&mut self, key: &[u8]) {
-        let dir = self.watches.iter().find(|(_, watch)| watch.to_le_bytes() == key).map(|(dir, _)| *dir);
+        let dir = self.watches.iter().find(|(_, watch)| watch_key(**watch) == key).map(|(dir, _)| *dir);
         if let Some(watch) = dir.and_then(|dir| self.watches.remove(&dir)) {
             self.tell_dead(watch);
         }
@@ -305,8 +359,7 @@ impl MemSource {
         if self.queue.len() >= self.queue_max {
             self.overflowed = true;
         } else {
-            let key = watch.to_le_bytes().to_vec();
-            self.queue.push_back(Queued { key, name: Vec::new(), hint: Hint::KEY_DEAD, object: None });
+            self.queue.push_back(Queued { key: watch_key(watch), name: Vec::new(), hint: Hint::KEY_DEAD, object: None });
         }
     }
 
@@ -319,6 +372,7 @@ impl MemSource {
             return;
         }
         let node = self.nodes.remove(&id).unwrap();
+        self.shut.remove(&id);
         self.free_inos.push(node.ino);
         if let Some(watch) = self.watches.remove(&id) {
             self.tell_dead(watch);
@@ -327,7 +381,7 @@ impl MemSource {
 
     /// Removes a name with all below it, from the leaves up, as rm does.
     pub fn remove(&mut self, dir: u64, name: &[u8]) {
-        let Some(id) = self.entries(dir).get(name).copied() else { return };
+        let Some(id) = self.entries(dir).get(name).copied().filter(|id| !self.is_mount(*id)) else { return };
         if self.kind(id) == Kind::Dir {
             for below in self.entries(id).keys().cloned().collect::<Vec<_>>() {
                 self.remove(id, &below);
@@ -351,7 +405,7 @@ impl MemSource {
 
     pub fn rename(&mut self, from: u64, name: &[u8], to: u64, new_name: &[u8]) {
         let Some(id) = self.entries(from).get(name).copied() else { return };
-        if self.is_within(to, id) {
+        if self.is_within(to, id) || self.is_mount(id) || self.dev(id) != self.dev(to) {
             return;
         }
         if let Some(there) = self.entries(to).get(new_name).copied() {
@@ -360,7 +414,7 @@ impl MemSource {
                 (false, false) => true,
                 _ => false,
             };
-            if !fits || there == id {
+            if !fits || there == id || self.is_mount(there) {
                 return;
             }
             self.entries_mut(to).remove(new_name);
@@ -381,7 +435,8 @@ impl MemSource {
 
     pub fn exchange(&mut self, a: u64, a_name: &[u8], b: u64, b_name: &[u8]) {
         let (Some(x), Some(y)) = (self.entries(a).get(a_name).copied(), self.entries(b).get(b_name).copied()) else { return };
-        if self.is_within(a, y) || self.is_within(b, x) || x == y {
+        let stuck = self.is_mount(x) || self.is_mount(y) || self.dev(x) != self.dev(y);
+        if self.is_within(a, y) || self.is_within(b, x) || x == y || stuck {
             return;
         }
         self.entries_mut(a).insert(a_name.to_vec(), y);
@@ -396,6 +451,33 @@ impl MemSource {
         }
         self.tell(a, a_name, Hint::APPEARED | Hint::WENT);
         self.tell(b, b_name, Hint::APPEARED | Hint::WENT);
+    }
+
+    /// Lets a directory be entered no more, or again: a change of its mode.
+    pub fn set_shut(&mut self, dir: u64, shut: bool) {
+        let done = if shut { self.shut.insert(dir) } else { self.shut.remove(&dir) };
+        if done && dir != ROOT {
+            self.nodes.get_mut(&dir).unwrap().meta.mode = if shut { 0 } else { 0o755 };
+            self.mark_changed(dir);
+            let parent = self.nodes[&dir].parent;
+            let name = self.entries(parent).iter().find(|(_, id)| **id == dir).map(|(name, _)| name.clone());
+            self.tell_object(parent, &name.unwrap(), dir, Hint::ATTRIB);
+        }
+    }
+
+    /// Everything can be entered again.
+    pub fn open_all(&mut self) {
+        for dir in self.shut.iter().copied().collect::<Vec<_>>() {
+            self.set_shut(dir, false);
+        }
+    }
+
+    /// Whether the directory, or one above it, cannot be entered.
+    pub fn is_shut(&self, mut dir: u64) -> bool {
+        while dir != ROOT && !self.shut.contains(&dir) {
+            dir = self.nodes[&dir].parent;
+        }
+        self.shut.contains(&dir)
     }
 
     // Looking.
@@ -422,12 +504,15 @@ impl MemSource {
 
     /// The object at a name in the directory that has to be at the path, for a reader.
     pub fn open(&self, dir: &RelPath, expect: &Ident, name: &[u8]) -> Option<u64> {
-        let dir = self.resolve(dir).filter(|d| self.stat(*d).ident == *expect)?;
+        let dir = self.resolve(dir).filter(|d| self.stat(*d).ident == *expect && !self.is_shut(*d))?;
         self.entries(dir).get(name).copied()
     }
 
     pub fn answer(&mut self, probe: &Probe) -> Result<DirSeen, ProbeError> {
         let dir = self.resolve(&probe.dir).ok_or(ProbeError::Stale)?;
+        if self.is_shut(dir) {
+            return Err(ProbeError::Failed(libc::EACCES));
+        }
         let stat = self.stat(dir);
         if probe.expect.is_some_and(|e| e != stat.ident) {
             return Err(ProbeError::Stale);
@@ -438,7 +523,7 @@ impl MemSource {
         };
         let mut key = None;
         if probe.ask == Ask::List {
-            if self.watcher == Watcher::Inotify && !self.watches.contains_key(&dir) {
+            if !self.by_handle(dir) && !self.watches.contains_key(&dir) {
                 self.next_watch += 1;
                 self.watches.insert(dir, self.next_watch);
             }
@@ -455,7 +540,7 @@ impl MemSource {
             Body::Symlink(target) => Some(target.clone().into()),
             _ => None,
         };
-        let key = (self.kind(id) == Kind::Dir && self.watcher == Watcher::Fanotify).then(|| Key(id.to_le_bytes().to_vec().into()));
+        let key = (self.kind(id) == Kind::Dir && self.by_handle(id)).then(|| Key(id.to_le_bytes().to_vec().into()));
         Seen::Present { stat: self.stat(id), target, key }
     }
 

@@ -1,4 +1,4 @@
-//! A strict mirror in memory that does what `FsTarget` does as root on a filesystem of its own, with faults on demand.
+//! A strict mirror in memory that does what `FsTarget` does as root on a filesystem of its own, or several, with faults on demand.
 //!
 //! It never touches a disk. The simulation of the planner runs on it, and a random comparison with `FsTarget` keeps it honest.
 
@@ -9,7 +9,7 @@ use ringsync::apply::{Errno, Listed, Target};
 use ringsync::limits::LINK_TARGET_BYTES_MAX;
 use ringsync::model::meta::{Kind, Meta, Time};
 use ringsync::model::op::{Entry, Op, Spot};
-use ringsync::model::path::{Name, RelPath, STAGING_NAME};
+use ringsync::model::path::{Name, NameBuf, RelPath, STAGING_NAME};
 
 const ROOT: u64 = 1;
 /// Modification times of directories whose entries changed start here, one second apart: no test sets such a time.
@@ -44,6 +44,8 @@ struct Node {
     meta: Meta,
     body: Body,
     nlink: u32,
+    /// The filesystem that it is on: 0, or the number of the directory where that is mounted.
+    volume: u64,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +64,8 @@ pub struct Seen {
     pub content: Vec<u8>,
     /// Equal and not 0 for hard links of one object.
     pub link_group: u64,
+    /// The filesystem that it is on; 0 for the root's.
+    pub volume: u64,
 }
 
 /// The mirror. Invariant: every node is reachable from the root, and `nlink` counts its names.
@@ -83,7 +87,7 @@ impl MemTarget {
     /// An empty mirror; its root is `0755 root:root`.
     pub fn new() -> Self {
         let meta = Meta { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, mtime: Time::default(), size: 0, rdev: 0 };
-        let root = Node { meta, body: Body::Dir(BTreeMap::new()), nlink: 1 };
+        let root = Node { meta, body: Body::Dir(BTreeMap::new()), nlink: 1, volume: 0 };
         Self { nodes: HashMap::from([(ROOT, root)]), next: ROOT + 1, staged: HashMap::new(), clock: TOUCHED_SEC, fault: None }
     }
 
@@ -120,14 +124,37 @@ impl MemTarget {
                 Body::Dir(_) | Body::Special => Vec::new(),
             };
             let link_group = if node.nlink > 1 { ino } else { 0 };
-            all.insert(path, Seen { meta: node.meta, content, link_group });
+            all.insert(path, Seen { meta: node.meta, content, link_group, volume: node.volume });
         }
         all
+    }
+
+    /// Mounts a filesystem at an empty directory.
+    pub fn mount(&mut self, at: &RelPath) {
+        let ino = self.resolve(at).unwrap();
+        assert!(self.entries(ino).is_empty());
+        self.nodes.get_mut(&ino).unwrap().volume = ino;
+    }
+
+    /// Makes all one filesystem, with what it has.
+    pub fn merge(&mut self) {
+        self.nodes.values_mut().for_each(|node| node.volume = 0);
+    }
+
+    /// Whether the directory `ino` in `dir` is where a filesystem is mounted.
+    fn is_top(&self, dir: u64, ino: u64) -> bool {
+        self.is_dir(ino) && self.nodes[&ino].volume != self.nodes[&dir].volume
     }
 
     /// Whether the staging directory is there.
     pub fn has_staging(&self) -> bool {
         self.entries(ROOT).contains_key(STAGING_NAME)
+    }
+
+    /// Whether anything reserved is there.
+    pub fn has_leftovers(&self) -> bool {
+        let reserved = |body: &Body| matches!(body, Body::Dir(entries) if entries.keys().any(|name| name.starts_with(STAGING_NAME)));
+        self.nodes.values().any(|node| reserved(&node.body))
     }
 
     /// Asserts the invariant.
@@ -196,13 +223,15 @@ impl MemTarget {
 
     fn create(&mut self, meta: Meta, body: Body) -> u64 {
         self.next += 1;
-        self.nodes.insert(self.next, Node { meta, body, nlink: 0 });
+        self.nodes.insert(self.next, Node { meta, body, nlink: 0, volume: 0 });
         self.next
     }
 
     /// Sets the name, dropping what was there; the directory is touched.
     fn attach(&mut self, dir: u64, name: &[u8], ino: u64) {
-        self.nodes.get_mut(&ino).unwrap().nlink += 1;
+        let volume = self.nodes[&dir].volume;
+        let node = self.nodes.get_mut(&ino).unwrap();
+        (node.nlink, node.volume) = (node.nlink + 1, volume);
         let old = self.entries_mut(dir).insert(name.into(), ino);
         self.touch(dir);
         if let Some(old) = old {
@@ -254,15 +283,20 @@ impl MemTarget {
     }
 
     /// Between cycles nothing is parked: what is there was left by one that failed.
-    fn sweep_parked(&mut self) {
-        if !self.has_staging() {
-            return;
+    fn sweep_parked(&mut self, dir: u64) {
+        let kept = self.nodes[&dir].meta.mtime;
+        for name in self.entries(dir).keys().filter(|name| Name::new(name).unwrap().is_parked()).cloned().collect::<Vec<_>>() {
+            self.detach(dir, &name);
         }
-        let staging = self.staging();
-        for name in self.entries(staging).keys().cloned().collect::<Vec<_>>() {
-            self.detach(staging, &name);
-        }
-        self.remove_empty_staging();
+        self.nodes.get_mut(&dir).unwrap().meta.mtime = kept;
+    }
+
+    fn within(&self, a: u64, b: u64) -> Result<(), Errno> {
+        if self.nodes[&a].volume == self.nodes[&b].volume { Ok(()) } else { Err(libc::EXDEV) }
+    }
+
+    fn idle(&self, dir: u64, ino: u64) -> Result<(), Errno> {
+        if self.is_top(dir, ino) { Err(libc::EBUSY) } else { Ok(()) }
     }
 
     fn move_entry(&mut self, from: &Spot, to: &Spot) -> Result<(), Errno> {
@@ -275,6 +309,7 @@ impl MemTarget {
         if is_at_or_beneath(&to.dir, from) {
             return Err(libc::EINVAL);
         }
+        self.within(from_dir, to_dir)?;
         if let Some(there) = self.lookup(to_dir, to.name.as_name()) {
             match (self.is_dir(ino), self.is_dir(there)) {
                 (true, true) => return Err(libc::EEXIST),
@@ -286,6 +321,7 @@ impl MemTarget {
                 _ => {}
             }
         }
+        self.idle(from_dir, ino)?;
         self.attach(to_dir, to.name.as_bytes(), ino);
         self.detach(from_dir, from.name.as_bytes());
         Ok(())
@@ -294,15 +330,12 @@ impl MemTarget {
     fn park(&mut self, from: &Spot, id: u64) -> Result<(), Errno> {
         let dir = self.resolve(&from.dir)?;
         let ino = self.lookup(dir, from.name.as_name()).ok_or(libc::ENOENT)?;
-        let staging = self.staging();
-        let name = format!("p{id}");
-        if self.entries(staging).contains_key(name.as_bytes()) {
+        let name = NameBuf::parked(id);
+        if self.entries(dir).contains_key(name.as_bytes()) {
             return Err(libc::EEXIST);
         }
-        if is_at_or_beneath(&RelPath::new(STAGING_NAME).unwrap(), from) {
-            return Err(libc::EINVAL);
-        }
-        self.attach(staging, name.as_bytes(), ino);
+        self.idle(dir, ino)?;
+        self.attach(dir, name.as_bytes(), ino);
         self.detach(dir, from.name.as_bytes());
         Ok(())
     }
@@ -368,6 +401,7 @@ impl MemTarget {
         if self.is_dir(ino) {
             return Err(libc::EPERM);
         }
+        self.within(from_dir, to_dir)?;
         match self.lookup(to_dir, to.name.as_name()) {
             Some(there) if there == ino => Ok(()),
             Some(there) if self.is_dir(there) => Err(libc::EISDIR),
@@ -385,9 +419,13 @@ impl MemTarget {
             other => other?,
         };
         let Some(ino) = self.lookup(dir, at.name.as_name()) else { return Ok(()) };
+        if want_dir {
+            self.idle(dir, ino)?;
+        }
         match (&self.nodes[&ino].body, want_dir) {
             (Body::Dir(_), false) => return Err(libc::EISDIR),
-            (Body::Dir(entries), true) if !entries.is_empty() => return Err(libc::ENOTEMPTY),
+            // Reserved names alone are in nobody's way.
+            (Body::Dir(entries), true) if entries.keys().any(|name| !name.starts_with(STAGING_NAME)) => return Err(libc::ENOTEMPTY),
             (Body::Dir(_), true) | (_, false) => {}
             (_, true) => return Err(libc::ENOTDIR),
         }
@@ -528,9 +566,6 @@ impl Target for MemTarget {
         require(may_name_dir(dir))?;
         self.faulty(Act::List(dir))?;
         let mut todo = vec![(dir.clone(), self.resolve(dir)?)];
-        if dir.is_root() {
-            self.sweep_parked();
-        }
         while let Some((path, ino)) = todo.pop() {
             if path != *dir
                 && let Err(errno) = self.faulty(Act::List(&path))
@@ -538,12 +573,12 @@ impl Target for MemTarget {
                 each(Listed::Failed { dir: path, errno });
                 continue;
             }
-            each(Listed::Dir(path.clone()));
+            each(Listed::Dir { dir: path.clone(), meta: self.nodes[&ino].meta });
             for (name, child) in self.entries(ino).iter().filter(|(n, _)| !n.starts_with(STAGING_NAME)) {
                 let node = &self.nodes[child];
                 let name = Name::new(name).unwrap();
                 let target = if let Body::Symlink(target) = &node.body { Some(target.clone()) } else { None };
-                let link_group = if node.nlink > 1 { *child } else { 0 };
+                let link_group = if self.is_dir(*child) { self.is_top(ino, *child).into() } else { u64::from(node.nlink > 1) * child };
                 each(Listed::Entry(Entry { name: name.to_owned(), meta: node.meta, target, link_group }));
                 if self.is_dir(*child) {
                     match path.join(name) {
@@ -552,6 +587,7 @@ impl Target for MemTarget {
                     }
                 }
             }
+            self.sweep_parked(ino);
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::compare::{Rules, compare, untouched};
 use crate::content::{judge, whole};
 use crate::ops::{Choice, Ops};
 use crate::place::{Place, is_root, ops_count, seed};
-use crate::program::{As, Mirror, Way, once};
+use crate::program::{As, Mirror, Program, Server, Way, once};
 
 const WAYS: [Way; 2] = [Way::Local, Way::Tcp];
 const WATCHES: [&str; 2] = ["inotify", "fanotify"];
@@ -85,8 +85,14 @@ fn once_copies_then_sends_nothing() {
             once(As::Us, way, &place, &[], 0);
             same(&place, &format!("{name}, {way:?}"));
             let before = untouched(&place.dst);
-            once(As::Us, way, &place, &[], 0);
+            let said = once(As::Us, way, &place, &[], 0);
             assert!(before == untouched(&place.dst), "{name}, {way:?}: a second run wrote into an equal mirror");
+            assert!(said.contains(" files=0 bytes=0 operations=0 "), "{name}, {way:?}: a second run sent something:\n{said}");
+            // The root's own metadata is known as well, and alone.
+            fs::set_permissions(&place.src, Permissions::from_mode(0o711)).unwrap();
+            let said = once(As::Us, way, &place, &[], 0);
+            assert!(said.contains(" files=0 bytes=0 operations=1 "), "{name}, {way:?}: another mode of the root:\n{said}");
+            same(&place, &format!("{name}, {way:?}: another mode of the root"));
         }
     }
 }
@@ -98,6 +104,17 @@ fn once_makes_a_missing_local_destination() {
     fs::remove_dir(&place.dst).unwrap();
     once(As::Us, Way::Local, &place, &[], 0);
     same(&place, "a destination that was not there");
+}
+
+/// As a copy's destination is; but no more than its last component.
+#[test]
+fn once_makes_a_missing_directory_of_a_module() {
+    let place = Place::new();
+    fs::write(place.src.join("f"), "x").unwrap();
+    let server = Server::start(As::Us, &place.dst);
+    let mut program = Program::start(As::Us, &["mirror", "--once", place.src.to_str().unwrap(), &format!("{}/new", server.url())]);
+    program.ends_with(0);
+    assert_eq!(fs::read(place.dst.join("new/f")).unwrap(), b"x");
 }
 
 #[test]

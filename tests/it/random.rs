@@ -3,7 +3,7 @@
 //! `RINGSYNC_OPS` sets the operations of one test and seed, `RINGSYNC_SEEDS` the seeds of one test, `RINGSYNC_SEED` the first seed.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::mounts::{Fs, Mounted, privately};
 use crate::ops::{Choice, Ops};
@@ -179,6 +179,32 @@ fn mixed_watchers_under_one_source() {
             let mirror = Mirror::start(As::Us, Way::Local, &place, &["--watch", "auto"]);
             churn(&format!("mixed, RINGSYNC_SEED={seed}"), As::Us, &mut ops, &mirror);
             mirror.terminate();
+        });
+    });
+}
+
+/// A filesystem inside the mirror: what is moved there, or staged, cannot be renamed over the border.
+#[test]
+fn a_mount_inside_the_mirror() {
+    const NAME: &str = "a_mount_inside_the_mirror";
+    privately(NAME, || {
+        each_seed(NAME, |seed| {
+            let place = Place::new();
+            // In the source one filesystem: renames that the mirror cannot do as such. Hard links over the border are copies there, which is not what
+            // the comparison asks for.
+            let mut ops = Ops::new(&place.src, seed, Choice { hard_links: false, ..choice(As::Us, "auto") });
+            let of = |root: &Path| root.join("other");
+            fs::create_dir(of(&place.src)).expect("mkdir");
+            fs::create_dir(of(&place.dst)).expect("mkdir");
+            ops.pin("other");
+            let mounted = match Mounted::new(Fs::Tmpfs, &of(&place.dst)) {
+                Ok(mounted) => mounted,
+                Err(e) => return skipped(NAME, e),
+            };
+            let mirror = Mirror::start(As::Us, Way::Local, &place, &[]);
+            churn(&format!("a mount inside the mirror, RINGSYNC_SEED={seed}"), As::Us, &mut ops, &mirror);
+            mirror.terminate();
+            drop(mounted);
         });
     });
 }

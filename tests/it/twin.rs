@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ringsync::apply::{Errno, Listed, Target};
 use ringsync::model::meta::{Kind, Meta, Time};
 use ringsync::model::op::{Op, Spot};
-use ringsync::model::path::{Name, RelPath};
+use ringsync::model::path::{Name, NameBuf, RelPath};
 
 use crate::fixture::{Mirror, file_meta, meta, mkdir, rel, skipped_without_root, spot, unlink};
 use crate::memtarget::{Act, MemTarget, Seen, TOUCHED_SEC};
@@ -49,12 +49,12 @@ pub fn seed() -> u64 {
 
 /// Few names and little depth, so that operations meet.
 fn a_dir(rng: &mut Rng) -> RelPath {
-    rel(["", "", "a", "b", "c", "a/a", "a/b", "b/a", "a/b/c", ".ringsync-staging/p0", ".ringsync-staging/p1/a"][rng.below(11) as usize])
+    rel(["", "", "a", "b", "c", "a/a", "a/b", "b/a", "a/b/c", ".ringsync-staging-p0", "a/.ringsync-staging-p1/a"][rng.below(11) as usize])
 }
 
 fn a_spot(rng: &mut Rng) -> Spot {
     if rng.below(12) == 0 {
-        return spot([".ringsync-staging/p0", ".ringsync-staging/p1"][rng.below(2) as usize]);
+        return Spot { dir: a_dir(rng), name: NameBuf::parked(rng.below(2)) };
     }
     let dir = a_dir(rng);
     let name = ["a", "b", "c", "d"][rng.below(4) as usize];
@@ -118,7 +118,7 @@ fn read(root: &Path) -> BTreeMap<Vec<u8>, Seen> {
         };
         let link_group = if kind != Kind::Dir && stat.nlink() > 1 { stat.ino() } else { 0 };
         let path = path.strip_prefix(root).unwrap().as_os_str().as_bytes().to_vec();
-        all.insert(path, Seen { meta, content, link_group });
+        all.insert(path, Seen { meta, content, link_group, volume: 0 });
     }
     all
 }

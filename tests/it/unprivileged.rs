@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use ringsync::apply::{Root, Target};
+use ringsync::apply::{Listed, Root, Target};
 use ringsync::model::meta::{Kind, Meta};
 use ringsync::model::op::{Abilities, Op};
 
@@ -97,12 +97,20 @@ fn our_own_closed_directories_are_written_and_closed_again() {
             ["./a:555", "a/b/big:644", "a/b/c:755", "a/b/new:644", "a/b/plain:644", "a/b:0", "a/l:777", "a/link:644"],
             "closed directories are listed, with the permissions that they have"
         );
+        m.target
+            .list(&rel("a/b"), &mut |listed| {
+                if let Listed::Dir { dir, meta } = listed {
+                    seen.push(format!("{dir}: {:o}", meta.mode));
+                }
+            })
+            .unwrap();
+        assert_eq!(seen[8..], ["a/b: 0", "a/b/c: 755"]);
         assert_eq!(modes(&m), (0o555, 0o555));
 
         // A closed directory is moved to another parent: it is written to itself.
         m.ok(&mkdir("z"));
         m.ok(&Op::Park { from: spot("a/b"), id: 1 });
-        m.ok(&rename(".ringsync-staging/p1", "z/b"));
+        m.ok(&rename("a/.ringsync-staging-p1", "z/b"));
         m.ok(&Op::DirMeta { dir: rel("z"), meta: meta(Kind::Dir, 0o500) });
         m.target.end_cycle();
         assert_eq!((m.stat("z").mode() & 0o7777, modes(&m)), (0o500, (0o555, 0o555)));
@@ -118,9 +126,9 @@ fn our_own_closed_directories_are_written_and_closed_again() {
 fn leftovers_in_closed_directories_are_removed() {
     as_nobody("leftovers_in_closed_directories_are_removed", || {
         let mut m = Mirror::new();
-        std::fs::create_dir_all(m.at(".ringsync-staging/p1/a/b")).unwrap();
-        std::fs::write(m.at(".ringsync-staging/p1/a/b/f"), b"x").unwrap();
-        for path in [".ringsync-staging/p1/a/b", ".ringsync-staging/p1/a", ".ringsync-staging/p1"] {
+        std::fs::create_dir_all(m.at(".ringsync-staging-p1/a/b")).unwrap();
+        std::fs::write(m.at(".ringsync-staging-p1/a/b/f"), b"x").unwrap();
+        for path in [".ringsync-staging-p1/a/b", ".ringsync-staging-p1/a", ".ringsync-staging-p1"] {
             std::fs::set_permissions(m.at(path), std::fs::Permissions::from_mode(0o500)).unwrap();
         }
         m.reopen();

@@ -102,7 +102,7 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
         ("bye", one(Message::Bye)),
         ("welcome", one(Message::Welcome { version: 1, token, abilities: Abilities { chown: true, mknod: false } })),
         ("refused", one(Message::Refused { code: 5, text: "Unknown module 'www'" })),
-        ("listing", one(Message::Listing { dir: dir("a") })),
+        ("listing", one(Message::Listing { dir: dir("a"), meta: meta(Kind::Dir, 0o755, 4096) })),
         ("entry-file", one(Message::Entry(Entry { name: name("x"), meta: file, target: None, link_group: 12 }))),
         (
             "entry-symlink",
@@ -113,6 +113,7 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
                 link_group: 0,
             })),
         ),
+        ("entry-border", one(Message::Entry(Entry { name: name("d"), meta: meta(Kind::Dir, 0o755, 0), target: None, link_group: 1 }))),
         ("list-error", one(Message::ListError { dir: dir("a"), errno: 13 })),
         ("list-end", one(Message::ListEnd)),
         ("failed", one(Message::Failed(OpError { section: Section::Files, index: 1, errno: 28 }))),

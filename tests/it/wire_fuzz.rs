@@ -128,12 +128,13 @@ impl Random {
             14 => Message::Bye,
             15 => Message::Welcome { version: self.next() as u16, token, abilities: Abilities { chown: true, mknod: self.below(2) == 0 } },
             16 => Message::Refused { code: self.next() as u8, text },
-            17 => Message::Listing { dir: self.dir() },
+            17 => Message::Listing { dir: self.dir(), meta: self.meta(Kind::Dir) },
             18 | 19 => {
                 let kind = [Kind::File, Kind::Dir, Kind::Symlink, Kind::Block][self.below(4)];
                 let target = (kind == Kind::Symlink && self.below(9) > 0).then(|| self.name().into());
                 let name = Name::new(&self.name()).unwrap().to_owned();
-                Message::Entry(Entry { name, meta: self.meta(kind), target, link_group: self.number() })
+                let link_group = if kind == Kind::Dir { self.below(2) as u64 } else { self.number() };
+                Message::Entry(Entry { name, meta: self.meta(kind), target, link_group })
             }
             20 => Message::ListError { dir: self.dir(), errno },
             21 => Message::ListEnd,
@@ -187,7 +188,7 @@ fn swallow(payload: &[u8]) -> usize {
         // Whatever passed the decoder is within its limits.
         match &message {
             Message::Put { meta, data, .. } => assert_eq!(meta.size, data.len() as u64),
-            Message::List { dir } | Message::Listing { dir } => assert!(dir.as_bytes().len() <= PATH_BYTES_MAX),
+            Message::List { dir } | Message::Listing { dir, .. } => assert!(dir.as_bytes().len() <= PATH_BYTES_MAX),
             Message::Refused { text, .. } | Message::Fatal { text, .. } => assert!(text.len() <= TEXT_BYTES_MAX),
             _ => {}
         }

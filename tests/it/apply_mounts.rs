@@ -1,0 +1,135 @@
+//! The real target where the mirror holds mounts: what cannot be renamed over their borders, and what cannot be removed at all.
+//!
+//! Each test mounts in a namespace of its own.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use ringsync::apply::Target;
+use ringsync::model::op::{Entry, Op};
+use ringsync::model::path::RelPath;
+
+use crate::fixture::{Mirror, file_meta, mkdir, rel, rename, spot};
+use crate::mounts::{Fs, Mounted, privately};
+use crate::place::skipped;
+
+/// A mirror with a tmpfs at `m`, which holds the directory `d` with the file `f`, and the file `g`; beside it `out`.
+fn with_mount(name: &'static str, test: impl FnOnce(&mut Mirror) + Send) {
+    privately(name, || {
+        let mut m = Mirror::new();
+        m.ok(&mkdir("m"));
+        let mounted = match Mounted::new(Fs::Tmpfs, &m.at("m")) {
+            Ok(mounted) => mounted,
+            Err(e) => return skipped(name, e),
+        };
+        m.ok(&mkdir("m/d"));
+        m.put("m/d/f", b"f");
+        m.put("m/g", b"g");
+        m.ok(&mkdir("out"));
+        m.target.end_frame();
+        test(&mut m);
+        drop(mounted);
+    });
+}
+
+fn park(path: &str, id: u64) -> Op {
+    Op::Park { from: spot(path), id }
+}
+
+fn rmdir(path: &str) -> Op {
+    Op::Rmdir { at: spot(path) }
+}
+
+fn borders(listed: &[(RelPath, Entry)]) -> Vec<String> {
+    let border = listed.iter().filter(|(_, entry)| entry.is_border());
+    border.map(|(dir, entry)| dir.join(entry.name.as_name()).unwrap().to_string()).collect()
+}
+
+#[test]
+fn what_is_on_a_mount_is_parked_there() {
+    with_mount("what_is_on_a_mount_is_parked_there", |m| {
+        m.ok(&park("m/d", 7));
+        m.fails(&park("m/g", 7), libc::EEXIST);
+        assert_eq!(m.names(), ["m", "m/.ringsync-staging-p7", "m/.ringsync-staging-p7/f", "m/g", "out"]);
+        m.put("m/d", b"a file now");
+        m.ok(&rename("m/.ringsync-staging-p7/f", "m/f"));
+        m.fails(&rename("m/.ringsync-staging-p7", "out/new"), libc::EXDEV);
+        m.ok(&rmdir("m/.ringsync-staging-p7"));
+        m.ok(&park("m/g", 7));
+        m.ok(&rename("m/.ringsync-staging-p7", "m/back"));
+        m.target.end_cycle();
+        assert_eq!(m.names(), ["m", "m/back", "m/d", "m/f", "out"]);
+    });
+}
+
+#[test]
+fn what_is_left_parked_on_a_mount_goes_with_a_listing() {
+    with_mount("what_is_left_parked_on_a_mount_goes_with_a_listing", |m| {
+        m.list();
+        m.ok(&mkdir("m/d/e"));
+        m.ok(&mkdir("m/d/e/deep"));
+        m.put("m/d/e/deep/x", b"x");
+        let before = m.stat("m").mtime();
+        m.ok(&park("m/d", 1));
+        m.target.end_cycle();
+        m.list();
+        assert_eq!(m.names(), ["m", "m/g", "out"], "a cycle that failed");
+        m.ok(&mkdir("m/d"));
+        m.ok(&mkdir("m/d/e"));
+        m.put("m/d/e/x", b"x");
+        m.ok(&park("m/d", 2));
+        m.reopen();
+        m.list();
+        assert_eq!(m.names(), ["m", "m/g", "out"], "a crash");
+        assert!(before <= m.stat("m").mtime());
+    });
+}
+
+#[test]
+fn nothing_is_renamed_or_linked_over_a_border() {
+    with_mount("nothing_is_renamed_or_linked_over_a_border", |m| {
+        m.put("x", b"x");
+        m.put("m/y", b"y");
+        let before = m.names();
+        let link = |from: &str, to: &str| Op::Link { from: spot(from), to: spot(to) };
+        for (from, to) in [("x", "m/x"), ("x", "m/y"), ("m/y", "y"), ("m/y", "x"), ("m/d", "out/d"), ("out", "m/out")] {
+            m.fails(&rename(from, to), libc::EXDEV);
+        }
+        for (from, to) in [("x", "m/x"), ("x", "m/y"), ("m/y", "y"), ("m/y", "x")] {
+            m.fails(&link(from, to), libc::EXDEV);
+        }
+        for op in [rename("m", "n"), park("m", 1), rmdir("m")] {
+            m.fails(&op, libc::EBUSY);
+        }
+        m.target.end_cycle();
+        assert_eq!(m.names(), before);
+        // What is staged is at the root, and is copied to where it belongs.
+        for (id, to) in [(1, "m/y"), (2, "m/d/new")] {
+            m.target.stage(id, 3, b"ged").unwrap();
+            m.target.stage(id, 0, b"sta").unwrap();
+            m.ok(&Op::Place { at: spot(to), meta: file_meta(b"staged"), stage: id });
+            assert_eq!(fs::read(m.at(to)).unwrap(), b"staged");
+        }
+        m.target.stage(3, 0, b"x").unwrap();
+        m.fails(&Op::Place { at: spot("m/d"), meta: file_meta(b"x"), stage: 3 }, libc::EISDIR);
+        m.target.drop_stage(3);
+        m.target.end_cycle();
+        assert!(!m.names().iter().any(|name| name.contains(".ringsync")), "{:?}", m.names());
+    });
+}
+
+#[test]
+fn a_listing_shows_what_is_mounted_and_its_border() {
+    with_mount("a_listing_shows_what_is_mounted_and_its_border", |m| {
+        let listed = m.list();
+        assert!(listed.iter().any(|(dir, entry)| *dir == rel("m/d") && entry.name.as_bytes() == b"f"));
+        assert_eq!(borders(&listed), ["m"]);
+        // Of the same filesystem, but nothing can be renamed over its border either.
+        let bind = Mounted::bind(&m.at("m/d"), &m.at("out")).unwrap();
+        let mut all = borders(&m.list());
+        all.sort();
+        assert_eq!(all, ["m", "out"]);
+        drop(bind);
+        assert_eq!(borders(&m.list()), ["m"]);
+    });
+}

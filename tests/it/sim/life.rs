@@ -1,0 +1,82 @@
+//! The source lives: one change by chance.
+
+use super::*;
+
+impl Sim {
+    pub(super) fn change(&mut self) {
+        let dirs = self.source.dirs();
+        let dir = self.rng.pick(&dirs);
+        let other = self.rng.pick(&dirs);
+        let name = format!("{}", self.rng.below(9)).into_bytes();
+        let there: Vec<Vec<u8>> = self.source.entries(dir).keys().cloned().collect();
+        let entry = if there.is_empty() { name.clone() } else { there[self.rng.below(there.len())].clone() };
+        let kind = self.source.entries(dir).get(&entry).map(|id| self.source.nodes[id].meta.kind);
+        match self.rng.below(17) {
+            0..=3 => {
+                let bytes = self.bytes();
+                self.source.create(dir, &name, Body::File(Arc::new(bytes)), Kind::File, 0o644);
+            }
+            4 if dirs.len() < 30 => {
+                let mut at = dir;
+                for depth in 0..=self.rng.below(3) {
+                    let name = if depth == 0 { name.clone() } else { b"deep".to_vec() };
+                    match self.source.create(at, &name, Body::Dir(BTreeMap::new()), Kind::Dir, 0o755) {
+                        Some(id) => at = id,
+                        None => break,
+                    }
+                }
+            }
+            5 => {
+                let target = format!("to{}", self.rng.below(5)).into_bytes();
+                self.source.create(dir, &name, Body::Symlink(target), Kind::Symlink, 0o777);
+            }
+            6 => {
+                let kind = self.rng.pick(&[Kind::Fifo, Kind::Socket, Kind::Char]);
+                self.source.create(dir, &name, Body::Special, kind, 0o600);
+            }
+            7 | 8 if kind == Some(Kind::File) => {
+                let bytes = self.bytes();
+                let open = self.rng.chance(30);
+                self.source.write(dir, &entry, bytes, open);
+            }
+            9 if kind.is_some() => {
+                let (mode, uid) = (self.rng.pick(&[0o600, 0o755, 0o4711, 0o444]), self.rng.below(3) as u32);
+                let symlink = kind == Some(Kind::Symlink);
+                self.source.change_meta(dir, &entry, |m| {
+                    m.uid = uid;
+                    m.mode = if symlink { m.mode } else { mode };
+                });
+            }
+            10 if kind.is_some() => {
+                self.times_set += 1;
+                let sec = if self.play == Play::Times { self.rng.below(4) as i64 } else { self.times_set };
+                self.source.change_meta(dir, &entry, |m| m.mtime = Time { sec, nsec: 5 });
+            }
+            11 => {
+                if let Some(id) = self.source.entries(dir).get(&entry).copied() {
+                    self.source.link(other, &name, id);
+                }
+            }
+            12 => self.source.remove(dir, &entry),
+            13 | 14 => self.source.rename(dir, &entry, other, &name),
+            15 => {
+                let theirs: Vec<Vec<u8>> = self.source.entries(other).keys().cloned().collect();
+                if !theirs.is_empty() {
+                    let with = theirs[self.rng.below(theirs.len())].clone();
+                    self.source.exchange(dir, &entry, other, &with);
+                }
+            }
+            16 if self.shuts => {
+                let shut = self.rng.chance(30);
+                self.source.set_shut(dir, shut);
+            }
+            _ => {}
+        }
+    }
+
+    fn bytes(&mut self) -> Vec<u8> {
+        let len = if self.rng.below(200) == 0 { INLINE_FILE_BYTES_MAX + 1 } else { self.rng.pick(&[0, 1, 7, 7, 7, 100]) };
+        let fill = if self.play == Play::Sessions { (self.source.now_ns / TICK_NS) as u8 } else { self.rng.next() as u8 };
+        vec![fill; len]
+    }
+}

@@ -1,0 +1,87 @@
+//! Filesystems mounted in the mirror of a simulation.
+
+use super::*;
+use crate::memtarget::Seen;
+
+/// What a snapshot of the source says, by path.
+type Source = BTreeMap<Vec<u8>, (Meta, Vec<u8>, u64)>;
+
+/// The mirror's directories that cannot go: where something is mounted, and what is above.
+pub(super) fn stuck(mirror: &BTreeMap<Vec<u8>, Seen>) -> HashSet<Vec<u8>> {
+    let mut stuck = HashSet::new();
+    for (path, seen) in mirror.iter().filter(|(path, _)| !path.is_empty()) {
+        let end = path.iter().rposition(|b| *b == b'/').unwrap_or(0);
+        if mirror[&path[..end]].volume != seen.volume {
+            let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()]);
+            stuck.extend(ends.map(|end| path[..end].to_vec()));
+        }
+    }
+    stuck
+}
+
+/// How many names each object of the source that has several should have in each filesystem of the mirror.
+pub(super) fn names(source: &Source, mirror: &BTreeMap<Vec<u8>, Seen>) -> HashMap<(u64, u64), usize> {
+    let mut names = HashMap::new();
+    for (path, (meta, _, group)) in source.iter().filter(|(_, (_, _, group))| *group != 0) {
+        if let Some(there) = mirror.get(path).filter(|there| there.meta.kind == meta.kind) {
+            *names.entry((*group, there.volume)).or_default() += 1;
+        }
+    }
+    names
+}
+
+impl Sim {
+    /// In every third run that has an empty mirror and no filter, mounts filesystems in the mirror, most of them where the source has a directory.
+    pub(super) fn mount_some(&mut self) {
+        if self.rng.chance(67) || !self.filter.is_empty() || self.target.snapshot().len() > 1 {
+            return;
+        }
+        *self.calm.lock().unwrap() = true;
+        for path in ["1", "2/3", "1/4", "5/5/5"] {
+            if self.rng.chance(50) {
+                continue;
+            }
+            let path = RelPath::new(path.as_bytes()).unwrap();
+            let mut at = RelPath::root();
+            let mut id = Some(self.source.dirs()[0]);
+            let make = self.rng.chance(80);
+            for name in path.names() {
+                let spot = Spot { dir: at.clone(), name: name.to_owned() };
+                let meta = Meta { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, mtime: Time { sec: 1, nsec: 0 }, size: 0, rdev: 0 };
+                self.target.op(&Op::Mkdir { at: spot, meta }).unwrap();
+                at = at.join(name).unwrap();
+                let made = id.filter(|_| make).and_then(|dir| {
+                    self.source.create(dir, name.as_bytes(), Body::Dir(BTreeMap::new()), Kind::Dir, 0o755);
+                    self.source.entries(dir).get(name.as_bytes()).copied()
+                });
+                id = made.filter(|id| matches!(self.source.nodes[id].body, Body::Dir(_)));
+            }
+            self.target.mount(&at);
+            self.mounts += 1;
+        }
+        *self.calm.lock().unwrap() = false;
+    }
+
+    /// Whether everything is equal but for directories that cannot go.
+    pub(super) fn only_mounts_are_left(&self) -> bool {
+        self.mounts > 0 && self.differences().is_empty()
+    }
+
+    /// Once nothing is mounted any more and a new session has seen it, the mirror is equal with all its links; what differs. What had to be copied before
+    /// is no reason to send anything.
+    pub(super) fn unmounted(&mut self) -> Vec<String> {
+        let kinds = |(path, kind): (&Vec<u8>, Kind)| (path.clone(), kind);
+        let there: Vec<_> = self.target.snapshot().iter().map(|(path, seen)| kinds((path, seen.meta.kind))).collect();
+        if self.source.snapshot().iter().map(|(path, (meta, ..))| kinds((path, meta.kind))).eq(there)
+            && let Some(difference) = self.reconnect()
+        {
+            return vec![format!("while filesystems are mounted: {difference}")];
+        }
+        self.target.merge();
+        self.mounts = 0;
+        self.connect();
+        let mut differences = if self.rest() { Vec::new() } else { vec!["does not come to rest after all is unmounted".to_owned()] };
+        differences.extend(self.differences().into_iter().map(|difference| format!("after all is unmounted: {difference}")));
+        differences
+    }
+}
