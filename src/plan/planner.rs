@@ -229,9 +229,16 @@ impl Planner {
             return;
         };
         self.name_told(key, name, hint, now);
-        if let Some(object) = object {
+        if let Some(object) = object.or_else(|| self.object_at(key, name, hint)) {
             self.object_told(object, hint, now);
         }
+    }
+
+    /// The object that has other names beside the one that was told, which may be gone when it is looked at; for watchers that do not tell it.
+    fn object_at(&self, key: &[u8], name: &[u8], hint: Hint) -> Option<(u64, u64)> {
+        let told = hint.has(Hint::WRITTEN | Hint::CLOSED | Hint::ATTRIB) && !name.is_empty();
+        let id = self.tree.child(self.tree.of_key(key).filter(|_| told)?, name).filter(|id| self.tree.group(*id) != 0)?;
+        self.tree.ident(id).map(|ident| (ident.dev, ident.ino))
     }
 
     /// Events were lost: every directory is listed again. Each by itself, not from the root downwards: one that is renamed meanwhile could slip through.
