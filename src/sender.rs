@@ -20,6 +20,7 @@ use crate::model::path::RelPath;
 use crate::receiver::{Module, Receiver, Sockets};
 use crate::stats::Stats;
 use crate::stop::Stop;
+use crate::sys::nice;
 use crate::sys::wake::Wake;
 use crate::watch::tune;
 use crate::wire::Link;
@@ -119,6 +120,9 @@ fn dial(host: &str, port: u16) -> Result<TcpStream> {
 /// # Errors
 /// The first connection cannot be made, or what only a person can mend.
 pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>) -> Result<Outcome> {
+    if let Err(e) = nice::set(config.nice) {
+        tracing::warn!("niceness {}: {e}", config.nice);
+    }
     if config.tune && !config.once {
         tune::raise(None);
     }

@@ -98,6 +98,9 @@ pub(super) struct MirrorArgs {
     /// Leave the kernel's watch limits as they are
     #[arg(long)]
     pub(super) no_tune: bool,
+    /// Niceness, -20 to 19: whoever works with the files comes first [default: 10; 0 with --once]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-20..=19))]
+    pub(super) nice: Option<i32>,
     /// Report the progress of the first sync even where standard error is no terminal
     #[arg(long)]
     pub(super) progress: bool,
@@ -116,6 +119,9 @@ pub(super) struct ServeArgs {
     /// How sockets are driven
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Io::Auto)]
     pub(super) io: Io,
+    /// Niceness, -20 to 19: whoever works with the files comes first [default: 10]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-20..=19))]
+    pub(super) nice: Option<i32>,
     #[command(flatten)]
     pub(super) log: LogArgs,
 }

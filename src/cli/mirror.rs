@@ -9,7 +9,7 @@ use super::progress::{self, Progress};
 use super::{log, rules, signals};
 use crate::config::{self, Dest};
 use crate::error::{Exit, Result};
-use crate::limits::THREADS_MAX;
+use crate::limits::{NICE_DEFAULT, THREADS_MAX};
 use crate::model::options::Options;
 use crate::sender::{self, Outcome};
 use crate::stats::Stats;
@@ -43,6 +43,7 @@ fn config(args: &MirrorArgs, matches: &ArgMatches) -> Result<config::Mirror> {
         compress: args.compress.into(),
         once: args.once,
         tune: !args.no_tune,
+        nice: args.nice.unwrap_or(if args.once { 0 } else { NICE_DEFAULT }),
         progress: args.progress,
     };
     config.check()?;
@@ -92,6 +93,8 @@ mod tests {
         let plain = parse("ringsync mirror a b").unwrap();
         assert_eq!((plain.source.to_str(), &plain.dests[..]), (Some("a"), &[Dest::Local("b".into())][..]));
         assert_eq!(plain.options, Options::mirror());
+        assert_eq!([plain.nice, parse("ringsync mirror --once a b").unwrap().nice], [NICE_DEFAULT, 0]);
+        assert_eq!(parse("ringsync mirror --nice -5 a b").unwrap().nice, -5);
         assert!(plain.tune && !plain.once && !plain.progress && plain.filter.is_empty() && plain.threads > 0);
 
         let full = parse(

@@ -6,6 +6,7 @@ use super::args::ServeArgs;
 use super::{log, signals};
 use crate::config::{self, ModuleConfig, parse_listen};
 use crate::error::{Exit, Result};
+use crate::limits::NICE_DEFAULT;
 use crate::receiver;
 use crate::stop::Stop;
 
@@ -37,6 +38,7 @@ fn config(args: &ServeArgs) -> Result<config::Serve> {
         listen: listen.iter().map(|text| parse_listen(text)).collect::<Result<_>>()?,
         modules: args.modules.iter().map(|text| ModuleConfig::parse(text)).collect::<Result<_>>()?,
         io: args.io.into(),
+        nice: args.nice.unwrap_or(NICE_DEFAULT),
     };
     config.check()?;
     Ok(config)

@@ -41,6 +41,8 @@ pub struct Mirror {
     pub once: bool,
     /// Raise the kernel's watch limits where they are too low.
     pub tune: bool,
+    /// Niceness (setpriority(2)), -20 to 19.
+    pub nice: i32,
     /// Show progress of the first sync even where standard error is no terminal.
     pub progress: bool,
 }

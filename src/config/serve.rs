@@ -21,6 +21,8 @@ pub struct Serve {
     pub modules: Vec<ModuleConfig>,
     /// How sockets are driven.
     pub io: IoChoice,
+    /// Niceness (setpriority(2)), -20 to 19.
+    pub nice: i32,
 }
 
 /// A directory that is offered under a name.
@@ -143,7 +145,7 @@ mod tests {
     #[test]
     fn only_loopback_is_not_exposed() {
         let listen = ["127.0.0.2:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "0.0.0.0:1", "[::]:1"].map(|a| a.parse().unwrap()).to_vec();
-        let serve = Serve { listen, modules: Vec::new(), io: IoChoice::Auto };
+        let serve = Serve { listen, modules: Vec::new(), io: IoChoice::Auto, nice: 0 };
         assert_eq!(serve.exposed().map(ToString::to_string).collect::<Vec<_>>(), ["0.0.0.0:1", "[::]:1"]);
     }
 
@@ -158,7 +160,7 @@ mod tests {
             assert!(parse(text).is_err(), "{text}");
         }
         let listen = vec![parse_listen("1").unwrap()];
-        let twice = Serve { listen, modules: vec![module("/a", false), module("/b", true)], io: IoChoice::Auto };
+        let twice = Serve { listen, modules: vec![module("/a", false), module("/b", true)], io: IoChoice::Auto, nice: 0 };
         assert!(twice.check().unwrap_err().to_string().contains("two modules"));
     }
 }

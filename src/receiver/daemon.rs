@@ -7,6 +7,7 @@ use crate::config;
 use crate::error::{Error, Result};
 use crate::receiver::{Module, Receiver, Sockets};
 use crate::stop::Stop;
+use crate::sys::nice;
 use crate::sys::wake::Wake;
 
 /// How long sessions may take to end when the server is asked to.
@@ -17,6 +18,9 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// `Socket`: an address cannot be listened on.
 pub fn run(config: &config::Serve, stop: &Stop) -> Result<()> {
+    if let Err(e) = nice::set(config.nice) {
+        tracing::warn!("niceness {}: {e}", config.nice);
+    }
     let modules = config.modules.iter().map(|m| Module { name: m.name.clone(), root: m.path.clone(), read_only: m.read_only }).collect();
     let mut listeners = Vec::new();
     for address in &config.listen {

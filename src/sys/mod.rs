@@ -9,6 +9,7 @@ pub mod fanotify;
 pub mod handle;
 pub mod inotify;
 pub mod mmap;
+pub mod nice;
 mod spare;
 pub mod uring;
 pub mod wake;

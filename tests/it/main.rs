@@ -1,8 +1,8 @@
 //! The one integration hub: every test of the whole lives in a module of it.
 //!
 mod apply;
-mod bench;
 mod apply_mounts;
+mod bench;
 mod cli;
 mod compare;
 mod confine;
