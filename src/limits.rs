@@ -212,8 +212,9 @@ pub const DELTA_READ_BYTES: usize = 256 * 1024;
 /// Longest literal of one step of a delta. Half of a staged piece, so that a message carries one with room for copies beside it.
 pub const DELTA_LITERAL_BYTES_MAX: usize = 256 * 1024;
 
-/// Blocks of a base that are remembered for one place of the search's table. With random content more than three are rare; equal rolling hashes are an attack.
-pub const DELTA_CHAIN_MAX: usize = 8;
+/// Places of the search's table that are looked at for one hash. The table is half full at most, and then longer chains are rare; equal rolling hashes are an
+/// attack.
+pub const DELTA_CHAIN_MAX: usize = 16;
 
 /// Strong hashes that the search may take on suspicion beyond one a block searched and two for each success.
 pub const DELTA_CHECKS_FREE: u64 = 64;

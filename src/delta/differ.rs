@@ -2,7 +2,7 @@
 //!
 //! Reads only through the reader it is given and keeps no content. Used by `work`.
 
-use crate::delta::index::{Filter, Index};
+use crate::delta::index::Index;
 use crate::delta::roll::{self, Roller};
 use crate::delta::strong::{self, LANE_BYTES, LANES, Lanes, Strong};
 use crate::delta::window::Window;
@@ -350,7 +350,7 @@ where
         let mut offset = 0;
         let count = (end - start) as usize;
         let found = loop {
-            hash = pass(index.filter(), roller, hash, &bytes[..count], &bytes[block..], &mut offset);
+            hash = pass(index, roller, hash, &bytes[..count], &bytes[block..], &mut offset);
             if offset == count {
                 break None;
             }
@@ -382,17 +382,30 @@ where
     }
 }
 
-/// Rolls on from `offset` to the first position whose hash the filter knows, or to the end of `old`. `new` is what follows the windows: as long as `old`, or
+/// Rolls on from `offset` to the first position whose hash is in the index, or to the end of `old`. `new` is what follows the windows: as long as `old` or longer, or
 /// one byte shorter, and then the hash is not rolled beyond the last position.
-fn pass(filter: &Filter, roller: &Roller, mut hash: u64, old: &[u8], new: &[u8], offset: &mut usize) -> u64 {
+fn pass(index: &Index<'_>, roller: &Roller, mut hash: u64, old: &[u8], new: &[u8], offset: &mut usize) -> u64 {
+    let groups = old[*offset..].as_chunks::<4>().0.iter().zip(new[*offset..].as_chunks::<4>().0);
+    for (old, new) in groups {
+        let next = roller.roll_four(hash, *old, *new);
+        let four = [hash, next[0], next[1], next[2]];
+        if index.may_have_any(four)
+            && let Some(at) = four.iter().position(|hash| index.has(*hash))
+        {
+            *offset += at;
+            return four[at];
+        }
+        hash = next[3];
+        *offset += 4;
+    }
     for (old, new) in old[*offset..].iter().zip(&new[*offset..]) {
-        if filter.may_have(hash) {
+        if index.has(hash) {
             return hash;
         }
         hash = roller.roll(hash, *old, *new);
         *offset += 1;
     }
-    if *offset < old.len() && !filter.may_have(hash) {
+    if *offset < old.len() && !index.has(hash) {
         *offset += 1;
     }
     hash

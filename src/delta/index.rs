@@ -1,4 +1,4 @@
-//! Finds the blocks of a base by their rolling hash, with bounded chains.
+//! Finds the blocks of a base by their rolling hash, in one table with bounded chains.
 //!
 //! Decides nothing: what it names may be equal. Used by the search.
 
@@ -6,38 +6,43 @@ use crate::delta::Signature;
 use crate::delta::roll;
 use crate::limits::DELTA_CHAIN_MAX;
 
-/// End of a chain.
+/// No block.
 const NONE: u32 = u32::MAX;
 
 /// The blocks of a base, except a short one at its end.
 ///
-/// Invariant: no chain is longer than [`DELTA_CHAIN_MAX`], and the filter has the bit of every block in a chain.
+/// Invariant: a block is at most [`DELTA_CHAIN_MAX`] places behind the one that its hash names, with no free place between, and the filter has its bit.
 pub struct Index<'a> {
     base: &'a Signature,
-    /// One bit for each of many ranges of hashes: says "no" for nearly all windows of new content, from cache.
     filter: Filter,
-    /// First block of each chain; a power of two of them.
-    heads: Vec<u32>,
-    /// The next block of its chain, for every block.
-    next: Vec<u32>,
+    /// A power of two of places, at least twice as many as blocks, and behind them so many that no chain has to begin anew at the front.
+    places: Vec<Place>,
+    /// Places without those behind.
+    slots_shift: u32,
 }
 
-/// Bits for ranges of hashes.
-pub struct Filter {
+/// A block, with as much of its hash as tells most false alarms without a look at the block.
+#[derive(Clone, Copy)]
+struct Place {
+    tag: u32,
+    number: u32,
+}
+
+/// One bit for each of many ranges of hashes: says "no" for nearly all windows of new content, from the cache.
+struct Filter {
     bits: Vec<u64>,
     shift: u32,
 }
 
 impl Filter {
     fn new(blocks: usize) -> Self {
-        // 16 bits a block leave one false alarm in 16; from 512 KiB on a larger table falls out of the cache and costs more than it saves.
-        let bits = (16 * blocks).next_power_of_two().clamp(1 << 12, 1 << 22);
+        // 64 bits a block leave one false alarm in 64. From 2 MiB on the cache is left, and a larger table would cost more than it saves.
+        let bits = (64 * blocks).next_power_of_two().clamp(1 << 12, 1 << 24);
         Self { bits: vec![0; bits / 64], shift: 64 - bits.trailing_zeros() }
     }
 
-    /// Whether a block may have this hash.
     #[inline(always)]
-    pub fn may_have(&self, hash: u64) -> bool {
+    fn may_have(&self, hash: u64) -> bool {
         let bit = hash >> self.shift;
         (self.bits[(bit / 64) as usize] >> (bit % 64)) & 1 != 0
     }
@@ -53,7 +58,8 @@ impl<'a> Index<'a> {
     pub fn new(base: &'a Signature) -> Self {
         let whole = (base.shape().len() >> base.shape().shift()) as usize;
         let slots = (2 * whole).next_power_of_two();
-        let mut index = Self { base, filter: Filter::new(whole), heads: vec![NONE; slots], next: vec![NONE; whole] };
+        let places = vec![Place { tag: 0, number: NONE }; slots + DELTA_CHAIN_MAX];
+        let mut index = Self { base, filter: Filter::new(whole), places, slots_shift: slots.trailing_zeros() };
         for number in 0..whole {
             index.add(number);
         }
@@ -63,44 +69,53 @@ impl<'a> Index<'a> {
     fn add(&mut self, number: usize) {
         let block = &self.base.blocks()[number];
         let slot = self.slot(block.weak);
-        let mut length = 0;
-        let mut last = None;
-        let mut at = self.heads[slot];
-        while at != NONE {
-            let other = &self.base.blocks()[at as usize];
-            length += 1;
-            // Content that repeats is found at its first place.
-            if length == DELTA_CHAIN_MAX || other == block {
+        for place in &mut self.places[slot..slot + DELTA_CHAIN_MAX] {
+            if place.number == NONE {
+                *place = Place { tag: tag(block.weak), number: number as u32 };
+                self.filter.add(block.weak << (64 - roll::KEPT_BITS));
                 return;
             }
-            last = Some(at as usize);
-            at = self.next[at as usize];
+            // Content that repeats is found at its first place.
+            if place.tag == tag(block.weak) && self.base.blocks()[place.number as usize] == *block {
+                return;
+            }
         }
-        let link = last.map_or(&mut self.heads[slot], |last| &mut self.next[last]);
-        *link = number as u32;
-        self.filter.add(block.weak << (64 - roll::KEPT_BITS));
     }
 
     fn slot(&self, weak: u64) -> usize {
         // There are at most 2^21 slots, less than the bits that are kept.
-        (weak >> (roll::KEPT_BITS - self.heads.len().trailing_zeros())) as usize
+        (weak >> (roll::KEPT_BITS - self.slots_shift)) as usize
     }
 
-    /// The filter, for the inner loop.
-    pub fn filter(&self) -> &Filter {
-        &self.filter
+    /// Whether some of these four hashes may be a block's. Without a branch for each: nearly all are unknown.
+    #[inline(always)]
+    pub fn may_have_any(&self, hashes: [u64; 4]) -> bool {
+        hashes.iter().fold(false, |any, hash| any | self.filter.may_have(*hash))
+    }
+
+    /// Whether this hash is, in all likelihood, a block's.
+    #[inline(always)]
+    pub fn has(&self, hash: u64) -> bool {
+        self.filter.may_have(hash) && self.chain(roll::kept(hash)).next().is_some()
     }
 
     /// Numbers of the blocks with this rolling hash, at most [`DELTA_CHAIN_MAX`].
     pub fn find(&self, hash: u64) -> impl Iterator<Item = usize> {
         let weak = roll::kept(hash);
-        let first = self.heads[self.slot(weak)];
-        std::iter::successors((first != NONE).then_some(first as usize), |at| {
-            let next = self.next[*at];
-            (next != NONE).then_some(next as usize)
-        })
-        .filter(move |at| self.base.blocks()[*at].weak == weak)
+        self.chain(weak).filter(move |at| self.base.blocks()[*at].weak == weak)
     }
+
+    /// Numbers of the blocks with this rolling hash's tag.
+    fn chain(&self, weak: u64) -> impl Iterator<Item = usize> {
+        let slot = self.slot(weak);
+        let chain = self.places[slot..slot + DELTA_CHAIN_MAX].iter().take_while(|place| place.number != NONE);
+        chain.filter(move |place| place.tag == tag(weak)).map(|place| place.number as usize)
+    }
+}
+
+/// The lower bits of a rolling hash: the upper ones name the place.
+fn tag(weak: u64) -> u32 {
+    weak as u32
 }
 
 #[cfg(test)]
@@ -123,7 +138,7 @@ mod tests {
         let index = Index::new(&spread);
         for (number, block) in spread.blocks().iter().enumerate() {
             let hash = block.weak << 16 | 0xabc;
-            assert!(index.filter().may_have(hash));
+            assert!(index.has(hash) && index.may_have_any([0, hash, 1, 2]));
             assert_eq!(index.find(hash).collect::<Vec<_>>(), [number]);
         }
         assert_eq!(index.find(1 << 16).count(), 0);

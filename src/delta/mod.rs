@@ -24,7 +24,7 @@
 //! - *Block length*: the power of two that gives at most [`SIGNATURE_BLOCKS_WANTED`](crate::limits::SIGNATURE_BLOCKS_WANTED) blocks, 4 KiB at least. A
 //!   page that was written in place costs a page, up to files of 2 GiB. A signature is 0.6 % of its content at most.
 //! - *Strong hash*: BLAKE3. A cryptographic one is needed, since whoever writes a file must not be able to make its mirror differ.
-//! - *Rolling hash*: a polynomial modulo 2^64, of which 48 bits are kept. Sums in the manner of Adler are no faster to roll, because the look-up that follows is
+//! - *Rolling hash*: a polynomial modulo 2^64, of which 48 bits are kept. Sums in the manner of Adler are hardly faster to roll, because the look-up that follows is
 //!   what takes the time, and collide on regular content; cyclic polynomials collide on content of a period that divides their word. With 32 bits
 //!   one position in 8192 of a large file would be a false alarm that costs a strong hash.
 //!

@@ -52,7 +52,22 @@ impl Roller {
     /// The hash of the window that lost `old` in front and has `new` at its end.
     #[inline(always)]
     pub fn roll(&self, hash: u64, old: u8, new: u8) -> u64 {
-        hash.wrapping_mul(FACTOR).wrapping_add(u64::from(new).wrapping_add(self.leaving[usize::from(old)]))
+        hash.wrapping_mul(FACTOR).wrapping_add(self.change(old, new))
+    }
+
+    /// The hashes of the next four windows. The same as four single steps, but faster: only one product waits for those before.
+    #[inline(always)]
+    pub fn roll_four(&self, hash: u64, old: [u8; 4], new: [u8; 4]) -> [u64; 4] {
+        let mut sum = 0u64;
+        std::array::from_fn(|at| {
+            sum = sum.wrapping_mul(FACTOR).wrapping_add(self.change(old[at], new[at]));
+            hash.wrapping_mul(POWERS[at + 1]).wrapping_add(sum)
+        })
+    }
+
+    #[inline(always)]
+    fn change(&self, old: u8, new: u8) -> u64 {
+        u64::from(new).wrapping_add(self.leaving[usize::from(old)])
     }
 }
 
@@ -68,6 +83,11 @@ mod tests {
             let mut hash = extend(0, &bytes[..len]);
             for at in 0..bytes.len() - len {
                 assert_eq!(hash, bytes[at..at + len].iter().fold(0u64, |h, b| h.wrapping_mul(FACTOR).wrapping_add(u64::from(*b))));
+                let four = |from: usize| bytes[from..].first_chunk().copied();
+                if let (Some(old), Some(new)) = (four(at), four(at + len)) {
+                    let [_, second, ..] = roller.roll_four(hash, old, new);
+                    assert_eq!(second, roller.roll(roller.roll(hash, old[0], new[0]), old[1], new[1]));
+                }
                 hash = roller.roll(hash, bytes[at], bytes[at + len]);
             }
             assert_eq!(extend(extend(0, &bytes[..123]), &bytes[123..]), extend(0, &bytes));
