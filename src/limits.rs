@@ -190,7 +190,47 @@ pub const RING_COMPLETIONS: u32 = 64;
 /// How long a peer may leave sent bytes or keepalive probes unanswered by its kernel before the connection counts as lost.
 pub const SOCKET_SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// Smallest block of a signature: a page, which is what databases and virtual machines write in place. A changed byte costs one block.
+pub const DELTA_BLOCK_BYTES_MIN: u64 = 4096;
+
+/// Largest block of a signature: two of them, and as much again, are held in memory while a delta is made.
+pub const DELTA_BLOCK_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Blocks grow so that a new signature has no more than this many: 4 KiB up to files of 2 GiB, 64 KiB for 20 GiB. 12 MiB in memory.
+pub const SIGNATURE_BLOCKS_WANTED: u64 = 512 * 1024;
+
+/// Blocks of any signature. Twice what is wanted, so that a file that grows by appending keeps its block length, and so its deltas, for a while.
+/// Longer files than this many of the largest blocks (16 TiB) have no signature and are sent whole.
+pub const SIGNATURE_BLOCKS_MAX: u64 = 2 * SIGNATURE_BLOCKS_WANTED;
+
+/// A file that shrinks keeps the block length of its base while it is at most this many times what its own length asks for.
+pub const DELTA_BLOCK_EXCESS_MAX: u64 = 4;
+
+/// New content is read in pieces of this many bytes at least while a delta is made: large enough to amortise a call, small enough for the cache.
+pub const DELTA_READ_BYTES: usize = 256 * 1024;
+
+/// Longest literal of one step of a delta. Half of a staged piece, so that a message carries one with room for copies beside it.
+pub const DELTA_LITERAL_BYTES_MAX: usize = 256 * 1024;
+
+/// Blocks of a base that are remembered for one place of the search's table. With random content more than three are rare; equal rolling hashes are an attack.
+pub const DELTA_CHAIN_MAX: usize = 8;
+
+/// Strong hashes that the search may take on suspicion beyond one a block searched and two for each success.
+pub const DELTA_CHECKS_FREE: u64 = 64;
+
+/// The search gets sparser, by one block skipped for each one searched, whenever it has searched this much in vain.
+pub const DELTA_BARREN_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Blocks skipped for each one searched at the most. Content that moved is found at its first block searched, so that it costs at most this many of its blocks.
+pub const DELTA_SKIP_BLOCKS_MAX: u64 = 15;
+
+/// Signatures kept of what the mirror holds, all together: some 40 GiB of content in blocks of 4 KiB.
+pub const SIGNATURE_CACHE_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 const _: () = {
+    assert!(DELTA_BLOCK_BYTES_MIN.is_power_of_two() && DELTA_BLOCK_BYTES_MAX.is_power_of_two());
+    assert!(SIGNATURE_BLOCKS_MAX <= u32::MAX as u64 / 2);
+    assert!(DELTA_LITERAL_BYTES_MAX + 4096 <= STAGE_CHUNK_BYTES);
     assert!(HANDSHAKES_MAX > THREADS_MAX);
     assert!(RING_BUFFERS.is_power_of_two() && RING_COMPLETIONS >= 2 * RING_BUFFERS as u32 + 8);
     assert!(SEND_QUEUE_BYTES_MAX >= FRAME_PAYLOAD_BYTES_MAX && SEND_PIECES_MAX <= 1024);

@@ -5,6 +5,7 @@ mod cli;
 mod compare;
 mod confine;
 mod content;
+mod delta;
 mod filter;
 mod fixture;
 mod link;

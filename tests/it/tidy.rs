@@ -13,17 +13,17 @@ const BASE: &[&str] = &["model", "limits", "error", "stats", "stop"];
 fn allowed(room: &str) -> Option<Vec<&'static str>> {
     let with = |more: &[&'static str]| Some(BASE.iter().chain(more).copied().collect());
     match room {
-        "model" | "limits" | "error" | "stats" | "stop" | "ring" | "plan" => with(&[]),
+        "model" | "limits" | "error" | "stats" | "stop" | "ring" | "plan" | "delta" => with(&[]),
         "sys" => with(&[]),
         "watch" => with(&["sys", "ring"]),
         "wire" => with(&["sys", "ring"]),
-        "work" | "apply" => with(&["sys", "ring", "wire"]),
+        "work" | "apply" => with(&["sys", "ring", "wire", "delta"]),
         "config" => with(&[]),
         "sender" => with(&["sys", "ring", "watch", "plan", "work", "wire", "config", "receiver"]),
         "receiver" => with(&["sys", "ring", "wire", "apply", "config"]),
         "cli" => with(&["config", "sender", "receiver"]),
         // The crate's root and its programs only name rooms.
-        "lib" | "bin" => with(&["cli", "config", "ring", "sys", "watch", "plan", "work", "wire", "apply", "sender", "receiver"]),
+        "lib" | "bin" => with(&["cli", "config", "ring", "sys", "watch", "plan", "delta", "work", "wire", "apply", "sender", "receiver"]),
         _ => None,
     }
 }
