@@ -17,6 +17,15 @@ pub const LINK_TARGET_BYTES_MAX: usize = 4095;
 /// has to be larger than this.
 pub const INLINE_FILE_BYTES_MAX: usize = 512 * 1024;
 
+/// Two shapes, each a number and a byte.
+pub const SHAPES_BYTES_MAX: usize = 22;
+
+/// What a receiver copies or reads back for a patch before it looks for other work: some milliseconds.
+pub const PATCH_SLICE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Copies of a patch that wait; what is beyond is done at once.
+pub const PATCH_COPIES_MAX: usize = 64 * 1024;
+
 /// One piece of a staged file.
 pub const STAGE_CHUNK_BYTES: usize = 512 * 1024;
 

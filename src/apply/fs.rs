@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::apply::dirs::{Dirs, Held};
 use crate::apply::manifest::{self, errno};
 use crate::apply::meta::left_behind;
+use crate::apply::patch::Patches;
 use crate::apply::root::Root;
 use crate::apply::target::{Errno, Listed, Target, is_at_or_beneath, may_name, may_name_dir};
 use crate::apply::temp::TempNames;
@@ -27,6 +28,7 @@ pub struct FsTarget {
     root: Arc<Root>,
     dirs: Dirs,
     temps: TempNames,
+    patches: Patches,
 }
 
 fn fail<T>(errno: Errno) -> io::Result<T> {
@@ -53,7 +55,45 @@ fn look(dir: &Dir, name: Name<'_>) -> io::Result<Option<Stat>> {
 impl FsTarget {
     /// A target for one thread.
     pub fn new(root: Arc<Root>) -> Self {
-        Self { root, dirs: Dirs::new(), temps: TempNames::new() }
+        Self { root, dirs: Dirs::new(), temps: TempNames::new(), patches: Patches::default() }
+    }
+
+    /// Begins a staged file that is made from what is at `base`; `shapes` are the base's and its own. Why it cannot be is said when it is sealed.
+    pub fn patch(&mut self, id: u64, base: &Spot, shapes: &[u8]) {
+        let begun = self.writable().and_then(|()| {
+            if !may_name(base) {
+                return Err(libc::EINVAL);
+            }
+            self.with_access(&[(&base.dir, None), (&RelPath::root(), None)], |target| {
+                let dir = target.held(&base.dir)?;
+                target.patches.begin(&target.root, id, &dir.dir, base.name.as_name(), shapes)
+            })
+        });
+        if let Err(errno) = begun {
+            self.patches.give_up(&self.root, id, errno);
+        }
+    }
+
+    /// Steps of a [`FsTarget::patch`].
+    pub fn steps(&mut self, id: u64, data: &[u8]) {
+        if let Err(e) = self.patches.steps(id, data) {
+            self.patches.give_up(&self.root, id, errno(&e));
+        }
+    }
+
+    /// The end of a [`FsTarget::patch`], with the digest that it has to have. The error, if there is one already; otherwise [`FsTarget::work`] says.
+    pub fn seal(&mut self, id: u64, digest: [u8; 32]) -> Option<Errno> {
+        self.patches.seal(id, digest)
+    }
+
+    /// Whether [`FsTarget::work`] has something to do.
+    pub fn has_work(&self) -> bool {
+        self.patches.has_work()
+    }
+
+    /// Does a slice of what patches ask for; which of them came to its end by that, and how.
+    pub fn work(&mut self) -> Option<(u64, Result<(), Errno>)> {
+        self.patches.work(&self.root)
     }
 
     fn held(&mut self, path: &RelPath) -> io::Result<Arc<Held>> {
@@ -354,6 +394,7 @@ impl Target for FsTarget {
     }
 
     fn drop_stage(&mut self, id: u64) {
+        self.patches.drop_patch(id);
         self.root.staging.drop_file(&self.root, id);
     }
 

@@ -9,6 +9,7 @@ mod file;
 pub mod fs;
 mod manifest;
 mod meta;
+mod patch;
 pub mod root;
 mod staging;
 mod sweep;

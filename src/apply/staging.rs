@@ -112,6 +112,25 @@ impl Staging {
         file.write_all_at(data, offset)
     }
 
+    /// Makes the staged file `id`, which must be a new one, to be filled by the caller.
+    pub(super) fn create(&self, root: &Root, id: u64) -> io::Result<File> {
+        let mut state = self.lock();
+        if state.files.contains_key(&id) || state.files.len() >= STAGED_FILES_MAX {
+            return Err(io::Error::from_raw_os_error(libc::EDQUOT));
+        }
+        let dir = state.enter(root)?;
+        let file = create_over(&dir, IdName::new(b'f', id).name())?;
+        state.files.insert(id, Progress::default());
+        Ok(file)
+    }
+
+    /// The staged file `id` has all its `size` bytes.
+    pub(super) fn is_complete(&self, id: u64, size: u64) {
+        if let Some(progress) = self.lock().files.get_mut(&id) {
+            progress.received = size;
+        }
+    }
+
     /// The staged file `id`, which must be complete with `size` bytes.
     pub(super) fn complete(&self, root: &Root, id: u64, size: u64) -> io::Result<Staged> {
         let progress = self.lock().files.get(&id).copied().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;

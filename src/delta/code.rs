@@ -48,16 +48,16 @@ fn take_number(bytes: &mut &[u8]) -> Result<u64, Flaw> {
 }
 
 /// Writes a batch of steps.
-pub struct StepWriter<'a> {
-    out: &'a mut Vec<u8>,
+pub struct StepWriter {
+    out: Vec<u8>,
     at: u64,
     shift: i64,
 }
 
-impl<'a> StepWriter<'a> {
+impl StepWriter {
     /// A batch behind `out` whose first step makes the content from `at` on.
-    pub fn new(out: &'a mut Vec<u8>, at: u64) -> Self {
-        put_number(out, at);
+    pub fn new(mut out: Vec<u8>, at: u64) -> Self {
+        put_number(&mut out, at);
         Self { out, at, shift: 0 }
     }
 
@@ -66,14 +66,14 @@ impl<'a> StepWriter<'a> {
         debug_assert_eq!(step.at(), self.at, "steps follow each other");
         match *step {
             Step::Copy { at, from, len } => {
-                put_number(self.out, len << 1);
+                put_number(&mut self.out, len << 1);
                 let shift = at.wrapping_sub(from).cast_signed();
                 let change = shift.wrapping_sub(self.shift);
-                put_number(self.out, ((change << 1) ^ (change >> 63)).cast_unsigned());
+                put_number(&mut self.out, ((change << 1) ^ (change >> 63)).cast_unsigned());
                 self.shift = shift;
             }
             Step::Literal { bytes, .. } => {
-                put_number(self.out, (bytes.len() as u64) << 1 | 1);
+                put_number(&mut self.out, (bytes.len() as u64) << 1 | 1);
                 self.out.extend_from_slice(bytes);
             }
         }
@@ -83,6 +83,11 @@ impl<'a> StepWriter<'a> {
     /// How long `out` is now.
     pub fn len(&self) -> usize {
         self.out.len()
+    }
+
+    /// All that was written.
+    pub fn finish(self) -> Vec<u8> {
+        self.out
     }
 
     /// Never: a batch has its head at least.
@@ -229,9 +234,9 @@ mod tests {
             Step::Copy { at: 8495, from: 12_291, len: 5 },
             Step::Copy { at: 8500, from: 8500, len: 1 },
         ];
-        let mut out = Vec::new();
-        let mut writer = StepWriter::new(&mut out, 300);
+        let mut writer = StepWriter::new(Vec::new(), 300);
         steps.iter().for_each(|step| writer.push(step));
+        let out = writer.finish();
         let expected = b"\xac\x02\x80\x80\x01\xa7\x3b\x07abc\x0a\x00\x02\xa8\x3b";
         assert_eq!(out, expected);
         assert_eq!(Steps::new(&out).expect("a head").collect::<Result<Vec<_>, _>>().expect("all valid"), steps);

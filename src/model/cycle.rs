@@ -92,6 +92,8 @@ pub struct StageTask {
     pub name: NameBuf,
     /// Which object must be there.
     pub ident: Ident,
+    /// Which object's content the mirror has at the name now, if any.
+    pub base: Option<Ident>,
     /// Length when it was looked at.
     pub size: u64,
     /// Keep what was read even if the file changed meanwhile.

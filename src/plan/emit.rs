@@ -503,6 +503,8 @@ impl Emit<'_> {
         };
         let stage = self.next_id();
         let insist = self.planner.insist(node);
+        let is_base = self.planner.tree.kind(node) == Some(Kind::File) && !self.planner.tree.has(node, flag::UNKNOWN);
+        let base = if is_base { self.planner.tree.ident(node) } else { None };
         self.planner.staged.insert(stat.ident, Staged { stage, waiting: vec![reference], ready: None, disturbed: false });
         self.planner.busy += 1;
         actions.push(Action::Stage(StageTask {
@@ -512,6 +514,7 @@ impl Emit<'_> {
             expect,
             name: spot.name,
             ident: stat.ident,
+            base,
             size: stat.meta.size,
             insist,
         }));

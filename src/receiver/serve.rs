@@ -12,6 +12,7 @@ use crate::receiver::session::{Session, Stop};
 use crate::wire::session::{ContentServer, ControlServer};
 use crate::wire::{Incoming, Link, Message, Messages, Payload};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Said to a client that would change a read-only module.
 const READ_ONLY: &str = "module is read only";
@@ -44,13 +45,27 @@ impl<'a> Conn<'a> {
     fn next(&mut self) -> std::result::Result<Option<Vec<u8>>, Stop> {
         self.send()?;
         loop {
-            match self.link.wait(None)? {
+            // With something else to do, this is a look.
+            let timeout = self.target.has_work().then_some(Duration::ZERO);
+            match self.link.wait(timeout)? {
                 Incoming::Frame(payload) => return Ok(Some(payload)),
                 Incoming::Woken => self.session.check_alive()?,
-                Incoming::TimedOut => {}
+                Incoming::TimedOut => {
+                    if let Some((id, ended)) = self.target.work() {
+                        self.sealed(id, ended.err());
+                        self.send()?;
+                    }
+                }
                 Incoming::Closed => return Ok(None),
             }
         }
+    }
+
+    fn sealed(&mut self, id: u64, failed: Option<Errno>) {
+        if let Some(errno) = failed {
+            tracing::debug!(id, errno, "a delta could not be applied");
+        }
+        self.out.sealed(id, failed.unwrap_or(0));
     }
 
     fn note(&mut self, section: Section, index: u32, done: std::result::Result<(), Errno>) {
@@ -220,6 +235,13 @@ impl<'a> Conn<'a> {
                 }
                 Message::Stage { id, offset, data } => self.stage(id, offset, data)?,
                 Message::StageDrop { id } => self.target.drop_stage(id),
+                Message::Patch { id, base, shapes } => self.target.patch(id, &base, shapes),
+                Message::Steps { id, data } => self.target.steps(id, data),
+                Message::Seal { id, digest } => {
+                    if let Some(errno) = self.target.seal(id, digest) {
+                        self.sealed(id, Some(errno));
+                    }
+                }
                 Message::Ping => self.out.pong(),
                 // `Bye` was noted by the checker.
                 _ => {}

@@ -4,6 +4,7 @@
 
 pub mod acl;
 pub mod clock;
+pub mod copy;
 pub mod dir;
 pub mod fanotify;
 pub mod handle;

@@ -4,8 +4,8 @@
 //! may stand where it stands is the session's business. Encoding is in `payload`; the layout of each is in PROTOCOL.md.
 
 use crate::limits::{
-    ERRNO_MAX, INLINE_FILE_BYTES_MAX, LINK_TARGET_BYTES_MAX, MODULE_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, STAGE_CHUNK_BYTES,
-    TEXT_BYTES_MAX,
+    ERRNO_MAX, INLINE_FILE_BYTES_MAX, LINK_TARGET_BYTES_MAX, MODULE_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, SHAPES_BYTES_MAX,
+    STAGE_CHUNK_BYTES, TEXT_BYTES_MAX,
 };
 use crate::model::meta::{Kind, Meta, Time};
 use crate::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
@@ -32,6 +32,9 @@ pub(super) mod tag {
     pub const STAGE_DROP: u8 = 0x0c;
     pub const PING: u8 = 0x0d;
     pub const BYE: u8 = 0x0e;
+    pub const PATCH: u8 = 0x0f;
+    pub const STEPS: u8 = 0x10;
+    pub const SEAL: u8 = 0x11;
 
     pub const WELCOME: u8 = 0x81;
     pub const REFUSED: u8 = 0x82;
@@ -43,6 +46,7 @@ pub(super) mod tag {
     pub const ACK: u8 = 0x88;
     pub const PONG: u8 = 0x89;
     pub const FATAL: u8 = 0x8a;
+    pub const SEALED: u8 = 0x8b;
 
     pub const ROLE_CONTROL: u8 = 1;
     pub const ROLE_CONTENT: u8 = 2;
@@ -163,6 +167,29 @@ pub enum Message<'a> {
         /// Its number.
         id: u64,
     },
+    /// Begins a staged file that is made of steps, some of which copy from what is at `base` in the mirror.
+    Patch {
+        /// Number of the staged file, unique in a session.
+        id: u64,
+        /// Where the base is, if it is still there.
+        base: Spot,
+        /// The shapes of the base and of the new content (`delta::code::take_shape`), one behind the other.
+        shapes: &'a [u8],
+    },
+    /// Steps of a [`Message::Patch`]: they follow those before them without a gap.
+    Steps {
+        /// Number of the staged file.
+        id: u64,
+        /// One batch (`delta::code::Steps`).
+        data: &'a [u8],
+    },
+    /// All steps of a [`Message::Patch`] have been sent: a [`Message::Sealed`] is due.
+    Seal {
+        /// Number of the staged file.
+        id: u64,
+        /// What the content's digest has to be (`delta::Digest`).
+        digest: [u8; 32],
+    },
     /// Asks for a Pong.
     Ping,
     /// The client ends the session in good order.
@@ -176,6 +203,13 @@ pub enum Message<'a> {
         token: Token,
         /// What the receiver can set.
         abilities: Abilities,
+    },
+    /// The answer to a [`Message::Seal`].
+    Sealed {
+        /// Number of the staged file.
+        id: u64,
+        /// 0: it has the digest. Otherwise it is dropped: `ESTALE` if the base was not what it should be, or why it could not be made.
+        errno: i32,
     },
     /// Refuses the connection; the last message on it.
     Refused {
@@ -330,6 +364,13 @@ impl<'a> Messages<'a> {
         }
     }
 
+    fn errno_or_zero(&mut self) -> Result<i32, WireError> {
+        match i32::from(self.rest.u16()?) {
+            errno @ 0..=ERRNO_MAX => Ok(errno),
+            _ => Err(WireError::Value("no error number")),
+        }
+    }
+
     fn entry(&mut self) -> Result<Entry, WireError> {
         let name = Name::new(self.rest.bytes(NAME_BYTES_MAX)?)?.to_owned();
         let meta = self.meta()?;
@@ -372,6 +413,10 @@ impl<'a> Messages<'a> {
                 Message::Stage { id, offset, data }
             }
             tag::STAGE_DROP => Message::StageDrop { id: self.rest.varint()? },
+            tag::PATCH => Message::Patch { id: self.rest.varint()?, base: self.spot()?, shapes: self.rest.bytes(SHAPES_BYTES_MAX)? },
+            tag::STEPS => Message::Steps { id: self.rest.varint()?, data: self.rest.bytes(STAGE_CHUNK_BYTES)? },
+            tag::SEAL => Message::Seal { id: self.rest.varint()?, digest: self.rest.array()? },
+            tag::SEALED => Message::Sealed { id: self.rest.varint()?, errno: self.errno_or_zero()? },
             tag::PING => Message::Ping,
             tag::BYE => Message::Bye,
             tag::WELCOME => {

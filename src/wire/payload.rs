@@ -3,7 +3,9 @@
 //! It checks nothing that its types do not say and never fails: what it is given comes from this program. A payload that is sent whenever it
 //! [is full](Payload::is_full) after a message never grows beyond what a frame takes. Used by the sender, the workers and the receiver.
 
-use crate::limits::{ERRNO_MAX, FRAME_FILL_BYTES, INLINE_FILE_BYTES_MAX, MODULE_BYTES_MAX, STAGE_CHUNK_BYTES, TEXT_BYTES_MAX};
+use crate::limits::{
+    ERRNO_MAX, FRAME_FILL_BYTES, INLINE_FILE_BYTES_MAX, MODULE_BYTES_MAX, SHAPES_BYTES_MAX, STAGE_CHUNK_BYTES, TEXT_BYTES_MAX,
+};
 use crate::model::meta::{Kind, Meta};
 use crate::model::op::{Abilities, Entry, Op, OpError, Spot};
 use crate::model::path::RelPath;
@@ -303,6 +305,39 @@ impl Payload {
         self.varint(id);
     }
 
+    /// [`Message::Patch`]
+    pub fn patch(&mut self, id: u64, base: &Spot, shapes: &[u8]) {
+        debug_assert!(shapes.len() <= SHAPES_BYTES_MAX);
+        self.bytes.push(tag::PATCH);
+        self.varint(id);
+        self.spot(base);
+        self.varint(shapes.len() as u64);
+        self.bytes.extend_from_slice(shapes);
+    }
+
+    /// [`Message::Steps`]: at most [`STAGE_CHUNK_BYTES`].
+    pub fn steps(&mut self, id: u64, data: &[u8]) {
+        debug_assert!(data.len() <= STAGE_CHUNK_BYTES);
+        self.bytes.push(tag::STEPS);
+        self.varint(id);
+        self.varint(data.len() as u64);
+        self.bytes.extend_from_slice(data);
+    }
+
+    /// [`Message::Seal`]
+    pub fn seal(&mut self, id: u64, digest: &[u8; 32]) {
+        self.bytes.push(tag::SEAL);
+        self.varint(id);
+        self.bytes.extend_from_slice(digest);
+    }
+
+    /// [`Message::Sealed`]. An `errno` that is neither 0 nor an error number is sent as `EIO`.
+    pub fn sealed(&mut self, id: u64, errno: i32) {
+        self.bytes.push(tag::SEALED);
+        self.varint(id);
+        if errno == 0 { self.u16(0) } else { self.errno(errno) }
+    }
+
     /// [`Message::Ping`]
     pub fn ping(&mut self) {
         self.bytes.push(tag::PING);
@@ -398,6 +433,10 @@ impl Payload {
             Message::Put { index, at, meta, data } => self.put(*index, at, meta, data.len()).copy_from_slice(data),
             Message::Stage { id, offset, data } => self.stage(*id, *offset, data.len()).copy_from_slice(data),
             Message::StageDrop { id } => self.stage_drop(*id),
+            Message::Patch { id, base, shapes } => self.patch(*id, base, shapes),
+            Message::Steps { id, data } => self.steps(*id, data),
+            Message::Seal { id, digest } => self.seal(*id, digest),
+            Message::Sealed { id, errno } => self.sealed(*id, *errno),
             Message::Ping => self.ping(),
             Message::Bye => self.bye(),
             Message::Welcome { version, token, abilities } => self.welcome(*version, token, *abilities),

@@ -243,6 +243,7 @@ impl ContentServer {
         }
         match message {
             Message::Ping | Message::Stage { .. } | Message::StageDrop { .. } => Ok(()),
+            Message::Patch { .. } | Message::Steps { .. } | Message::Seal { .. } => Ok(()),
             Message::Bye => {
                 self.ended = true;
                 Ok(())
@@ -370,6 +371,7 @@ impl ControlClient {
 #[derive(Debug, Default)]
 pub struct ContentClient {
     pings: u32,
+    seals: u32,
 }
 
 impl ContentClient {
@@ -383,6 +385,11 @@ impl ContentClient {
         self.pings += 1;
     }
 
+    /// Says that a Seal was sent.
+    pub fn sent_seal(&mut self) {
+        self.seals += 1;
+    }
+
     /// Takes one message of the server. A Fatal passes: see [`fatal`].
     ///
     /// # Errors
@@ -392,6 +399,10 @@ impl ContentClient {
             Message::Fatal { .. } => Ok(()),
             Message::Pong => {
                 self.pings = self.pings.checked_sub(1).ok_or(WireError::Order("a Pong without a Ping"))?;
+                Ok(())
+            }
+            Message::Sealed { .. } => {
+                self.seals = self.seals.checked_sub(1).ok_or(WireError::Order("a Sealed without a Seal"))?;
                 Ok(())
             }
             _ => Err(WireError::Order("not allowed from a server on a content connection")),
@@ -436,6 +447,25 @@ mod tests {
             Message::Bye,
             Message::Pong,
         ]
+    }
+
+    /// Those of patches.
+    fn patches() -> [Message<'static>; 3] {
+        [Message::Patch { id: 1, base: spot(), shapes: b"" }, Message::Steps { id: 1, data: b"" }, Message::Seal { id: 1, digest: [0; 32] }]
+    }
+
+    #[test]
+    fn patches_go_over_content_connections_and_are_answered_once() {
+        for message in patches() {
+            ContentServer::new().check(&message).unwrap();
+            assert!(ControlServer::new().check(&message).is_err());
+        }
+        let mut client = ContentClient::new();
+        let sealed = Message::Sealed { id: 1, errno: 0 };
+        assert!(client.check(&sealed).is_err());
+        client.sent_seal();
+        client.check(&sealed).unwrap();
+        assert!(client.check(&sealed).is_err());
     }
 
     /// Indexes into `client_messages` of what may stand in a state that `lead` leads to.

@@ -4,15 +4,19 @@
 //! [`probe`] and [`files`] itself where a batch is so small that handing it over would cost more.
 
 pub mod files;
+mod patch;
 pub mod probe;
 pub mod stage;
 pub mod worker;
 
+use crate::delta::{Signature, SignatureCache};
+use crate::limits::SIGNATURE_CACHE_BYTES_MAX;
 use crate::model::event::Key;
-use crate::model::meta::Stat;
+use crate::model::meta::{Ident, Stat};
 use crate::model::path::Name;
 use crate::sys::dir::Dir;
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Has directories watched; implemented over the watcher by the sender.
 pub trait Cover: Send + Sync {
@@ -32,4 +36,35 @@ pub struct Source {
     pub root: Dir,
     /// The watcher.
     pub cover: Box<dyn Cover>,
+    /// What is known of the mirror's content.
+    pub signatures: Signatures,
+}
+
+/// Signatures of the large files that went to the mirror, by the object in the source that they were read from.
+pub struct Signatures(Option<Mutex<SignatureCache<Ident>>>);
+
+impl Signatures {
+    /// Signatures are kept if there will be a use for them: not for a single run.
+    pub fn new(kept: bool) -> Self {
+        Self(kept.then(|| Mutex::new(SignatureCache::new(SIGNATURE_CACHE_BYTES_MAX))))
+    }
+
+    fn with<R>(&self, act: impl FnOnce(&mut SignatureCache<Ident>) -> R) -> Option<R> {
+        Some(act(&mut self.0.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Whether signatures are to be made.
+    pub fn are_kept(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// That of what the mirror got from this object last, if it is known.
+    pub fn get(&self, ident: &Ident) -> Option<Arc<Signature>> {
+        self.with(|cache| cache.get(ident)).flatten()
+    }
+
+    /// The mirror has this content of the object now.
+    pub fn insert(&self, ident: Ident, signature: Arc<Signature>) {
+        self.with(|cache| cache.insert(ident, signature));
+    }
 }

@@ -1,17 +1,19 @@
 //! A worker's loop: questions first, then files, then pieces of large files, all into its own content connection.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::delta::{Outcome, Signature};
 use crate::error::{Error, Result};
 use crate::model::cycle::{FileBatch, FileDone, Read, StageDone, StageTask};
-use crate::model::op::Op;
+use crate::model::op::{Op, Spot};
 use crate::model::probe::{Probe, Probed};
 use crate::ring::{Consumer, Producer};
 use crate::sys::wake::Wake;
 use crate::wire::session::{ContentClient, fatal, welcomed};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
+use crate::work::patch::{Halt, Way};
 use crate::work::stage::Job;
 use crate::work::{Source, files, probe};
 
@@ -105,23 +107,21 @@ impl Worker {
         flush(&mut link, &mut payload)?;
         greet(&mut link)?;
         self.report(Report::Ready(link.wake()));
-        let mut checker = ContentClient::new();
-        let mut jobs: VecDeque<Job> = VecDeque::new();
-        let mut cycle = None;
+        let mut desk = Desk { link, payload, jobs: VecDeque::new(), cycle: None, checker: ContentClient::new(), sealing: HashMap::new() };
         loop {
-            if self.turn(&mut link, &mut payload, &mut jobs, &mut cycle)? {
+            if self.small(&mut desk)? || self.piece(&mut desk)? {
                 continue;
             }
-            flush(&mut link, &mut payload)?;
+            desk.flush()?;
             if self.probes.is_closed() && self.tasks.is_empty() {
-                payload.bye();
-                flush(&mut link, &mut payload)?;
-                return link.close(LINGER);
+                desk.payload.bye();
+                desk.flush()?;
+                return desk.link.close(LINGER);
             }
-            match link.wait(None)? {
+            match desk.link.wait(None)? {
                 Incoming::Frame(frame) => {
-                    check(&mut checker, &frame)?;
-                    link.recycle(frame);
+                    self.answers(&mut desk, &frame)?;
+                    desk.link.recycle(frame);
                 }
                 Incoming::Woken | Incoming::TimedOut => {}
                 Incoming::Closed => return Err(closed()),
@@ -129,63 +129,120 @@ impl Worker {
         }
     }
 
-    /// Does one thing; false if there is nothing to do.
-    fn turn(&mut self, link: &mut Link, payload: &mut Payload, jobs: &mut VecDeque<Job>, cycle: &mut Option<u64>) -> Result<bool> {
+    /// Takes what the receiver says.
+    fn answers(&mut self, desk: &mut Desk, frame: &[u8]) -> Result<()> {
+        for message in Messages::new(frame) {
+            let message = message?;
+            desk.checker.check(&message)?;
+            match message {
+                Message::Fatal { code, text } => return Err(fatal(code, text)),
+                Message::Sealed { id, errno } => self.sealed(desk, id, errno),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The receiver has made a file from its delta, or could not.
+    fn sealed(&mut self, desk: &mut Desk, id: u64, errno: i32) {
+        let Some((task, read, signature)) = desk.sealing.remove(&id) else { return };
+        if errno == 0 {
+            self.source.signatures.insert(task.ident, signature);
+            self.staged(&task, read);
+        } else {
+            tracing::debug!(id, errno, "the mirror does not have what the delta is from: the file is sent whole");
+            self.start(desk, &task, true);
+        }
+    }
+
+    fn start(&mut self, desk: &mut Desk, task: &StageTask, whole: bool) {
+        match Job::start(&self.source, task, whole) {
+            Ok(job) => desk.jobs.push_back(job),
+            Err(read) => self.staged(task, read),
+        }
+    }
+
+    /// Does one thing, but for large files; false if there is nothing to do.
+    fn small(&mut self, desk: &mut Desk) -> Result<bool> {
         if let Some(question) = self.probes.pop() {
             let answer = probe::probe(&self.source, &question);
             self.report(Report::Probed(answer));
             return Ok(true);
         }
-        match self.tasks.pop() {
-            Some(Task::Files(batch)) => {
-                enter(payload, cycle, batch.cycle);
+        let Some(task) = self.tasks.pop() else { return Ok(false) };
+        match task {
+            Task::Files(batch) => {
+                desk.enter(batch.cycle);
+                let Desk { link, payload, .. } = desk;
                 let done = files::pack(&self.source, &batch, payload, |payload| send(link, payload))?;
                 self.report(Report::Files { cycle: batch.cycle, done });
             }
-            Some(Task::Ops { cycle: number, ops }) => {
-                enter(payload, cycle, number);
+            Task::Ops { cycle: number, ops } => {
+                desk.enter(number);
                 for (index, op) in &ops {
-                    payload.file(*index, op);
-                    if payload.is_full() {
-                        send(link, payload)?;
-                    }
+                    desk.payload.file(*index, op);
+                    desk.send_full()?;
                 }
                 self.report(Report::Ops { cycle: number, sent: ops.len() as u32 });
             }
-            Some(Task::Stage(task)) => match Job::start(&self.source, &task) {
-                Ok(job) => jobs.push_back(job),
-                Err(read) => self.staged(&task, read),
-            },
-            Some(Task::DropStage(stage)) => payload.stage_drop(stage),
-            None => return self.piece(link, payload, jobs),
+            Task::Stage(task) => self.start(desk, &task, false),
+            Task::DropStage(stage) => desk.payload.stage_drop(stage),
         }
-        if payload.is_full() {
-            send(link, payload)?;
-        }
+        desk.send_full()?;
         Ok(true)
     }
 
-    /// One piece of the next large file.
-    fn piece(&mut self, link: &mut Link, payload: &mut Payload, jobs: &mut VecDeque<Job>) -> Result<bool> {
+    /// One piece of the next large file, or the delta of it.
+    fn piece(&mut self, desk: &mut Desk) -> Result<bool> {
         if self.probes.is_closed() {
             // The session ends, and what it staged goes with it.
             return Ok(false);
         }
-        let Some(mut job) = jobs.pop_front() else { return Ok(false) };
-        let ended = job.step(payload);
+        let Some(mut job) = desk.jobs.pop_front() else { return Ok(false) };
+        if let Some(base) = job.base.take() {
+            self.delta(desk, &job, &base)?;
+            return Ok(true);
+        }
+        let ended = job.step(&self.source, &mut desk.payload);
         match ended {
-            None => jobs.push_back(job),
-            Some(read) => {
-                if !matches!(read, Read::Sent { .. }) {
-                    payload.stage_drop(job.task.stage);
-                }
-                self.staged(&job.task, read);
-            }
+            None => desk.jobs.push_back(job),
+            Some(read) => self.read(desk, &job.task, read),
         }
-        if payload.is_full() {
-            send(link, payload)?;
-        }
+        desk.send_full()?;
         Ok(true)
+    }
+
+    fn delta(&mut self, desk: &mut Desk, job: &Job, base: &Signature) -> Result<()> {
+        let mut between = Between { worker: self, desk, stage: job.task.stage };
+        let made = job.delta(base, &mut between);
+        match made {
+            Ok(Some((read @ Read::Sent { .. }, Outcome { signature, work }))) => {
+                tracing::debug!(matched = work.copied, literal = work.literal, "a delta");
+                desk.payload.seal(job.task.stage, &signature.digest().0);
+                desk.checker.sent_seal();
+                desk.sealing.insert(job.task.stage, (job.task.clone(), read, Arc::new(signature)));
+                desk.flush()
+            }
+            Ok(Some((read, _))) | Err(Halt::Read(read)) => {
+                self.read(desk, &job.task, read);
+                Ok(())
+            }
+            Ok(None) => {
+                self.start(desk, &job.task, true);
+                Ok(())
+            }
+            // The session ends, and what it staged goes with it.
+            Err(Halt::Way(Ended::Session)) => Ok(()),
+            Err(Halt::Way(Ended::Broken(e))) => Err(e),
+        }
+    }
+
+    /// A large file has been read, or cannot be.
+    fn read(&mut self, desk: &mut Desk, task: &StageTask, read: Read) {
+        if !matches!(read, Read::Sent { .. }) {
+            desk.payload.stage_drop(task.stage);
+        }
+        self.staged(task, read);
     }
 
     fn staged(&mut self, task: &StageTask, read: Read) {
@@ -193,11 +250,70 @@ impl Worker {
     }
 }
 
-/// Names the cycle of the files that follow, where it is another than before.
-fn enter(payload: &mut Payload, last: &mut Option<u64>, cycle: u64) {
-    if *last != Some(cycle) {
-        payload.files_of(cycle);
-        *last = Some(cycle);
+/// What a worker has before it.
+struct Desk {
+    link: Link,
+    payload: Payload,
+    jobs: VecDeque<Job>,
+    cycle: Option<u64>,
+    checker: ContentClient,
+    /// Deltas that the receiver has not answered.
+    sealing: HashMap<u64, (StageTask, Read, Arc<Signature>)>,
+}
+
+impl Desk {
+    /// Names the cycle of the files that follow, where it is another than before.
+    fn enter(&mut self, cycle: u64) {
+        if self.cycle != Some(cycle) {
+            self.payload.files_of(cycle);
+            self.cycle = Some(cycle);
+        }
+    }
+
+    fn send_full(&mut self) -> Result<()> {
+        if self.payload.is_full() { send(&mut self.link, &mut self.payload) } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        flush(&mut self.link, &mut self.payload)
+    }
+}
+
+/// What a worker does between the pieces of a delta.
+struct Between<'a> {
+    worker: &'a mut Worker,
+    desk: &'a mut Desk,
+    stage: u64,
+}
+
+/// Why a delta is not finished.
+enum Ended {
+    Session,
+    Broken(Error),
+}
+
+impl Way for Between<'_> {
+    type Error = Ended;
+
+    fn head(&mut self, base: &Spot, shapes: &[u8]) -> std::result::Result<(), Ended> {
+        self.desk.payload.patch(self.stage, base, shapes);
+        self.desk.send_full().map_err(Ended::Broken)
+    }
+
+    fn steps(&mut self, batch: &[u8]) -> std::result::Result<(), Ended> {
+        self.desk.payload.steps(self.stage, batch);
+        self.desk.send_full().map_err(Ended::Broken)
+    }
+
+    fn between(&mut self) -> std::result::Result<(), Ended> {
+        let mut busy = false;
+        while self.worker.small(self.desk).map_err(Ended::Broken)? {
+            busy = true;
+        }
+        if self.worker.probes.is_closed() {
+            return Err(Ended::Session);
+        }
+        if busy { self.desk.flush().map_err(Ended::Broken) } else { Ok(()) }
     }
 }
 
@@ -240,17 +356,6 @@ pub fn greet(link: &mut Link) -> Result<crate::wire::session::Welcomed> {
             Incoming::Closed => return Err(closed()),
         }
     }
-}
-
-fn check(checker: &mut ContentClient, frame: &[u8]) -> Result<()> {
-    for message in Messages::new(frame) {
-        let message = message?;
-        checker.check(&message)?;
-        if let Message::Fatal { code, text } = message {
-            return Err(fatal(code, text));
-        }
-    }
-    Ok(())
 }
 
 /// The receiver has closed the connection.

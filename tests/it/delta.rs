@@ -118,9 +118,9 @@ fn check(base: &[u8], basis: &Signature, new: &[u8]) -> (Vec<Owned>, Outcome) {
     assert!(outcome.signature == sign_as(new, shape), "the new signature is not the content's");
 
     // Over the wire and back.
-    let mut out = Vec::new();
-    let mut writer = StepWriter::new(&mut out, 0);
+    let mut writer = StepWriter::new(Vec::new(), 0);
     steps.iter().for_each(|step| writer.push(&step.step()));
+    let out = writer.finish();
     let back: Vec<Owned> = Steps::new(&out).expect("a head").map(|step| step.expect("a step").into()).collect();
     assert!(back == steps, "steps differ after coding");
     let literal: u64 = outcome.work.literal;
@@ -360,9 +360,9 @@ fn decoders_survive_any_bytes() {
         edit(&mut rng, &mut new);
     }
     let (steps, _) = diff(&basis, &new);
-    let mut valid = Vec::new();
-    let mut writer = StepWriter::new(&mut valid, 0);
+    let mut writer = StepWriter::new(Vec::new(), 0);
     steps.iter().for_each(|step| writer.push(&step.step()));
+    let valid = writer.finish();
     let (mut refused, mut finished) = (0, 0);
     for _ in 0..20_000 {
         let mut bytes = if rng.chance(50) {

@@ -17,6 +17,7 @@ mod mirror;
 mod mirror_mounts;
 mod mounts;
 mod ops;
+mod patch;
 mod place;
 mod program;
 mod random;

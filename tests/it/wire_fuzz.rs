@@ -102,7 +102,7 @@ impl Random {
         let token = self.next().to_le_bytes().repeat(2).try_into().unwrap();
         let text = ["", "Unknown module 'x'", "caf\u{e9}"][self.below(3)];
         let errno = 1 + self.below(4095) as i32;
-        match self.below(27) {
+        match self.below(31) {
             0 => {
                 let role = Role::Control { module: "m".repeat(1 + self.below(255)), path: self.dir(), threads: self.next() as u16 };
                 Message::Hello(Hello { version_min: 1, version_max: 1 + self.below(9) as u16, role })
@@ -145,6 +145,10 @@ impl Random {
             23 => Message::Ack { cycle: self.number() },
             24 => Message::Pong,
             25 => Message::Fatal { code: self.next() as u8, text },
+            26 => Message::Patch { id: self.number(), base: self.spot(), shapes: &data[..data.len().min(22)] },
+            27 => Message::Steps { id: self.number(), data },
+            28 => Message::Seal { id: self.number(), digest: [self.next() as u8; 32] },
+            29 => Message::Sealed { id: self.number(), errno: [0, errno][self.below(2)] },
             _ => Message::Op(self.op()),
         }
     }

@@ -1,0 +1,222 @@
+//! Files made from a delta: pieces of what the mirror holds, and literals, in staging.
+//!
+//! Literals are written when they come. Copies, and the reading back for the digest, wait until their thread has nothing else to do and are done in
+//! slices, so that a file of any size holds up no other. What is placed has the digest that the sender took of its source; what the base was is
+//! not asked beforehand, for a base that was another one shows in the digest too.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
+use crate::apply::root::Root;
+use crate::apply::target::Errno;
+use crate::delta::code::{Steps, take_shape};
+use crate::delta::{Digester, Flaw, Shape, Step};
+use crate::limits::{DELTA_LITERAL_BYTES_MAX, PATCH_COPIES_MAX, PATCH_SLICE_BYTES};
+use crate::model::meta::Kind;
+use crate::model::path::Name;
+use crate::sys::copy;
+use crate::sys::dir::{Dir, stat_fd};
+
+/// A staged file in the making.
+///
+/// Invariant: the steps so far make the content before `at`; what of it is not in `copies` is written.
+struct Patch {
+    base: File,
+    base_shape: Shape,
+    file: File,
+    shape: Shape,
+    at: u64,
+    copies: VecDeque<Copy>,
+    /// The base's bytes are at the same places already: they share its blocks.
+    cloned: bool,
+    /// Once it is sealed: what is expected, and how far the reading back is.
+    sealed: Option<([u8; 32], Digester, u64)>,
+}
+
+/// A part of the base and where it goes.
+struct Copy {
+    at: u64,
+    from: u64,
+    len: u64,
+}
+
+/// The patches of one thread, and those that came to their end.
+#[derive(Default)]
+pub(super) struct Patches {
+    open: HashMap<u64, Patch>,
+    /// Those that cannot be made, until they are sealed.
+    failed: HashMap<u64, Errno>,
+    buffer: Vec<u8>,
+}
+
+fn flawed(_: Flaw) -> io::Error {
+    io::Error::from_raw_os_error(libc::EPROTO)
+}
+
+fn stale() -> io::Error {
+    io::Error::from_raw_os_error(libc::ESTALE)
+}
+
+impl Patches {
+    /// Begins the staged file `id`, from the file `name` in `dir`.
+    pub(super) fn begin(&mut self, root: &Root, id: u64, dir: &Dir, name: Name<'_>, mut shapes: &[u8]) -> io::Result<()> {
+        let base_shape = take_shape(&mut shapes).map_err(flawed)?;
+        let shape = take_shape(&mut shapes).map_err(flawed)?;
+        if !shapes.is_empty() {
+            return Err(flawed(Flaw::Long));
+        }
+        let base = dir.open_read(name)?;
+        let meta = stat_fd(base.as_fd())?.meta;
+        if meta.kind != Kind::File || meta.size != base_shape.len() {
+            return Err(stale());
+        }
+        let file = root.staging.create(root, id)?;
+        let cloned = copy::clone_all(&base, &file)?;
+        file.set_len(shape.len())?;
+        self.open.insert(id, Patch { base, base_shape, file, shape, at: 0, copies: VecDeque::new(), cloned, sealed: None });
+        Ok(())
+    }
+
+    /// Notes that `id` cannot be made: said when it is sealed.
+    pub(super) fn give_up(&mut self, root: &Root, id: u64, errno: Errno) {
+        self.open.remove(&id);
+        root.staging.drop_file(root, id);
+        if self.failed.len() < PATCH_COPIES_MAX {
+            self.failed.insert(id, errno);
+        }
+    }
+
+    /// The next steps of `id`.
+    pub(super) fn steps(&mut self, id: u64, data: &[u8]) -> io::Result<()> {
+        let Some(patch) = self.open.get_mut(&id).filter(|patch| patch.sealed.is_none()) else { return Ok(()) };
+        for step in Steps::new(data).map_err(flawed)? {
+            patch.step(&step.map_err(flawed)?)?;
+        }
+        Ok(())
+    }
+
+    /// All steps of `id` have come. The answer, if it is known already.
+    pub(super) fn seal(&mut self, id: u64, digest: [u8; 32]) -> Option<Errno> {
+        if let Some(errno) = self.failed.remove(&id) {
+            return Some(errno);
+        }
+        match self.open.get_mut(&id) {
+            Some(patch) if patch.at == patch.shape.len() && patch.sealed.is_none() => {
+                patch.sealed = Some((digest, Digester::new(patch.shape), 0));
+                None
+            }
+            _ => Some(libc::EPROTO),
+        }
+    }
+
+    /// Forgets `id`.
+    pub(super) fn drop_patch(&mut self, id: u64) {
+        self.open.remove(&id);
+        self.failed.remove(&id);
+    }
+
+    /// Whether [`Patches::work`] has something to do.
+    pub(super) fn has_work(&self) -> bool {
+        self.open.values().any(|patch| patch.sealed.is_some() || !patch.copies.is_empty())
+    }
+
+    /// Does a slice of what is to be done; who came to an end by that, and how.
+    pub(super) fn work(&mut self, root: &Root) -> Option<(u64, Result<(), Errno>)> {
+        let (id, patch) = self.open.iter_mut().find(|(_, patch)| patch.sealed.is_some() || !patch.copies.is_empty())?;
+        let (id, sealed) = (*id, patch.sealed.is_some());
+        let ended = match patch.slice(&mut self.buffer) {
+            Ok(false) => return None,
+            Ok(true) => {
+                root.staging.is_complete(id, patch.shape.len());
+                self.open.remove(&id);
+                Ok(())
+            }
+            Err(e) => {
+                let errno = e.raw_os_error().unwrap_or(libc::EIO);
+                self.give_up(root, id, errno);
+                if !sealed {
+                    return None;
+                }
+                self.failed.remove(&id);
+                Err(errno)
+            }
+        };
+        Some((id, ended))
+    }
+}
+
+impl Patch {
+    fn step(&mut self, step: &Step<'_>) -> io::Result<()> {
+        let len = step.len();
+        if step.at() != self.at || len == 0 || len > self.shape.len() - self.at {
+            return Err(flawed(Flaw::Order));
+        }
+        match *step {
+            Step::Literal { bytes, .. } => {
+                if bytes.len() > DELTA_LITERAL_BYTES_MAX {
+                    return Err(flawed(Flaw::Length));
+                }
+                self.file.write_all_at(bytes, self.at)?;
+            }
+            Step::Copy { at, from, len } => {
+                let end = from.checked_add(len).filter(|end| *end <= self.base_shape.len()).ok_or_else(|| flawed(Flaw::Base))?;
+                if !self.base_shape.starts(from) || (len % self.base_shape.block() != 0 && end != self.base_shape.len()) {
+                    return Err(flawed(Flaw::Base));
+                }
+                if !(self.cloned && at == from) {
+                    if self.copies.len() >= PATCH_COPIES_MAX {
+                        self.copy(u64::MAX)?;
+                    }
+                    self.copies.push_back(Copy { at, from, len });
+                }
+            }
+        }
+        self.at += len;
+        Ok(())
+    }
+
+    /// Copies at most about `budget` bytes; what is left of it.
+    fn copy(&mut self, mut budget: u64) -> io::Result<u64> {
+        while budget > 0
+            && let Some(part) = self.copies.front_mut()
+        {
+            let len = part.len.min(budget);
+            let done = copy::copy_range(&self.base, part.from, &self.file, part.at, len)?;
+            if done == 0 {
+                // The base has become shorter.
+                return Err(stale());
+            }
+            budget -= done.min(budget);
+            part.at += done;
+            part.from += done;
+            part.len -= done;
+            if part.len == 0 {
+                self.copies.pop_front();
+            }
+        }
+        Ok(budget)
+    }
+
+    /// A slice of the copies, or of the reading back; true at the end.
+    fn slice(&mut self, buffer: &mut Vec<u8>) -> io::Result<bool> {
+        let mut budget = self.copy(PATCH_SLICE_BYTES)?;
+        let Some((expected, mut digester, mut at)) = self.sealed.take() else { return Ok(false) };
+        while budget > 0 && at < self.shape.len() {
+            let len = (self.shape.len() - at).min(DELTA_LITERAL_BYTES_MAX as u64);
+            buffer.resize(len as usize, 0);
+            self.file.read_exact_at(buffer, at)?;
+            digester.update(buffer).map_err(flawed)?;
+            at += len;
+            budget -= len.min(budget);
+        }
+        if at < self.shape.len() || !self.copies.is_empty() {
+            self.sealed = Some((expected, digester, at));
+            return Ok(false);
+        }
+        let digest = digester.finish().map_err(flawed)?;
+        if digest.0 == expected { Ok(true) } else { Err(stale()) }
+    }
+}
