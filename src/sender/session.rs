@@ -69,6 +69,8 @@ struct Eyes {
     batches: Batches,
     /// Dropped after `batches`.
     watch: Watch,
+    /// Overflows that were told: the first, and then whenever there are twice as many.
+    overflows: u64,
 }
 
 /// See the module's comment.
@@ -107,7 +109,14 @@ impl Eyes {
         if is_local {
             watch.ignore_own_process();
         }
-        Ok(Self { batches, watch })
+        Ok(Self { batches, watch, overflows: stats.overflows.get() })
+    }
+
+    fn tell_overflows(&mut self, overflows: u64) {
+        if overflows > self.overflows.saturating_mul(2) {
+            self.overflows = overflows;
+            tracing::warn!(overflows, "a queue of the kernel overflowed and events were lost: every directory is looked at again");
+        }
     }
 }
 
@@ -196,6 +205,7 @@ impl<'a> Session<'a> {
             for batch in eyes.batches.by_ref() {
                 batch.for_each(|event| self.planner.event(event, now));
             }
+            eyes.tell_overflows(self.stats.overflows.get());
         }
     }
 
