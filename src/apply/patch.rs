@@ -13,6 +13,7 @@ use std::os::unix::fs::FileExt;
 use crate::apply::root::Root;
 use crate::apply::target::Errno;
 use crate::delta::code::{Steps, take_shape};
+use crate::delta::patch::check;
 use crate::delta::{Digester, Flaw, Shape, Step};
 use crate::limits::{DELTA_LITERAL_BYTES_MAX, PATCH_COPIES_MAX, PATCH_SLICE_BYTES};
 use crate::model::meta::Kind;
@@ -150,22 +151,10 @@ impl Patches {
 
 impl Patch {
     fn step(&mut self, step: &Step<'_>) -> io::Result<()> {
-        let len = step.len();
-        if step.at() != self.at || len == 0 || len > self.shape.len() - self.at {
-            return Err(flawed(Flaw::Order));
-        }
+        check(step, self.base_shape, self.shape, self.at).map_err(flawed)?;
         match *step {
-            Step::Literal { bytes, .. } => {
-                if bytes.len() > DELTA_LITERAL_BYTES_MAX {
-                    return Err(flawed(Flaw::Length));
-                }
-                self.file.write_all_at(bytes, self.at)?;
-            }
+            Step::Literal { bytes, .. } => self.file.write_all_at(bytes, self.at)?,
             Step::Copy { at, from, len } => {
-                let end = from.checked_add(len).filter(|end| *end <= self.base_shape.len()).ok_or_else(|| flawed(Flaw::Base))?;
-                if !self.base_shape.starts(from) || (len % self.base_shape.block() != 0 && end != self.base_shape.len()) {
-                    return Err(flawed(Flaw::Base));
-                }
                 if !(self.cloned && at == from) {
                     if self.copies.len() >= PATCH_COPIES_MAX {
                         self.copy(u64::MAX)?;
@@ -174,7 +163,7 @@ impl Patch {
                 }
             }
         }
-        self.at += len;
+        self.at += step.len();
         Ok(())
     }
 

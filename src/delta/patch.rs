@@ -7,6 +7,28 @@ use std::sync::Arc;
 use crate::delta::{Digest, Digester, Flaw, Shape, Signature, Step};
 use crate::limits::DELTA_LITERAL_BYTES_MAX;
 
+/// Whether a step may follow the content before `at`, from a base of shape `base` to content of shape `shape`.
+///
+/// # Errors
+/// It breaks a rule.
+pub fn check(step: &Step<'_>, base: Shape, shape: Shape, at: u64) -> Result<(), Flaw> {
+    let len = step.len();
+    if step.at() != at {
+        return Err(Flaw::Order);
+    }
+    if len == 0 || len > shape.len() - at {
+        return Err(Flaw::Length);
+    }
+    match *step {
+        Step::Literal { bytes, .. } if bytes.len() > DELTA_LITERAL_BYTES_MAX => Err(Flaw::Length),
+        Step::Literal { .. } => Ok(()),
+        Step::Copy { from, len, .. } => {
+            let end = from.checked_add(len).filter(|end| *end <= base.len()).ok_or(Flaw::Base)?;
+            if base.starts(from) && (len % base.block() == 0 || end == base.len()) { Ok(()) } else { Err(Flaw::Base) }
+        }
+    }
+}
+
 /// The new content in the making.
 ///
 /// Invariant: all steps so far are valid and make the content before `at`, of which the last `owed` bytes have not been seen yet.
@@ -49,19 +71,13 @@ impl Patcher {
     /// # Errors
     /// The step breaks a rule, or bytes are owed; the patcher is of no more use then.
     pub fn step(&mut self, step: &Step<'_>) -> Result<Option<Part>, Flaw> {
-        if self.owed != 0 || step.at() != self.at {
+        if self.owed != 0 {
             return Err(Flaw::Order);
         }
-        let len = step.len();
-        if len == 0 || len > self.shape.len() - self.at {
-            return Err(Flaw::Length);
-        }
+        check(step, self.base, self.shape, self.at)?;
         match *step {
             Step::Literal { bytes, .. } => {
-                if bytes.len() > DELTA_LITERAL_BYTES_MAX {
-                    return Err(Flaw::Length);
-                }
-                self.at += len;
+                self.at += step.len();
                 self.literals += 1;
                 // Only before a copy and at the end is a literal shorter than it may be.
                 if self.literals > self.copies + 1 + self.at / DELTA_LITERAL_BYTES_MAX as u64 {
@@ -71,10 +87,6 @@ impl Patcher {
                 Ok(None)
             }
             Step::Copy { at, from, len } => {
-                let end = from.checked_add(len).filter(|end| *end <= self.base.len()).ok_or(Flaw::Base)?;
-                if !self.base.starts(from) || (len % self.base.block() != 0 && end != self.base.len()) {
-                    return Err(Flaw::Base);
-                }
                 self.copies += 1;
                 // A copy has a whole block, or it is the base's tail, behind the shift that a whole block had or behind one of the two others that are guessed.
                 if self.copies > 2 * (self.shape.len() / self.base.block()) + 2 {
