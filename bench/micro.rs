@@ -166,7 +166,7 @@ fn payload(files: u32, bytes: usize) -> Payload {
     let mut state = SEED;
     for index in 0..files {
         let at = Spot { dir: dir.clone(), name: name(u64::from(index)) };
-        let content = payload.put(index, &at, &meta(Kind::File, bytes as u64), bytes);
+        let content = payload.put(index, &at, &meta(Kind::File, bytes as u64), bytes, true);
         for (place, byte) in content.iter_mut().enumerate() {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             *byte = if index % 2 == 0 { b"the same words again and again. "[place % 32] } else { (state >> 33) as u8 };

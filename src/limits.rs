@@ -47,6 +47,10 @@ pub const CYCLE_NODES_MAX: usize = 4096;
 /// Cycles that may be on their way, not acknowledged. Enough to hide a round trip, few enough to forget after a lost link.
 pub const CYCLES_IN_FLIGHT_MAX: usize = 16;
 
+/// While so many operations beside deletions are on their way, no cycle is begun: what changes meanwhile gathers for a larger one, with less work for
+/// each file. The receiver has some 20 ms to do with them, more than it takes to look at the next ones.
+pub const OPS_AHEAD_MAX: usize = 1024;
+
 /// Workers, and so content connections, of one session.
 pub const THREADS_MAX: usize = 256;
 

@@ -45,7 +45,7 @@ pub fn fits(load: Name, peer: Peer) -> bool {
     match load {
         Name::First | Name::Noop => peer != Peer::None,
         Name::Idle => peer.is_live(),
-        Name::Latency => peer.is_live(),
+        Name::Latency | Name::Many => peer.is_live(),
         _ => peer == Peer::None || peer.is_live(),
     }
 }
@@ -58,7 +58,7 @@ impl Course<'_> {
     pub fn run(&self, load: &Load, peer: Peer) -> Result<Measured> {
         let (src, dst) = (self.lab.src(), self.lab.dst());
         load.prepare(&src)?;
-        if load.name == Name::Noop {
+        if matches!(load.name, Name::Noop | Name::Many) {
             copy(&src, &dst)?;
         }
         let mut out = match load.name {
@@ -117,7 +117,7 @@ impl Course<'_> {
         interrupt::pause(SETTLE)?;
         let meter = Meter::start(self.lab, &running);
         let done = match load.name {
-            Name::Latency => self.latency(load, src, dst, &mut out)?,
+            Name::Latency | Name::Many => self.latency(load, src, dst, &mut out)?,
             Name::Steady => self.steady(load, src, dst, &mut out)?,
             Name::Idle => {
                 idle(&running.roots(), &mut out)?;
@@ -135,7 +135,7 @@ impl Course<'_> {
         }
         out.overflows = Some(running.processes[0].mentions("overflow"));
         self.judge(&mut out, verdict);
-        if done.ops > 0 && load.name != Name::Latency {
+        if done.ops > 0 && !matches!(load.name, Name::Latency | Name::Many) {
             let took = done.took.as_secs_f64();
             out.load_s = Some(took);
             let total = out.equal_s.map(|equal| took + equal);

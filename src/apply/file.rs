@@ -1,4 +1,4 @@
-//! Files put into place: written beside their destination, complete with metadata, then renamed over it.
+//! Files put into place: written beside their destination, complete with metadata, then renamed over it; new ones without a name until they are complete.
 //!
 //! Never writes to a file that has its name already.
 
@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use crate::apply::dirs::Held;
 use crate::apply::meta::{Identity, left_behind};
 use crate::apply::root::Root;
-use crate::apply::temp::{TempName, TempNames};
+use crate::apply::temp::TempNames;
 use crate::model::meta::{Meta, Time};
 use crate::model::path::Name;
 use crate::sys::dir::stat_fd;
@@ -20,6 +20,34 @@ const NO_TIME: Time = Time { sec: i64::MIN, nsec: 0 };
 /// Puts a file with content `data` at `name`.
 pub(super) fn put(root: &Root, held: &Held, temps: &mut TempNames, name: Name<'_>, meta: &Meta, data: &[u8]) -> io::Result<()> {
     beside(root, held, temps, name, meta, |mut file| file.write_all(data))
+}
+
+/// As [`put`], for a name that nothing should have: without a temporary one, which saves a rename and leaves nothing behind after a crash.
+pub(super) fn put_new(root: &Root, held: &Held, temps: &mut TempNames, name: Name<'_>, meta: &Meta, data: &[u8]) -> io::Result<()> {
+    if !root.can_be_unnamed() {
+        return put(root, held, temps, name, meta, data);
+    }
+    match unnamed(root, held, name, meta, data) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        // The filesystem has no such files, or this process may not link them.
+        Err(e)
+            if matches!(
+                e.raw_os_error(),
+                Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL | libc::ENOENT | libc::EPERM | libc::EXDEV)
+            ) =>
+        {
+            root.cannot_be_unnamed();
+        }
+        other => return other,
+    }
+    put(root, held, temps, name, meta, data)
+}
+
+fn unnamed(root: &Root, held: &Held, name: Name<'_>, meta: &Meta, data: &[u8]) -> io::Result<()> {
+    let ((), mut file, have) = create(&root.who, held, meta, |mode| Ok(((), held.dir.create_unnamed(mode)?)))?;
+    file.write_all(data)?;
+    root.who.settle_fd(file.as_fd(), &have?, meta)?;
+    held.dir.link_unnamed(&file, name)
 }
 
 /// Puts the staged file `id` at `name`; where that is another filesystem than the staging directory's, a copy of it.
@@ -52,8 +80,8 @@ fn beside(
     meta: &Meta,
     fill: impl FnOnce(&File) -> io::Result<()>,
 ) -> io::Result<()> {
-    let (temp, file, have) = create(&root.who, held, temps, meta)?;
-    let done = fill(&file).and_then(|()| root.who.settle_fd(file.as_fd(), &have, meta));
+    let (temp, file, have) = create(&root.who, held, meta, |mode| temps.with_free(|name| held.dir.create_new(name, mode)))?;
+    let done = have.and_then(|have| fill(&file).and_then(|()| root.who.settle_fd(file.as_fd(), &have, meta)));
     let done = done.and_then(|()| held.dir.rename(temp.name(), &held.dir, name));
     if done.is_err()
         && let Err(e) = held.dir.unlink(temp.name())
@@ -63,26 +91,25 @@ fn beside(
     done
 }
 
-/// A new file, and the metadata that it has. It has the wanted mode at once if it has the wanted owner at once; otherwise nobody but the process's user may
-/// open it until it has.
-fn create(who: &Identity, held: &Held, temps: &mut TempNames, meta: &Meta) -> io::Result<(TempName, File, Meta)> {
+/// A new file as `make` makes it with a mode, and the metadata that it has. It has the wanted mode at once if it has the wanted owner at once; otherwise nobody
+/// but the process's user may open it until it has.
+fn create<R>(
+    who: &Identity,
+    held: &Held,
+    meta: &Meta,
+    make: impl FnOnce(u32) -> io::Result<(R, File)>,
+) -> io::Result<(R, File, io::Result<Meta>)> {
     let gid = held.gid.get().copied();
     let fits = held.exact && meta.uid == who.uid() && meta.gid == gid.unwrap_or_else(|| who.gid()) && meta.mode & 0o7000 == 0;
     let mode = if fits { meta.mode } else { meta.mode & 0o700 };
-    let (temp, file) = temps.with_free(|name| held.dir.create_new(name, mode))?;
-    let mut have = Meta { mode, uid: who.uid(), gid: gid.unwrap_or(meta.gid), mtime: NO_TIME, ..*meta };
+    let (name, file) = make(mode)?;
+    let mut have = Ok(Meta { mode, uid: who.uid(), gid: gid.unwrap_or(meta.gid), mtime: NO_TIME, ..*meta });
     if gid.is_none() || !held.exact {
-        match stat_fd(file.as_fd()) {
-            Ok(stat) => have = Meta { mtime: NO_TIME, ..stat.meta },
-            Err(e) => {
-                if let Err(e) = held.dir.unlink(temp.name()) {
-                    left_behind(temp.name(), &e);
-                }
-                return Err(e);
-            }
+        have = stat_fd(file.as_fd()).map(|stat| Meta { mtime: NO_TIME, ..stat.meta });
+        if let Ok(have) = &have {
+            // Two threads can only learn the same.
+            let _ = held.gid.set(have.gid);
         }
-        // Two threads can only learn the same.
-        let _ = held.gid.set(have.gid);
     }
-    Ok((temp, file, have))
+    Ok((name, file, have))
 }

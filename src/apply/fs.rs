@@ -52,6 +52,9 @@ fn look(dir: &Dir, name: Name<'_>) -> io::Result<Option<Stat>> {
     }
 }
 
+/// A way to put a file at a name.
+type Put = fn(&Root, &Held, &mut TempNames, Name<'_>, &Meta, &[u8]) -> io::Result<()>;
+
 impl FsTarget {
     /// A target for one thread.
     pub fn new(root: Arc<Root>) -> Self {
@@ -94,6 +97,17 @@ impl FsTarget {
     /// Does a slice of what patches ask for; which of them came to its end by that, and how.
     pub fn work(&mut self) -> Option<(u64, Result<(), Errno>)> {
         self.patches.work(&self.root)
+    }
+
+    fn put_by(&mut self, put: Put, at: &Spot, meta: &Meta, data: &[u8]) -> Result<(), Errno> {
+        self.writable()?;
+        if !may_name(at) || meta.kind != Kind::File || meta.size != data.len() as u64 {
+            return Err(libc::EINVAL);
+        }
+        self.with_access(&[(&at.dir, None)], |target| {
+            let dir = target.held(&at.dir)?;
+            put(&target.root, &dir, &mut target.temps, at.name.as_name(), meta, data)
+        })
     }
 
     fn held(&mut self, path: &RelPath) -> io::Result<Arc<Held>> {
@@ -378,14 +392,11 @@ impl Target for FsTarget {
     }
 
     fn put(&mut self, at: &Spot, meta: &Meta, data: &[u8]) -> Result<(), Errno> {
-        self.writable()?;
-        if !may_name(at) || meta.kind != Kind::File || meta.size != data.len() as u64 {
-            return Err(libc::EINVAL);
-        }
-        self.with_access(&[(&at.dir, None)], |target| {
-            let dir = target.held(&at.dir)?;
-            file::put(&target.root, &dir, &mut target.temps, at.name.as_name(), meta, data)
-        })
+        self.put_by(file::put, at, meta, data)
+    }
+
+    fn put_new(&mut self, at: &Spot, meta: &Meta, data: &[u8]) -> Result<(), Errno> {
+        self.put_by(file::put_new, at, meta, data)
     }
 
     fn stage(&mut self, id: u64, offset: u64, data: &[u8]) -> Result<(), Errno> {

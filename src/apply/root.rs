@@ -22,6 +22,7 @@ pub struct Root {
     pub(super) loosened: Loosened,
     pub(super) read_only: bool,
     sweep: AtomicBool,
+    named_only: AtomicBool,
 }
 
 impl Root {
@@ -42,6 +43,7 @@ impl Root {
             loosened: Loosened::new(),
             read_only,
             sweep: AtomicBool::new(!read_only),
+            named_only: AtomicBool::new(false),
         })
     }
 
@@ -67,6 +69,16 @@ impl Root {
     pub fn end_session(&self) {
         self.staging.end_session(self);
         self.loosened.restore_all();
+    }
+
+    /// Whether a file may be made without a name and get one later, as far as is known.
+    pub(super) fn can_be_unnamed(&self) -> bool {
+        !self.named_only.load(Ordering::Relaxed)
+    }
+
+    /// It may not: the filesystem has no such files, or the kernel does not let this process link them. Not asked again.
+    pub(super) fn cannot_be_unnamed(&self) {
+        self.named_only.store(true, Ordering::Relaxed);
     }
 
     /// Whether this is the first full listing, which removes what an earlier session left behind; asked once for each.

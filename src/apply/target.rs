@@ -51,6 +51,14 @@ pub trait Target {
     /// As [`Target::op`].
     fn put(&mut self, at: &Spot, meta: &Meta, data: &[u8]) -> Result<(), Errno>;
 
+    /// As [`Target::put`], for a name that nothing is thought to have: only faster if that is so.
+    ///
+    /// # Errors
+    /// As [`Target::op`].
+    fn put_new(&mut self, at: &Spot, meta: &Meta, data: &[u8]) -> Result<(), Errno> {
+        self.put(at, meta, data)
+    }
+
     /// Writes a piece of a staged file, which is made by its first piece. Pieces come in any order and from any thread, each once.
     ///
     /// # Errors

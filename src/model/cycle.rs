@@ -1,6 +1,6 @@
 //! One micro-batch of work as plain values: what the planner emits, and what workers report back.
 
-use crate::model::meta::{Ident, Meta, Time};
+use crate::model::meta::{Ident, Meta, Stat, Time};
 use crate::model::op::{Op, Spot};
 use crate::model::path::{NameBuf, RelPath};
 
@@ -52,10 +52,10 @@ pub struct FileTask {
     pub node: NodeRef,
     /// Name in the directory.
     pub name: NameBuf,
-    /// Which object must be there.
-    pub ident: Ident,
-    /// Length when it was looked at.
-    pub size: u64,
+    /// What was there when it was looked at; the object must still be there.
+    pub stat: Stat,
+    /// The mirror has nothing at the name, as far as is known.
+    pub new: bool,
     /// Send what was read even if the file changed meanwhile: it has been tried often enough.
     pub insist: bool,
 }

@@ -1,7 +1,6 @@
 //! Turning the wants of a round into a cycle. Each operation is executed against the tree as it is emitted, so that every path is right at
 //! the moment its operation will run. Part of the planner.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::limits::INLINE_FILE_BYTES_MAX;
@@ -16,6 +15,7 @@ use crate::plan::planner::{Action, Planner, Staged};
 use crate::plan::reconcile::{Base, Difference, Want, carried_differs};
 use crate::plan::round::{Round, Slot};
 use crate::plan::tree::{NodeId, Tree, flag};
+use crate::plan::{NodeMap, NodeSet};
 
 /// Files whose reading goes to one worker at once.
 const BATCH_FILES_MAX: usize = 64;
@@ -32,7 +32,7 @@ pub(super) struct Emit<'p> {
     pub(super) wants: Vec<Want>,
     pub(super) state: Vec<State>,
     /// Which unfinished move takes the object of a node.
-    pub(super) claims: HashMap<NodeId, usize>,
+    pub(super) claims: NodeMap<NodeId, usize>,
     pub(super) cycle: Cycle,
     pub(super) pre: Vec<(NodeRef, NodeRef)>,
     pub(super) files: Vec<(NodeRef, u32)>,
@@ -40,12 +40,12 @@ pub(super) struct Emit<'p> {
     /// Hard-link groups of objects that lose a name to a new object.
     pub(super) replaced: Vec<u32>,
     /// Directories whose entries the cycle changes, and directories whose metadata differs.
-    pub(super) touched: HashSet<NodeId>,
+    pub(super) touched: NodeSet<NodeId>,
     /// What is parked, or could not be because of a mount point in it, to be deleted.
     pub(super) trash: Vec<NodeRef>,
     /// Directories that stay because of a mount point in them.
-    pub(super) above_borders: HashSet<NodeId>,
-    pub(super) batches: HashMap<NodeId, usize>,
+    pub(super) above_borders: NodeSet<NodeId>,
+    pub(super) batches: NodeMap<NodeId, usize>,
     /// Names to be looked at from a time on: their node went elsewhere after something new happened at the name, or they have to wait.
     pub(super) look_again: Vec<(NodeRef, NameBuf, u64)>,
     pub(super) dir_path: Option<(NodeId, RelPath)>,
@@ -75,10 +75,10 @@ impl Planner {
             files: Vec::new(),
             post: Vec::new(),
             replaced: Vec::new(),
-            touched: HashSet::new(),
+            touched: NodeSet::default(),
             trash: Vec::new(),
-            above_borders: HashSet::new(),
-            batches: HashMap::new(),
+            above_borders: NodeSet::default(),
+            batches: NodeMap::default(),
             look_again: Vec::new(),
             dir_path: None,
             now,
@@ -426,14 +426,15 @@ impl Emit<'_> {
         };
         let node = self.tree().child_or_insert(parent, spot.name.as_name());
         let insist = self.planner.insist(node);
+        let new = self.tree().kind(node).is_none();
         self.touched.insert(parent);
         self.made(node, stat);
         self.record(node, at, &stat.meta);
         self.state[at] = State::Made;
         self.tree().set(node, flag::BUSY);
         let index = self.file_index(node);
-        let task =
-            FileTask { index, node: self.planner.tree.reference(node), name: spot.name, ident: stat.ident, size: stat.meta.size, insist };
+        let node = self.planner.tree.reference(node);
+        let task = FileTask { index, node, name: spot.name, stat: *stat, new, insist };
         self.add_to_batch(parent, spot.dir, expect, task);
     }
 
@@ -444,7 +445,8 @@ impl Emit<'_> {
 
     pub(super) fn add_to_batch(&mut self, parent: NodeId, dir: RelPath, expect: Ident, task: FileTask) {
         let fits = |batch: &FileBatch| {
-            batch.files.len() < BATCH_FILES_MAX && batch.files.iter().map(|f| f.size).sum::<u64>() + task.size <= BATCH_BYTES_MAX
+            batch.files.len() < BATCH_FILES_MAX
+                && batch.files.iter().map(|f| f.stat.meta.size).sum::<u64>() + task.stat.meta.size <= BATCH_BYTES_MAX
         };
         match self.batches.get(&parent).copied().filter(|at| fits(&self.cycle.batches[*at])) {
             Some(at) => self.cycle.batches[at].files.push(task),

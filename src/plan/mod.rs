@@ -24,3 +24,8 @@ pub mod tree;
 mod tree_tests;
 
 pub use planner::{Action, Planner, Trouble};
+
+/// A map by what the planner numbers itself: nobody can choose such keys, so a quick hash with a fixed seed serves.
+type NodeMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::FixedState>;
+/// As [`NodeMap`].
+type NodeSet<K> = std::collections::HashSet<K, foldhash::fast::FixedState>;

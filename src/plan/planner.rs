@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
-use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, SCAN_WEIGHT, TOLD_OBJECTS_MAX, UNKNOWN_KEYS_MAX};
+use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, OPS_AHEAD_MAX, SCAN_WEIGHT, TOLD_OBJECTS_MAX, UNKNOWN_KEYS_MAX};
 use crate::model::cycle::{Cycle, NodeRef, Read, StageTask};
 use crate::model::event::{Event, Hint, Key};
 use crate::model::filter::Filter;
@@ -20,6 +20,7 @@ use crate::plan::flight::{Flight, TroubleKey};
 use crate::plan::reconcile::{self, Verdict};
 use crate::plan::round::{Asked, Round, Slot};
 use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
+use crate::plan::{NodeMap, NodeSet};
 
 /// A file that is being written and not closed is left alone so long: most are closed by then, and are sent once.
 const SETTLE_NS: u64 = 1_000_000;
@@ -103,7 +104,7 @@ pub struct Planner {
     pub(super) reports: Vec<Trouble>,
     /// Staged files, by worker, that could not be put in place.
     pub(super) drops: Vec<(usize, u64)>,
-    pub(super) restless: HashMap<NodeRef, u32>,
+    pub(super) restless: NodeMap<NodeRef, u32>,
     /// Content that workers have and did not report.
     pub(super) busy: usize,
     /// Keys of events that no directory has, while listings are out.
@@ -142,7 +143,7 @@ impl Planner {
             troubles: HashMap::new(),
             reports: Vec::new(),
             drops: Vec::new(),
-            restless: HashMap::new(),
+            restless: NodeMap::default(),
             busy: 0,
             unknown_keys: HashSet::new(),
             unknown_keys_lost: false,
@@ -365,7 +366,8 @@ impl Planner {
             self.start_fill(now, actions);
             return;
         }
-        if self.flights.len() < CYCLES_IN_FLIGHT_MAX && !self.dirty.is_empty() {
+        let ahead: usize = self.flights.iter().map(Flight::weight).sum();
+        if self.flights.len() < CYCLES_IN_FLIGHT_MAX && ahead < OPS_AHEAD_MAX && !self.dirty.is_empty() {
             self.begin_round(now, actions);
         }
     }
@@ -375,7 +377,7 @@ impl Planner {
         self.unknown_keys.clear();
         self.unknown_keys_lost = false;
         self.round = Some(Round::default());
-        let mut names: HashMap<NodeId, Vec<NodeId>> = HashMap::new();
+        let mut names: NodeMap<NodeId, Vec<NodeId>> = NodeMap::default();
         let mut lists: Vec<(NodeId, bool)> = Vec::new();
         let mut order = Vec::new();
         let mut weight = 0;
@@ -499,7 +501,7 @@ impl Planner {
             round.dirs.insert(asked.dir, seen.stat);
         }
         let complete = asked.list && seen.list_error.is_none();
-        let mut present: HashSet<NodeId> = HashSet::new();
+        let mut present: NodeSet<NodeId> = NodeSet::default();
         for (name, what) in seen.names {
             if name.as_name().is_reserved() {
                 continue;

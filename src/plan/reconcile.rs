@@ -7,6 +7,7 @@ use crate::limits::RENAME_PROBES_MAX;
 use crate::model::meta::{Ident, Kind, Meta, Stat};
 use crate::model::options::Options;
 use crate::model::probe::Seen;
+use crate::plan::NodeMap;
 use crate::plan::round::{Round, Slot};
 use crate::plan::tree::{NodeId, ROOT, Tree, flag};
 
@@ -82,7 +83,7 @@ pub enum Verdict {
 
 /// Finds out what shall become of every name of the round.
 pub fn wants(tree: &Tree, round: &Round, options: &Options) -> Verdict {
-    let mut pass = Pass { tree, round, options, wants: Vec::new(), claims: HashMap::new(), need: Vec::new(), later: Vec::new() };
+    let mut pass = Pass { tree, round, options, wants: Vec::new(), claims: NodeMap::default(), need: Vec::new(), later: Vec::new() };
     pass.moves();
     pass.stays();
     pass.false_links();
@@ -102,7 +103,7 @@ struct Pass<'a> {
     options: &'a Options,
     wants: Vec<Want>,
     /// Which slot takes the object of a node.
-    claims: HashMap<NodeId, usize>,
+    claims: NodeMap<NodeId, usize>,
     need: Vec<NodeId>,
     /// Nodes that must be looked at even if this round cannot be widened any more, and what else to mark them with.
     later: Vec<(NodeId, u16)>,

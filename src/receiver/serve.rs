@@ -81,8 +81,8 @@ impl<'a> Conn<'a> {
         self.note(Section::Files, index, done);
     }
 
-    fn put(&mut self, index: u32, at: &Spot, meta: &Meta, data: &[u8]) {
-        let done = self.target.put(at, meta, data);
+    fn put(&mut self, index: u32, at: &Spot, meta: &Meta, data: &[u8], new: bool) {
+        let done = if new { self.target.put_new(at, meta, data) } else { self.target.put(at, meta, data) };
         self.files += 1;
         self.note(Section::Files, index, done);
     }
@@ -153,7 +153,7 @@ impl<'a> Conn<'a> {
                 self.session.open(cycle);
             }
             Message::File { index, op } => self.file(index, &op),
-            Message::Put { index, at, meta, data } => self.put(index, &at, &meta, data),
+            Message::Put { index, at, meta, data, new } => self.put(index, &at, &meta, data, new),
             Message::Close { files } => {
                 self.count()?;
                 // What is due must not wait for files that the client may hold back until it has come.
@@ -229,9 +229,9 @@ impl<'a> Conn<'a> {
                     self.enter(rules)?;
                     self.file(index, &op);
                 }
-                Message::Put { index, at, meta, data } => {
+                Message::Put { index, at, meta, data, new } => {
                     self.enter(rules)?;
-                    self.put(index, &at, &meta, data);
+                    self.put(index, &at, &meta, data, new);
                 }
                 Message::Stage { id, offset, data } => self.stage(id, offset, data)?,
                 Message::StageDrop { id } => self.target.drop_stage(id),

@@ -54,6 +54,7 @@ impl Crew {
                 tasks: their_tasks,
                 reports: their_reports,
                 sender: sender.clone(),
+                untold: 0,
             };
             let peer = Arc::clone(peer);
             let thread = std::thread::Builder::new()

@@ -325,7 +325,7 @@ impl<'a> Session<'a> {
         let mut outstanding = 0;
         for batch in &cycle.batches {
             self.stats.files_found.add(batch.files.len() as u64);
-            self.stats.bytes_found.add(batch.files.iter().map(|f| f.size).sum());
+            self.stats.bytes_found.add(batch.files.iter().map(|f| f.stat.meta.size).sum());
         }
         if !is_small(&cycle) {
             for batch in &cycle.batches {
@@ -471,7 +471,7 @@ fn is_small(cycle: &Cycle) -> bool {
     let mut bytes = 0;
     for batch in &cycle.batches {
         files += batch.files.len();
-        bytes += batch.files.iter().map(|f| f.size).sum::<u64>();
+        bytes += batch.files.iter().map(|f| f.stat.meta.size).sum::<u64>();
         if files > INLINE_FILES_MAX || bytes > INLINE_BYTES_MAX {
             return false;
         }

@@ -27,21 +27,21 @@ static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
 static NO_FCHMODAT2: AtomicBool = AtomicBool::new(false);
 
 /// A name as the kernel wants it: NUL-ended, on the stack.
-struct CName([u8; 256]);
+pub(super) struct CName([u8; 256]);
 
 impl CName {
-    fn new(name: Name<'_>) -> Self {
+    pub(super) fn new(name: Name<'_>) -> Self {
         let mut bytes = [0; 256];
         bytes[..name.as_bytes().len()].copy_from_slice(name.as_bytes());
         Self(bytes)
     }
 
-    fn as_ptr(&self) -> *const libc::c_char {
+    pub(super) fn as_ptr(&self) -> *const libc::c_char {
         self.0.as_ptr().cast()
     }
 }
 
-fn check(result: i32) -> io::Result<()> {
+pub(super) fn check(result: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

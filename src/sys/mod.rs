@@ -12,5 +12,6 @@ pub mod inotify;
 pub mod mmap;
 pub mod nice;
 mod spare;
+mod unnamed;
 pub mod uring;
 pub mod wake;

@@ -28,6 +28,7 @@ pub(super) mod tag {
     pub const FILES_OF: u8 = 0x08;
     pub const FILE: u8 = 0x09;
     pub const PUT: u8 = 0x0a;
+    pub const PUT_NEW: u8 = 0x18;
     pub const STAGE: u8 = 0x0b;
     pub const STAGE_DROP: u8 = 0x0c;
     pub const PING: u8 = 0x0d;
@@ -152,6 +153,8 @@ pub enum Message<'a> {
         meta: Meta,
         /// Its content.
         data: &'a [u8],
+        /// Nothing has the name, as far as the client knows: a hint, not a condition.
+        new: bool,
     },
     /// A piece of a large file, into staging.
     Stage {
@@ -382,13 +385,13 @@ impl<'a> Messages<'a> {
         Ok(Entry { name, meta, target, link_group })
     }
 
-    fn put(&mut self) -> Result<Message<'a>, WireError> {
+    fn put(&mut self, new: bool) -> Result<Message<'a>, WireError> {
         let index = self.rest.varint_u32()?;
         let at = self.spot()?;
         let meta = self.meta_of(|kind| kind == Kind::File)?;
         let len = usize::try_from(meta.size).ok().filter(|len| *len <= INLINE_FILE_BYTES_MAX);
         let len = len.ok_or(WireError::Value("inline file beyond its limit"))?;
-        Ok(Message::Put { index, at, meta, data: self.rest.take(len)? })
+        Ok(Message::Put { index, at, meta, data: self.rest.take(len)?, new })
     }
 
     fn message(&mut self) -> Result<Message<'a>, WireError> {
@@ -402,7 +405,8 @@ impl<'a> Messages<'a> {
             tag::COMMIT => Message::Commit,
             tag::FILES_OF => Message::FilesOf { cycle: self.rest.varint()? },
             tag::FILE => Message::File { index: self.rest.varint_u32()?, op: self.op()? },
-            tag::PUT => self.put()?,
+            tag::PUT => self.put(false)?,
+            tag::PUT_NEW => self.put(true)?,
             tag::STAGE => {
                 let id = self.rest.varint()?;
                 let offset = self.rest.varint()?;

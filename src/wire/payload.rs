@@ -280,9 +280,9 @@ impl Payload {
     }
 
     /// [`Message::Put`]: returns the `len` bytes to read the content into, at most [`INLINE_FILE_BYTES_MAX`]. The metadata is sent with `len` as its size.
-    pub fn put(&mut self, index: u32, at: &Spot, meta: &Meta, len: usize) -> &mut [u8] {
+    pub fn put(&mut self, index: u32, at: &Spot, meta: &Meta, len: usize, new: bool) -> &mut [u8] {
         debug_assert!(meta.kind == Kind::File && len <= INLINE_FILE_BYTES_MAX);
-        self.bytes.push(tag::PUT);
+        self.bytes.push(if new { tag::PUT_NEW } else { tag::PUT });
         self.varint(index.into());
         self.spot(at);
         self.meta(meta, len as u64);
@@ -430,7 +430,7 @@ impl Payload {
             Message::Commit => self.commit(),
             Message::FilesOf { cycle } => self.files_of(*cycle),
             Message::File { index, op } => self.file(*index, op),
-            Message::Put { index, at, meta, data } => self.put(*index, at, meta, data.len()).copy_from_slice(data),
+            Message::Put { index, at, meta, data, new } => self.put(*index, at, meta, data.len(), *new).copy_from_slice(data),
             Message::Stage { id, offset, data } => self.stage(*id, *offset, data.len()).copy_from_slice(data),
             Message::StageDrop { id } => self.stage_drop(*id),
             Message::Patch { id, base, shapes } => self.patch(*id, base, shapes),

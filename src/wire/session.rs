@@ -437,7 +437,7 @@ mod tests {
             Message::Open,
             file(Op::SetMeta { at: spot(), meta: meta(Kind::File) }),
             file(Op::Unlink { at: spot() }),
-            Message::Put { index: 1, at: spot(), meta: meta(Kind::File), data: b"" },
+            Message::Put { index: 1, at: spot(), meta: meta(Kind::File), data: b"", new: false },
             Message::Close { files: 2 },
             Message::Commit,
             Message::FilesOf { cycle: 1 },
@@ -502,7 +502,7 @@ mod tests {
         }
         assert!(server.check(&Message::Close { files: 0 }).is_err(), "fewer than were sent");
         assert!(server.check(&Message::Close { files: OPS_MAX + 1 }).is_err());
-        assert!(server.check(&Message::Put { index: OPS_MAX, at: spot(), meta: meta(Kind::File), data: b"" }).is_err());
+        assert!(server.check(&Message::Put { index: OPS_MAX, at: spot(), meta: meta(Kind::File), data: b"", new: false }).is_err());
     }
 
     #[test]

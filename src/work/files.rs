@@ -53,18 +53,31 @@ pub fn pack<E>(
 }
 
 fn pack_file(dir: &Dir, batch: &FileBatch, task: &FileTask, grain: Grain, payload: &mut Payload) -> Read {
-    let (file, before) = match open(dir, task.name.as_name(), &task.ident) {
-        Ok(opened) => opened,
+    let file = match open_read(dir, task.name.as_name()) {
+        Ok(file) => file,
         Err(read) => return read,
     };
+    let at = Spot { dir: batch.dir.clone(), name: task.name.clone() };
+    // Most files are still as they were when they were looked at: one look after the reading says so.
+    if let sent @ Read::Sent { .. } = read_as(&file, &task.stat, &at, task, false, grain, payload) {
+        return sent;
+    }
+    match stat_as(&file, &task.stat.ident) {
+        Ok(before) => read_as(&file, &before, &at, task, task.insist, grain, payload),
+        Err(read) => read,
+    }
+}
+
+/// Reads a file that was as `before` says; what was put into `payload` goes again if it is not sent.
+fn read_as(file: &File, before: &Stat, at: &Spot, task: &FileTask, insist: bool, grain: Grain, payload: &mut Payload) -> Read {
     let Some(len) = usize::try_from(before.meta.size).ok().filter(|len| *len <= INLINE_FILE_BYTES_MAX) else {
         // It has grown: it is looked at again and goes another way.
         return Read::Gone;
     };
+    let begun = coarse_now();
     let mark = payload.mark();
-    let at = Spot { dir: batch.dir.clone(), name: task.name.clone() };
-    let read = match read_into(&file, 0, payload.put(task.index, &at, &before.meta, len)) {
-        Ok(true) => settle(&file, &before, grain, task.insist),
+    let read = match read_into(file, 0, payload.put(task.index, at, &before.meta, len, task.new)) {
+        Ok(true) => settle(file, before, begun, grain, insist),
         Ok(false) => Read::Changed,
         Err(e) => Read::Failed(errno(&e)),
     };
@@ -74,17 +87,23 @@ fn pack_file(dir: &Dir, batch: &FileBatch, task: &FileTask, grain: Grain, payloa
     read
 }
 
-/// Opens a file if it is the object it should be.
-pub(super) fn open(dir: &Dir, name: crate::model::path::Name<'_>, ident: &Ident) -> Result<(File, Stat), Read> {
-    let file = dir.open_read(name).map_err(|e| match e.raw_os_error() {
+fn open_read(dir: &Dir, name: crate::model::path::Name<'_>) -> Result<File, Read> {
+    dir.open_read(name).map_err(|e| match e.raw_os_error() {
         // Gone, or something else by now: a symbolic link, a socket or device without a driver, a directory.
         Some(libc::ENOENT | libc::ELOOP | libc::ENXIO | libc::ENODEV | libc::EISDIR | libc::ESTALE) => Read::Gone,
         _ => Read::Failed(errno(&e)),
-    })?;
+    })
+}
+
+fn stat_as(file: &File, ident: &Ident) -> Result<Stat, Read> {
     let stat = stat_fd(file.as_fd()).map_err(|e| Read::Failed(errno(&e)))?;
-    if stat.meta.kind != Kind::File || stat.ident != *ident {
-        return Err(Read::Gone);
-    }
+    if stat.meta.kind != Kind::File || stat.ident != *ident { Err(Read::Gone) } else { Ok(stat) }
+}
+
+/// Opens a file if it is the object it should be.
+pub(super) fn open(dir: &Dir, name: crate::model::path::Name<'_>, ident: &Ident) -> Result<(File, Stat), Read> {
+    let file = open_read(dir, name)?;
+    let stat = stat_as(&file, ident)?;
     Ok((file, stat))
 }
 
@@ -101,20 +120,23 @@ pub(super) fn read_into(file: &File, offset: u64, buffer: &mut [u8]) -> io::Resu
     }
 }
 
-/// Compares the file after the reading with what it was before.
-pub(super) fn settle(file: &File, before: &Stat, grain: Grain, insist: bool) -> Read {
+/// Compares the file after the reading, which began at `begun`, with what it was before.
+pub(super) fn settle(file: &File, before: &Stat, begun: Time, grain: Grain, insist: bool) -> Read {
     let after = match stat_fd(file.as_fd()) {
         Ok(after) => after,
         Err(e) => return Read::Failed(errno(&e)),
     };
-    let changed = after.ctime != before.ctime || after.meta.size != before.meta.size || after.meta.mtime != before.meta.mtime;
+    let changed = after.ctime != before.ctime
+        || after.meta.size != before.meta.size
+        || after.meta.mtime != before.meta.mtime
+        || after.ident != before.ident;
     if changed && !insist {
         return Read::Changed;
     }
-    Read::Sent { meta: before.meta, ctime: before.ctime, racy: racy(before.ctime, coarse_now(), grain), changed }
+    Read::Sent { meta: before.meta, ctime: before.ctime, racy: racy(before.ctime, begun, grain), changed }
 }
 
-/// Whether a change at `now` or later would get another time than `ctime`.
+/// Whether a change at `now` or later, so one during the reading too, would get another time than `ctime`.
 fn racy(ctime: Time, now: Time, grain: Grain) -> Racy {
     match grain {
         Grain::Fine if now <= ctime => Racy::Reuse,

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use crate::delta::{Shape, Signature, Signer};
 use crate::limits::STAGE_CHUNK_BYTES;
 use crate::model::cycle::{Read, StageTask};
-use crate::model::meta::Stat;
+use crate::model::meta::{Stat, Time};
 use crate::model::probe::{Ask, Probe, ProbeError};
-use crate::sys::clock::{Grain, grain};
+use crate::sys::clock::{Grain, coarse_now, grain};
 use crate::sys::dir::stat_fd;
 use crate::wire::Payload;
 use crate::work::Source;
@@ -23,6 +23,7 @@ pub struct Job {
     pub task: StageTask,
     pub(super) file: File,
     before: Stat,
+    begun: Time,
     grain: Grain,
     offset: u64,
     signer: Option<Signer>,
@@ -41,11 +42,12 @@ impl Job {
             ProbeError::Stale => Read::Gone,
             ProbeError::Failed(errno) => Read::Failed(errno),
         })?;
+        let begun = coarse_now();
         let (file, before) = open(&dir, task.name.as_name(), &task.ident)?;
         let base = task.base.filter(|_| !whole).and_then(|base| source.signatures.get(&base));
         let signed = base.is_none() && source.signatures.are_kept();
         let signer = if signed { Shape::of(before.meta.size).map(Signer::new) } else { None };
-        Ok(Self { task: task.clone(), file, before, grain: grain(dir.as_fd()), offset: 0, signer, base })
+        Ok(Self { task: task.clone(), file, before, begun, grain: grain(dir.as_fd()), offset: 0, signer, base })
     }
 
     /// Its length when it was opened.
@@ -60,7 +62,7 @@ impl Job {
 
     /// What became of it, when all of it has been read.
     pub(super) fn settle(&self) -> Read {
-        settle(&self.file, &self.before, self.grain, self.task.insist)
+        settle(&self.file, &self.before, self.begun, self.grain, self.task.insist)
     }
 
     /// Puts the next piece into `payload`; the report when it was the last, or cannot be read.

@@ -19,6 +19,8 @@ use crate::work::{Source, files, probe};
 
 /// How long a closing connection is waited for.
 const LINGER: Duration = Duration::from_secs(5);
+/// So many answers may wait for the sender without its being woken, while more questions are at hand.
+const ANSWERS_UNTOLD_MAX: u32 = 16;
 
 /// What a worker is to do.
 #[derive(Debug)]
@@ -79,6 +81,8 @@ pub struct Worker {
     pub reports: Producer<Report>,
     /// Wakes the sender.
     pub sender: Wake,
+    /// Answers that it was not woken for.
+    pub untold: u32,
 }
 
 impl Worker {
@@ -89,6 +93,7 @@ impl Worker {
     }
 
     fn report(&mut self, mut report: Report) {
+        let is_answer = matches!(report, Report::Probed(_));
         while let Err(back) = self.reports.push(report) {
             if self.reports.is_closed() {
                 return;
@@ -98,7 +103,12 @@ impl Worker {
             self.sender.wake();
             std::thread::yield_now();
         }
-        self.sender.wake();
+        // It can do little before the last of several answers: it is woken for that, and now and then.
+        self.untold += 1;
+        if !is_answer || self.probes.is_empty() || self.untold >= ANSWERS_UNTOLD_MAX {
+            self.untold = 0;
+            self.sender.wake();
+        }
     }
 
     fn serve(&mut self, mut link: Link, hello: &Hello) -> Result<()> {

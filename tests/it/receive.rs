@@ -105,7 +105,7 @@ impl Client {
 }
 
 fn put(payload: &mut Payload, index: u32, path: &str, data: &[u8]) {
-    payload.put(index, &spot(path), &file_meta(data), data.len()).copy_from_slice(data);
+    payload.put(index, &spot(path), &file_meta(data), data.len(), true).copy_from_slice(data);
 }
 
 fn wait_for(what: &str, done: impl Fn() -> bool) {

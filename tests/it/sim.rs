@@ -266,7 +266,7 @@ impl Sim {
         if batch.files.is_empty() {
             under.batches.swap_remove(at);
         }
-        let id = self.source.open(&dir, &expect, task.name.as_bytes()).filter(|id| is_file(&self.source.stat(*id), &task.ident));
+        let id = self.source.open(&dir, &expect, task.name.as_bytes()).filter(|id| is_file(&self.source.stat(*id), &task.stat.ident));
         let read = match id {
             None => Read::Gone,
             Some(_) if rng.chance(3) && !*self.calm.lock().unwrap() => Read::Changed,

@@ -120,7 +120,7 @@ impl Random {
             }
             9 | 10 => {
                 let meta = Meta { size: data.len() as u64, ..self.meta(Kind::File) };
-                Message::Put { index: self.number() as u32, at: self.spot(), meta, data }
+                Message::Put { index: self.number() as u32, at: self.spot(), meta, data, new: self.below(2) == 0 }
             }
             11 => Message::Stage { id: self.number(), offset: self.number() >> 2, data },
             12 => Message::StageDrop { id: self.number() },
@@ -217,7 +217,7 @@ fn any_message_comes_back_as_it_went() {
             payload.message(message);
             // Something that is taken back leaves no trace, not even in what the last directory is.
             let mark = payload.mark();
-            payload.put(7, &random.spot(), &random.meta(Kind::File), 100).fill(1);
+            payload.put(7, &random.spot(), &random.meta(Kind::File), 100, false).fill(1);
             payload.rollback(mark);
         }
         let bytes = payload.take();
