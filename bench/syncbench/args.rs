@@ -158,6 +158,10 @@ pub struct RunArgs {
     /// Write every measurement as a JSON line
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Record both ends with perf and write reports there. It disturbs: such figures count for nothing
+    #[arg(long, value_name = "DIR")]
+    pub profile: Option<PathBuf>,
+
     /// Write an HTML report with charts; it needs no network
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -168,7 +172,11 @@ impl RunArgs {
     pub fn loads(&self) -> Vec<Name> {
         let all = <Name as clap::ValueEnum>::value_variants();
         let wanted = |name: &&Name| {
-            if self.names.is_empty() { !matches!(name, Name::Untar | Name::Checkout | Name::Steady | Name::Many) } else { self.names.contains(name) }
+            if self.names.is_empty() {
+                !matches!(name, Name::Untar | Name::Checkout | Name::Steady | Name::Many)
+            } else {
+                self.names.contains(name)
+            }
         };
         all.iter().filter(wanted).copied().collect()
     }
