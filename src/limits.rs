@@ -278,3 +278,7 @@ pub const HANDLE_SAMPLES_MAX: usize = 4;
 
 /// A directory to be listed counts as so many names of a cycle: it stands for as many entries on average.
 pub const SCAN_WEIGHT: usize = 16;
+
+/// Names that a round looks at for lost events, beside those that events tell, in directories of at least one: 5 ms of two workers. What events tell
+/// meanwhile waits no longer.
+pub const SWEEP_NAMES_MAX: usize = 4096;

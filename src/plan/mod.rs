@@ -19,6 +19,7 @@ pub mod reconcile;
 mod reports;
 pub mod round;
 mod screen;
+mod sweep;
 pub mod tree;
 #[cfg(test)]
 mod tree_tests;

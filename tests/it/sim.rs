@@ -24,6 +24,7 @@ use crate::rng::Rng;
 
 mod life;
 mod mounts;
+mod overflow;
 mod quiet;
 mod setting;
 
