@@ -204,7 +204,7 @@ pub const RING_ENTRIES: u32 = 8;
 /// Entries of its completion queue: every receive buffer once, and as many again for all else.
 pub const RING_COMPLETIONS: u32 = 64;
 
-/// How long a peer may leave sent bytes or keepalive probes unanswered by its kernel before the connection counts as lost.
+/// How long a peer may leave sent bytes or keepalive probes unanswered by its kernel before the connection counts as lost, unless a timeout is given.
 pub const SOCKET_SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Smallest block of a signature: a page, which is what databases and virtual machines write in place. A changed byte costs one block.
@@ -282,3 +282,11 @@ pub const SCAN_WEIGHT: usize = 16;
 /// Names that a round looks at for lost events, beside those that events tell, in directories of at least one: 5 ms of two workers. What events tell
 /// meanwhile waits no longer.
 pub const SWEEP_NAMES_MAX: usize = 4096;
+
+/// Longest timeout: what `TCP_KEEPIDLE` takes.
+pub const TIMEOUT_SECONDS_MAX: u32 = 32_767;
+
+/// How long a server may take to answer a Hello, unless a timeout is given. It may wait for an older session to end, and then comes what it has to do itself.
+pub const WELCOME_TIME_MAX: Duration = Duration::from_secs(60);
+
+const _: () = assert!(WELCOME_TIME_MAX.as_secs() > TAKEOVER_TIME_MAX.as_secs());

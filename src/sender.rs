@@ -4,17 +4,21 @@
 //! forgotten and the next session starts from the receiver's manifest, so that start, restart and resume are one path. What the files of it do:
 //! `sender` runs sessions one after another, `sender::session` is one session, `sender::outbox` sends cycles in order, `sender::crew` hands work to workers.
 
+mod backoff;
 mod crew;
 mod outbox;
+mod pulse;
 mod root;
 mod session;
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Dest};
 use crate::error::{Error, Result};
+use crate::limits::{SOCKET_SILENCE_MAX, WELCOME_TIME_MAX};
 use crate::model::options::{Compress, IoChoice};
 use crate::model::path::RelPath;
 use crate::receiver::{Module, Receiver, Sockets};
@@ -24,17 +28,13 @@ use crate::sys::nice;
 use crate::sys::wake::Wake;
 use crate::watch::tune;
 use crate::wire::Link;
+use crate::wire::link::keep_alive;
+use backoff::Backoff;
 use root::SourceRoot;
 use session::{End, Session};
 
 /// Name of the embedded receiver's only module.
 const LOCAL_MODULE: &str = "local";
-/// The first wait before a lost connection is made again; doubled with each failure.
-const RECONNECT_MIN: Duration = Duration::from_millis(100);
-/// The longest wait.
-const RECONNECT_MAX: Duration = Duration::from_secs(10);
-/// A session that lasted so long was a good one: the next wait is the first again.
-const GOOD_SESSION: Duration = Duration::from_secs(30);
 /// How long the embedded receiver may take to leave.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a server may take to accept a connection.
@@ -56,7 +56,7 @@ pub(crate) enum Peer {
     /// A receiver in this process.
     Local(Receiver),
     /// A server.
-    Tcp { host: String, port: u16, io: IoChoice, compress: Compress, stats: Arc<Stats> },
+    Tcp { host: String, port: u16, io: IoChoice, compress: Compress, timeout: Option<Duration>, stats: Arc<Stats> },
 }
 
 impl Peer {
@@ -65,12 +65,18 @@ impl Peer {
         Ok(match dest {
             Dest::Local(path) => {
                 let module = Module { name: LOCAL_MODULE.into(), root: path.clone(), read_only: false };
-                let receiver = Receiver::new(vec![module], Sockets { io: config.io, compress: Compress::None });
+                let receiver = Receiver::new(vec![module], Sockets { io: config.io, compress: Compress::None, timeout: None });
                 (Self::Local(receiver), LOCAL_MODULE.into(), RelPath::root())
             }
             Dest::Tcp { host, port, module, path } => {
-                let peer =
-                    Self::Tcp { host: host.clone(), port: *port, io: config.io, compress: config.compress, stats: Arc::clone(stats) };
+                let peer = Self::Tcp {
+                    host: host.clone(),
+                    port: *port,
+                    io: config.io,
+                    compress: config.compress,
+                    timeout: config.timeout,
+                    stats: Arc::clone(stats),
+                };
                 (peer, module.clone(), path.clone())
             }
         })
@@ -83,8 +89,9 @@ impl Peer {
     pub(crate) fn connect(&self) -> Result<Link> {
         match self {
             Self::Local(receiver) => Ok(Link::local(receiver.connect_local()?)),
-            Self::Tcp { host, port, io, compress, stats } => {
-                let stream = dial(host, *port)?;
+            Self::Tcp { host, port, io, compress, timeout, stats } => {
+                let stream = dial(host, *port, timeout.unwrap_or(CONNECT_TIMEOUT).min(CONNECT_TIMEOUT))?;
+                keep_alive(&stream, timeout.unwrap_or(SOCKET_SILENCE_MAX)).map_err(|e| Error::socket("set up a connection", e))?;
                 let is_local = stream.peer_addr().is_ok_and(|peer| peer.ip().is_loopback());
                 let compress = match compress {
                     Compress::Auto => !is_local,
@@ -96,18 +103,26 @@ impl Peer {
         }
     }
 
+    /// How long the other end may take to answer a Hello.
+    pub(crate) fn patience(&self) -> Duration {
+        match self {
+            Self::Tcp { timeout: Some(timeout), .. } => *timeout,
+            Self::Local(_) | Self::Tcp { timeout: None, .. } => WELCOME_TIME_MAX,
+        }
+    }
+
     fn is_local(&self) -> bool {
         matches!(self, Self::Local(_))
     }
 }
 
 /// Connects to the first address of the host that answers.
-fn dial(host: &str, port: u16) -> Result<TcpStream> {
+fn dial(host: &str, port: u16, timeout: Duration) -> Result<TcpStream> {
     use std::net::ToSocketAddrs;
     let addresses = (host, port).to_socket_addrs().map_err(|e| Error::socket(format!("failed to find {host}"), e))?;
     let mut last = None;
     for address in addresses {
-        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+        match TcpStream::connect_timeout(&address, timeout) {
             Ok(stream) => return Ok(stream),
             Err(e) => last = Some(Error::socket(format!("failed to connect to {host} ({})", address.ip()), e)),
         }
@@ -140,14 +155,17 @@ pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>) -> Result<Ou
 fn sessions(config: &config::Mirror, stop: &Stop, stats: &Arc<Stats>, peer: &Arc<Peer>, module: (&str, &RelPath)) -> Result<Outcome> {
     let root = SourceRoot::open(&config.source)?;
     let slot = StopSlot::register(stop);
-    let mut wait = RECONNECT_MIN;
+    let mut backoff = Backoff::new();
     let mut connected_once = false;
+    // Only what has worked once and does not any more may work again by itself.
+    let mut worked_once = false;
     loop {
-        let began = Instant::now();
-        let connection = session::connect(config, peer, module);
+        let connection = session::connect(config, (stop, &slot), peer, module);
+        let began = connection.is_ok().then(Instant::now);
         connected_once |= connection.is_ok();
-        let ended =
-            connection.and_then(|connection| Session::start(config, (stop, &slot), stats, peer, connection, &root)).and_then(Session::run);
+        let started = connection.and_then(|connection| Session::start(config, (stop, &slot), stats, peer, connection, &root));
+        worked_once |= started.is_ok();
+        let ended = started.and_then(Session::run);
         let why = match ended {
             Ok(End::Done(outcome)) => return Ok(outcome),
             Ok(End::SourceLost) => {
@@ -164,18 +182,19 @@ fn sessions(config: &config::Mirror, stop: &Stop, stats: &Arc<Stats>, peer: &Arc
                 tracing::info!("the source is back");
                 continue;
             }
-            Err(e) if e.is_retryable() && connected_once && !config.once && !peer.is_local() => e,
+            Err(_) if stop.is_stopped() => return Ok(Outcome { interrupted: true, ..Outcome::default() }),
+            Err(e) if config.once || peer.is_local() => return Err(e),
+            Err(e) if connected_once && e.is_retryable() => e,
+            Err(e @ Error::File { .. }) if worked_once => e,
             Err(e) => return Err(e),
         };
-        if began.elapsed() >= GOOD_SESSION {
-            wait = RECONNECT_MIN;
-        }
+        let random = BuildHasher::hash_one(&RandomState::new(), 0);
+        let wait = backoff.wait(began.map_or(Duration::ZERO, |began| began.elapsed()), random);
         tracing::warn!("{why}; connecting again in {} ms", wait.as_millis());
         stats.reconnects.add(1);
         if slot.rest(stop, wait) {
             return Ok(Outcome { interrupted: true, ..Outcome::default() });
         }
-        wait = (wait * 2).min(RECONNECT_MAX);
     }
 }
 

@@ -9,6 +9,7 @@ mod serve;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use dest::Dest;
 pub use serve::{ModuleConfig, Serve, parse_listen};
@@ -43,6 +44,8 @@ pub struct Mirror {
     pub tune: bool,
     /// Niceness (setpriority(2)), -20 to 19.
     pub nice: i32,
+    /// A server that says nothing for so long is given up.
+    pub timeout: Option<Duration>,
     /// Show progress of the first sync even where standard error is no terminal.
     pub progress: bool,
 }

@@ -15,6 +15,7 @@ use crate::model::probe::{Ask, Probe};
 use crate::plan::{Action, Planner};
 use crate::sender::crew::{self, Crew};
 use crate::sender::outbox::Outbox;
+use crate::sender::pulse::{Beat, Pulse};
 use crate::sender::root::SourceRoot;
 use crate::sender::{Outcome, Peer, StopSlot};
 use crate::stats::Stats;
@@ -90,15 +91,23 @@ pub(super) struct Session<'a> {
     epoch: Instant,
     source_lost: bool,
     synced: bool,
+    /// Only with a timeout, and a receiver elsewhere.
+    pulse: Option<Pulse>,
 }
 
 /// Makes the control connection and asks for a session.
-pub(super) fn connect(config: &config::Mirror, peer: &Peer, (module, path): (&str, &RelPath)) -> Result<(Link, Welcomed)> {
+pub(super) fn connect(
+    config: &config::Mirror,
+    (stop, slot): (&Stop, &StopSlot),
+    peer: &Peer,
+    (module, path): (&str, &RelPath),
+) -> Result<(Link, Welcomed)> {
     let mut link = peer.connect()?;
+    slot.wake_by(link.wake());
     let mut payload = Payload::over(link.buffer());
     payload.hello(&Hello::control(module, path.clone(), config.threads as u16)?);
     flush(&mut link, &mut payload)?;
-    let welcome = greet(&mut link)?;
+    let welcome = greet(&mut link, peer.patience(), || stop.is_stopped())?;
     tell_abilities(welcome.abilities);
     Ok((link, welcome))
 }
@@ -136,7 +145,7 @@ impl<'a> Session<'a> {
         let eyes = if config.once { None } else { Some(Eyes::open(config, &wake, stats, peer.is_local())?) };
         let coverer = eyes.as_ref().map(|eyes| eyes.watch.coverer());
         let source = Arc::new(Source { root: root.dir()?, cover: Box::new(Watched(coverer)), signatures: Signatures::new(!config.once) });
-        let crew = Crew::start(config.threads, &source, peer, welcome.token, &wake)?;
+        let crew = Crew::start(config.threads, &source, peer, welcome.token, (&wake, || stop.is_stopped()))?;
         tracing::debug!("connected: {}, {} workers", link.describe(), crew.len());
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
         let mut session = Self {
@@ -155,6 +164,7 @@ impl<'a> Session<'a> {
             epoch: Instant::now(),
             source_lost: false,
             synced: false,
+            pulse: config.timeout.filter(|_| !peer.is_local()).map(|limit| Pulse::new(limit, Instant::now())),
         };
         let mut actions = Vec::new();
         session.planner.connected(welcome.abilities, 0, &mut actions);
@@ -192,11 +202,39 @@ impl<'a> Session<'a> {
             }
             let timeout = if busy { Some(Duration::ZERO) } else { self.time_left() };
             self.wait(timeout)?;
+            self.feel_pulse()?;
         }
     }
 
     fn time_left(&self) -> Option<Duration> {
-        self.planner.next_at().map(|at| Duration::from_nanos(at.saturating_sub(self.now())))
+        let next = self.planner.next_at().map(|at| Duration::from_nanos(at.saturating_sub(self.now())));
+        let pulse = self.pulse.as_ref().map(|pulse| pulse.due().saturating_duration_since(Instant::now()));
+        next.into_iter().chain(pulse).min()
+    }
+
+    /// Asks the receiver whether it lives, when it is time.
+    ///
+    /// # Errors
+    /// `Timeout`: it does not.
+    fn feel_pulse(&mut self) -> Result<()> {
+        let Some(pulse) = &mut self.pulse else { return Ok(()) };
+        match pulse.beat(self.stats.wire_bytes.get(), Instant::now()) {
+            Beat::None => Ok(()),
+            Beat::Ask => {
+                self.payload.ping();
+                self.checker.sent_ping();
+                flush(&mut self.link, &mut self.payload)
+            }
+            Beat::Dead => {
+                // What came while this thread was busy, or stopped, counts; a wake-up may hide it once.
+                self.wait(Some(Duration::ZERO))?;
+                self.wait(Some(Duration::ZERO))?;
+                match &self.pulse {
+                    Some(pulse) if pulse.due() <= Instant::now() => Err(Error::Timeout(pulse.limit().as_secs())),
+                    _ => Ok(()),
+                }
+            }
+        }
     }
 
     fn take_events(&mut self) {
@@ -233,7 +271,7 @@ impl<'a> Session<'a> {
                     }
                     self.planner.stage_done(&done, now);
                 }
-                Report::Ready(_) => {}
+                Report::Dialled(_) | Report::Ready => {}
                 Report::Ended(why) => return Err(self.cause(why.unwrap_or_else(crew::unexpected_end))),
             }
         }
@@ -388,6 +426,9 @@ impl<'a> Session<'a> {
     }
 
     fn take_frame(&mut self, frame: &[u8]) -> Result<()> {
+        if let Some(pulse) = &mut self.pulse {
+            pulse.heard(Instant::now());
+        }
         for message in Messages::new(frame) {
             let message = message?;
             let oldest = self.checker.oldest();

@@ -3,6 +3,7 @@
 mod apply;
 mod apply_mounts;
 mod bench;
+mod chaos;
 mod cli;
 mod compare;
 mod confine;
