@@ -290,3 +290,7 @@ pub const TIMEOUT_SECONDS_MAX: u32 = 32_767;
 pub const WELCOME_TIME_MAX: Duration = Duration::from_secs(60);
 
 const _: () = assert!(WELCOME_TIME_MAX.as_secs() > TAKEOVER_TIME_MAX.as_secs());
+
+/// While so many names wait to be looked at, new ones are left to a listing of their directory: a receiver that takes nothing for long must not make the sender remember each temporary file.
+/// 100 MiB of nodes.
+pub const NAMES_WAITING_MAX: usize = 1024 * 1024;

@@ -262,6 +262,9 @@ impl Planner {
             && !name.is_reserved()
             && !self.tree.has(dir, flag::UNKNOWN)
         {
+            if self.is_left_to_listing(dir, name) {
+                return;
+            }
             let id = self.tree.child_or_insert(dir, name);
             if hint.has(Hint::WRITTEN | Hint::CLOSED) {
                 self.tree.set(id, flag::WROTE);

@@ -1,6 +1,7 @@
 //! After an overflow: what events tell is not held up by the sweep over all directories, and no load holds up the sweep.
 
-use ringsync::limits::SWEEP_NAMES_MAX;
+use ringsync::limits::{NAMES_WAITING_MAX, SWEEP_NAMES_MAX};
+use ringsync::model::event::Hint;
 use ringsync::model::probe::Ask;
 
 use super::*;
@@ -114,4 +115,34 @@ fn overflows_cost_nothing_until_something_was_looked_at() {
     sim.end();
     assert!(sim.rest());
     assert_eq!(sim.differences(), [""; 0]);
+}
+
+/// While nothing can be looked at, names come and go: they are remembered up to a limit, and not beyond.
+#[test]
+fn names_that_come_and_go_while_the_mirror_is_stuck_take_bounded_memory() {
+    let mut sim = wide(Watcher::Fanotify);
+    let (root, now) = (sim.source.dirs()[0], sim.source.now_ns);
+    let dir = sim.source.entries(root)[&b"d3"[..]];
+    let before = sim.planner.tree().len();
+    let key = dir.to_le_bytes();
+    for n in 0..NAMES_WAITING_MAX + 200_000 {
+        let name = format!("temporary {n}");
+        let event = |hint| Event::At { key: &key, name: name.as_bytes(), hint, object: None };
+        sim.planner.event(event(Hint::APPEARED | Hint::CLOSED), now);
+        sim.planner.event(event(Hint::WENT), now);
+    }
+    assert!(sim.planner.tree().len() <= before + NAMES_WAITING_MAX, "{} nodes", sim.planner.tree().len());
+    // One that stays is beyond the limit, and found.
+    sim.source.create(dir, b"stays", Body::File(Arc::new(vec![1])), Kind::File, 0o644).unwrap();
+    sim.tell(false);
+    let mut rounds = 0;
+    while sim.planner.dirty() > 0 {
+        rounds += 1;
+        assert!(rounds < 2000);
+        sim.begin(b"");
+        sim.end();
+    }
+    assert!(sim.rest());
+    assert_eq!(sim.differences(), [""; 0]);
+    assert_eq!(sim.planner.tree().len(), before + 1);
 }
