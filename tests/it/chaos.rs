@@ -24,6 +24,7 @@ use whole::{Readers, Writer};
 
 mod dead_peer;
 mod net;
+mod overflow;
 mod soak;
 mod whole;
 
