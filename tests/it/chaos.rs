@@ -32,6 +32,8 @@ mod whole;
 const ROUNDS: usize = 8;
 /// The receiver's disk: more than the source ever holds, with what is on its way.
 const DISK: &str = "192m";
+/// A rest that takes longer is told with the sender's reasons.
+const SLOW: Duration = Duration::from_secs(6);
 /// `max_queued_events` for a sender that shall lose some.
 const TINY_QUEUE: &str = "48";
 const LIMITS: [&str; 2] = ["/proc/sys/fs/fanotify/max_queued_events", "/proc/sys/fs/inotify/max_queued_events"];
@@ -189,8 +191,7 @@ impl World {
             self.counts.reconnects += log.matches("connecting again").count();
             self.counts.timeouts += log.matches("io timeout").count();
         }
-        let from = log.char_indices().rev().nth(3000).map_or(0, |(at, _)| at);
-        self.logs.push(format!("--- an earlier {who}:\n{}", &log[from..]));
+        self.logs.push(format!("--- an earlier {who}:\n{}", end(&log, 3000)));
         if self.logs.len() > 4 {
             self.logs.remove(0);
         }
@@ -326,6 +327,15 @@ impl World {
             panic!("{report}{}", self.logs.concat());
         }
         self.counts.slowest = self.counts.slowest.max(start.elapsed());
+        if start.elapsed() > SLOW
+            && let Some(sender) = &self.sender
+        {
+            println!(
+                "{what}: equal only after {:.1} s; the sender wrote last:\n{}",
+                start.elapsed().as_secs_f64(),
+                end(&sender.stderr(), 2500)
+            );
+        }
     }
 
     /// Up to three faults that overlap, with operations before, between and after.
@@ -381,6 +391,11 @@ impl World {
         );
         assert!(reads > 0, "no reader found a file");
     }
+}
+
+/// The last characters of a log.
+fn end(log: &str, chars: usize) -> &str {
+    &log[log.char_indices().rev().nth(chars).map_or(0, |(at, _)| at)..]
 }
 
 /// The largest number of overflows that a sender told.
