@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
@@ -49,12 +50,22 @@ enum Fault {
     Cut,
     /// The receiver's disk is full.
     Fill,
+    /// The receiver's disk cannot be written to.
+    ReadOnly,
     /// The sender's queue is tiny, and it is stopped for a while.
     Overflow,
 }
 
-const FAULTS: [Fault; 7] =
-    [Fault::KillReceiver, Fault::KillSender, Fault::StopReceiver, Fault::StopSender, Fault::Cut, Fault::Fill, Fault::Overflow];
+const FAULTS: [Fault; 8] = [
+    Fault::KillReceiver,
+    Fault::KillSender,
+    Fault::StopReceiver,
+    Fault::StopSender,
+    Fault::Cut,
+    Fault::Fill,
+    Fault::ReadOnly,
+    Fault::Overflow,
+];
 
 #[derive(Default)]
 struct Counts {
@@ -64,6 +75,7 @@ struct Counts {
     stops: usize,
     cuts: usize,
     fills: usize,
+    read_only: usize,
     /// As the killed and living senders told.
     overflows: u64,
     reconnects: usize,
@@ -107,17 +119,18 @@ impl Drop for TinyQueues {
 
 /// Both hosts and what is done to them. A stopped program is one that runs.
 struct World {
-    net: Net,
-    place: Place,
-    disk: PathBuf,
+    // Dropped in this order: programs end, then the disk goes, then the directories.
+    sender: Option<Program>,
+    receiver: Option<Program>,
+    readers: Option<Readers>,
     _mounted: Mounted,
+    place: Place,
+    net: Net,
+    disk: PathBuf,
     seed: u64,
     rng: Rng,
     ops: Ops,
     writer: Writer,
-    readers: Option<Readers>,
-    sender: Option<Program>,
-    receiver: Option<Program>,
     counts: Counts,
     /// The ends of what programs wrote that were killed, for the report of a failure.
     logs: Vec<String>,
@@ -169,10 +182,11 @@ impl World {
         }
         let watch = self.rng.pick(&["fanotify", "inotify", "auto"]);
         let io = self.rng.pick(&["auto", "auto", "epoll"]);
+        let threads = self.rng.pick(&["1", "2", "4"]);
         let url = format!("ringsync://{RECEIVER}/m");
         let src = self.place.src.to_str().expect("a path of ours").to_owned();
         let limits = tiny.then(TinyQueues::set);
-        let args = ["mirror", "--watch", watch, "--io", io, "--no-tune", "--timeout", "2", &src, &url];
+        let args = ["mirror", "--watch", watch, "--io", io, "-n", threads, "--no-tune", "--timeout", "2", &src, &url];
         let mut program = Program::start(As::Us, &args);
         if limits.is_some() {
             // It may not reach the receiver now.
@@ -234,13 +248,18 @@ impl World {
                 self.counts.cuts += 1;
                 self.net.cut();
             }
+            Fault::ReadOnly => {
+                // Not while a file is open for writing.
+                self.counts.read_only += usize::from(self.remount("ro"));
+            }
             Fault::Fill => {
                 self.counts.fills += 1;
                 let free = statvfs(&self.disk).map_or(0, |s| s.blocks_available() * s.fragment_size());
                 let left = self.rng.pick(&[0, 4096, 200_000]);
-                let filler = File::create(self.disk.join("filler")).expect("a filler");
-                // A receiver that writes may take the room first.
-                let _ = fallocate(&filler, FallocateFlags::empty(), 0, free.saturating_sub(left).max(1) as i64);
+                // A receiver that writes may take the room first, and the disk may be read-only.
+                if let Ok(filler) = File::create(self.disk.join("filler")) {
+                    let _ = fallocate(&filler, FallocateFlags::empty(), 0, free.saturating_sub(left).max(1) as i64);
+                }
             }
             Fault::Overflow => {
                 self.counts.kills += 1;
@@ -257,8 +276,17 @@ impl World {
             Fault::KillSender => self.send(false),
             Fault::StopReceiver | Fault::StopSender | Fault::Overflow => self.signal(fault, Signal::SIGCONT),
             Fault::Cut => self.net.mend(),
+            Fault::ReadOnly => drop(self.remount("rw")),
             Fault::Fill => drop(fs::remove_file(self.disk.join("filler"))),
         }
+    }
+
+    fn remount(&self, how: &str) -> bool {
+        let options = format!("remount,{how}");
+        let out = Command::new("mount").args(["-o", &options]).arg(&self.disk).output();
+        let done = out.is_ok_and(|out| out.status.success());
+        assert!(done || how == "ro", "the disk cannot be made writable again");
+        done
     }
 
     /// Operations for so long, and now and then a pause.
@@ -301,6 +329,7 @@ impl World {
 
     /// Everything runs, the source rests, and the mirror becomes equal.
     fn rest(&mut self, what: &str) {
+        self.remount("rw");
         for fault in FAULTS {
             self.end(fault);
         }
@@ -381,10 +410,11 @@ impl World {
             self.note("receiver", program);
         }
         let reads = self.readers.take().map_or(0, Readers::end);
-        let Counts { rounds, operations, kills, stops, cuts, fills, overflows, reconnects, timeouts, unreachable, slowest } = self.counts;
+        let Counts { rounds, operations, kills, stops, cuts, fills, read_only, overflows, reconnects, timeouts, unreachable, slowest } =
+            self.counts;
         println!(
-            "chaos, RINGSYNC_SEED={}: {rounds} rounds, {operations} operations, {kills} kills, {stops} stops, {cuts} cuts, {fills} full disks, \
-             at least {overflows} overflows, {reconnects} reconnects, {timeouts} timeouts, {unreachable} starts without a receiver, {reads} whole files read, \
+            "chaos, RINGSYNC_SEED={}: {rounds} rounds, {operations} operations, {kills} kills, {stops} stops, {cuts} cuts, \
+             {fills} full and {read_only} read-only disks, at least {overflows} overflows, {reconnects} reconnects, {timeouts} timeouts, {unreachable} starts without a receiver, {reads} whole files read, \
              slowest {:.1} s, 0 differences",
             self.seed,
             slowest.as_secs_f64()
