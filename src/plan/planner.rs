@@ -502,11 +502,9 @@ impl Planner {
         }
         let complete = asked.list && seen.list_error.is_none();
         let mut present: NodeSet<NodeId> = NodeSet::default();
-        for (name, what) in seen.names {
-            if name.as_name().is_reserved() {
-                continue;
-            }
-            let id = self.tree.child_or_insert(dir, name.as_name());
+        let mut id = NONE;
+        for (name, what) in seen.names.into_iter().filter(|(name, _)| !name.as_name().is_reserved()) {
+            id = self.tree.child_or_insert_beside(dir, name.as_name(), id);
             if complete {
                 present.insert(id);
             }
