@@ -10,6 +10,7 @@ use crate::apply::dirs::Held;
 use crate::apply::meta::{Identity, left_behind};
 use crate::apply::root::Root;
 use crate::apply::temp::{TempName, TempNames};
+use crate::model::attrs::{ACL_ACCESS, Attrs};
 use crate::model::meta::{Meta, Time};
 use crate::model::path::Name;
 use crate::sys::dir::stat_fd;
@@ -17,19 +18,27 @@ use crate::sys::dir::stat_fd;
 /// No file is that old: the time of a new one is always to be set.
 const NO_TIME: Time = Time { sec: i64::MIN, nsec: 0 };
 
+/// What a file shall have beside its content.
+#[derive(Clone, Copy)]
+pub(super) struct Finish<'a> {
+    pub(super) meta: &'a Meta,
+    pub(super) attrs: Option<&'a Attrs>,
+}
+
 /// Puts a file with content `data` at `name`.
-pub(super) fn put(root: &Root, held: &Held, temps: &mut TempNames, name: Name<'_>, meta: &Meta, data: &[u8]) -> io::Result<()> {
-    beside(root, held, temps, name, meta, |mut file| file.write_all(data))
+pub(super) fn put(root: &Root, held: &Held, temps: &mut TempNames, name: Name<'_>, finish: Finish<'_>, data: &[u8]) -> io::Result<()> {
+    beside(root, held, temps, name, finish, |mut file| file.write_all(data))
 }
 
 /// Puts the staged file `id` at `name`; where that is another filesystem than the staging directory's, a copy of it.
-pub(super) fn place(root: &Root, held: &Held, temps: &mut TempNames, name: Name<'_>, meta: &Meta, id: u64) -> io::Result<()> {
+pub(super) fn place(root: &Root, held: &Held, temps: &mut TempNames, name: Name<'_>, finish: Finish<'_>, id: u64) -> io::Result<()> {
+    let Finish { meta, attrs } = finish;
     let staged = root.staging.complete(root, id, meta.size)?;
     let have = stat_fd(staged.file.as_fd())?.meta;
-    root.who.settle_fd(staged.file.as_fd(), &have, meta)?;
+    root.who.settle_fd(staged.file.as_fd(), &have, meta, &root.attrs.of(attrs))?;
     match staged.dir.rename(staged.id_name.name(), &held.dir, name) {
         Err(e) if e.raw_os_error() == Some(libc::EXDEV) => {
-            beside(root, held, temps, name, meta, |mut file| {
+            beside(root, held, temps, name, finish, |mut file| {
                 let copied = io::copy(&mut &staged.file, &mut file)?;
                 if copied == meta.size { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENODATA)) }
             })?;
@@ -49,11 +58,14 @@ fn beside(
     held: &Held,
     temps: &mut TempNames,
     name: Name<'_>,
-    meta: &Meta,
+    Finish { meta, attrs }: Finish<'_>,
     fill: impl FnOnce(&File) -> io::Result<()>,
 ) -> io::Result<()> {
-    let (temp, file, have) = create(&root.who, held, temps, meta)?;
-    let done = fill(&file).and_then(|()| root.who.settle_fd(file.as_fd(), &have, meta));
+    // Until an access control list is set, the mode's bits would say too much for it.
+    let open = attrs.is_none_or(|attrs| attrs.get(ACL_ACCESS).is_none());
+    let (temp, file, have) = create(&root.who, held, temps, meta, open)?;
+    let wanted = root.attrs.of_new(attrs, held.inherits);
+    let done = fill(&file).and_then(|()| root.who.settle_fd(file.as_fd(), &have, meta, &wanted));
     let done = done.and_then(|()| held.dir.rename(temp.name(), &held.dir, name));
     if done.is_err()
         && let Err(e) = held.dir.unlink(temp.name())
@@ -64,10 +76,10 @@ fn beside(
 }
 
 /// A new file, and the metadata that it has. It has the wanted mode at once if it has the wanted owner at once; otherwise nobody but the process's user may
-/// open it until it has.
-fn create(who: &Identity, held: &Held, temps: &mut TempNames, meta: &Meta) -> io::Result<(TempName, File, Meta)> {
+/// open it until it has; nor if it is not `open` to others yet.
+fn create(who: &Identity, held: &Held, temps: &mut TempNames, meta: &Meta, open: bool) -> io::Result<(TempName, File, Meta)> {
     let gid = held.gid.get().copied();
-    let fits = held.exact && meta.uid == who.uid() && meta.gid == gid.unwrap_or_else(|| who.gid()) && meta.mode & 0o7000 == 0;
+    let fits = open && held.exact && meta.uid == who.uid() && meta.gid == gid.unwrap_or_else(|| who.gid()) && meta.mode & 0o7000 == 0;
     let mode = if fits { meta.mode } else { meta.mode & 0o700 };
     let (temp, file) = temps.with_free(|name| held.dir.create_new(name, mode))?;
     let mut have = Meta { mode, uid: who.uid(), gid: gid.unwrap_or(meta.gid), mtime: NO_TIME, ..*meta };

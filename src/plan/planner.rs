@@ -497,6 +497,7 @@ impl Planner {
         }
         if let Some(round) = &mut self.round {
             round.dirs.insert(asked.dir, seen.stat);
+            round.attrs.extend(seen.attrs.into_iter().map(|attrs| (attrs.digest(), attrs)));
         }
         let complete = asked.list && seen.list_error.is_none();
         let mut present: HashSet<NodeId> = HashSet::new();

@@ -27,16 +27,16 @@ static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
 static NO_FCHMODAT2: AtomicBool = AtomicBool::new(false);
 
 /// A name as the kernel wants it: NUL-ended, on the stack.
-struct CName([u8; 256]);
+pub(super) struct CName([u8; 256]);
 
 impl CName {
-    fn new(name: Name<'_>) -> Self {
+    pub(super) fn new(name: Name<'_>) -> Self {
         let mut bytes = [0; 256];
         bytes[..name.as_bytes().len()].copy_from_slice(name.as_bytes());
         Self(bytes)
     }
 
-    fn as_ptr(&self) -> *const libc::c_char {
+    pub(super) fn as_ptr(&self) -> *const libc::c_char {
         self.0.as_ptr().cast()
     }
 }
@@ -482,6 +482,7 @@ fn statx(fd: RawFd, path: *const libc::c_char, flags: i32) -> io::Result<(Stat, 
             mtime: time(raw.stx_mtime),
             size: if matches!(kind, Kind::File | Kind::Symlink) { raw.stx_size } else { 0 },
             rdev: if kind.is_device() { libc::makedev(raw.stx_rdev_major, raw.stx_rdev_minor) } else { 0 },
+            attrs: 0,
         },
         ident: Ident { dev: libc::makedev(raw.stx_dev_major, raw.stx_dev_minor), ino: raw.stx_ino, birth_ns: birth },
         nlink: raw.stx_nlink,

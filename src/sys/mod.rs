@@ -11,6 +11,8 @@ pub mod handle;
 pub mod inotify;
 pub mod mmap;
 pub mod nice;
+pub mod privilege;
 mod spare;
 pub mod uring;
 pub mod wake;
+pub mod xattr;

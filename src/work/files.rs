@@ -5,8 +5,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use crate::limits::{INLINE_FILE_BYTES_MAX, MMAP_BYTES_MIN};
+use crate::model::attrs::{Attrs, Namespaces};
 use crate::model::cycle::{FileBatch, FileDone, FileTask, Racy, Read};
 use crate::model::meta::{Ident, Kind, Stat, Time};
 use crate::model::op::Spot;
@@ -14,6 +16,7 @@ use crate::model::probe::{Ask, Probe, ProbeError};
 use crate::sys::clock::{Grain, coarse_now, grain};
 use crate::sys::dir::{Dir, stat_fd};
 use crate::sys::mmap::Guarded;
+use crate::sys::xattr::At;
 use crate::wire::Payload;
 use crate::work::Source;
 use crate::work::probe::{errno, open_dir};
@@ -34,17 +37,20 @@ pub fn pack<E>(
     let mut done = Vec::with_capacity(batch.files.len());
     let mut report = |task: &FileTask, read| done.push(FileDone { cycle: batch.cycle, node: task.node, read });
     let probe = Probe { id: 0, dir: batch.dir.clone(), expect: Some(batch.expect), ask: Ask::List };
-    let dir = match open_dir(source, &probe) {
-        Ok((dir, _)) => dir,
+    let (dir, namespaces) = match open_dir(source, &probe) {
+        Ok((dir, stat)) => {
+            let namespaces = source.carried.on(&dir, stat.ident.dev);
+            (dir, namespaces)
+        }
         Err(why) => {
             let read = if let ProbeError::Failed(errno) = why { Read::Failed(errno) } else { Read::Gone };
             batch.files.iter().for_each(|task| report(task, read));
             return Ok(done);
         }
     };
-    let grain = grain(dir.as_fd());
+    let ways = Ways { grain: grain(dir.as_fd()), namespaces };
     for task in &batch.files {
-        report(task, pack_file(&dir, batch, task, grain, payload));
+        report(task, pack_file(&dir, batch, task, ways, payload));
         if payload.is_full() {
             full(payload)?;
         }
@@ -52,8 +58,26 @@ pub fn pack<E>(
     Ok(done)
 }
 
-fn pack_file(dir: &Dir, batch: &FileBatch, task: &FileTask, grain: Grain, payload: &mut Payload) -> Read {
-    let (file, before) = match open(dir, task.name.as_name(), &task.ident) {
+/// The ways of a directory's filesystem: how it stamps files, and which attributes of them are carried.
+#[derive(Clone, Copy)]
+struct Ways {
+    grain: Grain,
+    namespaces: Namespaces,
+}
+
+/// The attributes of a file that is being read. They are what they were when it was looked at if its time of change is, where each change gets a time of its own.
+fn attrs_of(file: &File, before: &Stat, task: &FileTask, ways: Ways) -> io::Result<Option<Arc<Attrs>>> {
+    if ways.namespaces.is_empty() {
+        return Ok(None);
+    }
+    if ways.grain == Grain::Fine && before.ctime == task.ctime {
+        return Ok(task.attrs.clone());
+    }
+    Ok(At::Fd(file.as_fd()).read(ways.namespaces)?.map(Arc::new))
+}
+
+fn pack_file(dir: &Dir, batch: &FileBatch, task: &FileTask, ways: Ways, payload: &mut Payload) -> Read {
+    let (file, mut before) = match open(dir, task.name.as_name(), &task.ident) {
         Ok(opened) => opened,
         Err(read) => return read,
     };
@@ -62,9 +86,17 @@ fn pack_file(dir: &Dir, batch: &FileBatch, task: &FileTask, grain: Grain, payloa
         return Read::Gone;
     };
     let mark = payload.mark();
+    match attrs_of(&file, &before, task, ways) {
+        Ok(None) => {}
+        Ok(Some(attrs)) => {
+            before.meta.attrs = attrs.digest();
+            payload.attrs(&attrs);
+        }
+        Err(e) => return Read::Failed(errno(&e)),
+    }
     let at = Spot { dir: batch.dir.clone(), name: task.name.clone() };
     let read = match read_into(&file, 0, payload.put(task.index, &at, &before.meta, len)) {
-        Ok(true) => settle(&file, &before, grain, task.insist),
+        Ok(true) => settle(&file, &before, ways.grain, task.insist),
         Ok(false) => Read::Changed,
         Err(e) => Read::Failed(errno(&e)),
     };

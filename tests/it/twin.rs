@@ -65,7 +65,7 @@ fn a_meta(rng: &mut Rng, kind: Kind) -> Meta {
     let mode = [0o644, 0o755, 0o600, 0o4755, 0o400][rng.below(5) as usize];
     let mtime = Time { sec: rng.below(1000) as i64 - 500, nsec: rng.below(1_000_000_000) as u32 };
     let rdev = if kind.is_device() { libc::makedev(1, 3 + rng.below(2) as u32) } else { 0 };
-    Meta { kind, mode, uid: rng.below(3) as u32, gid: rng.below(3) as u32, mtime, size: 0, rdev }
+    Meta { kind, mode, uid: rng.below(3) as u32, gid: rng.below(3) as u32, mtime, size: 0, rdev, attrs: 0 }
 }
 
 fn an_op(rng: &mut Rng) -> Op {
@@ -115,6 +115,7 @@ fn read(root: &Path) -> BTreeMap<Vec<u8>, Seen> {
             mtime: Time { sec: stat.mtime(), nsec: stat.mtime_nsec() as u32 },
             size: content.len() as u64,
             rdev: if kind.is_device() { stat.rdev() } else { 0 },
+            attrs: 0,
         };
         let link_group = if kind != Kind::Dir && stat.nlink() > 1 { stat.ino() } else { 0 };
         let path = path.strip_prefix(root).unwrap().as_os_str().as_bytes().to_vec();
