@@ -44,6 +44,7 @@ fn sample(root: &Path) {
     fs::create_dir(root.join("d")).unwrap();
     mode(&root.join("d"), 0o755);
     fs::write(root.join("d/inner"), "x").unwrap();
+    ["big", "d/inner"].iter().for_each(|file| mode(&root.join(file), 0o644));
     symlink("target", root.join("l")).unwrap();
     node(&root.join("p"), SFlag::S_IFIFO, 0);
     node(&root.join("s"), SFlag::S_IFSOCK, 0);
@@ -75,10 +76,10 @@ fn settle(root: &Path) {
     }
 }
 
-/// rw-r-----, and rw- for user 7.
-pub(crate) const ACL: &[u8] = b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x02\0\x06\0\x07\0\0\0\x04\0\x04\0\xff\xff\xff\xff\x10\0\x06\0\xff\xff\xff\xff\x20\0\0\0\xff\xff\xff\xff";
+/// `rw-------` with `rw-` for user 7, which the mask takes away.
+const ACL: &[u8] = b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x02\0\x06\0\x07\0\0\0\x04\0\0\0\xff\xff\xff\xff\x10\0\0\0\xff\xff\xff\xff\x20\0\0\0\xff\xff\xff\xff";
 /// cap_net_raw=p
-pub(crate) const CAPABILITY: &[u8] = b"\0\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+const CAPABILITY: &[u8] = b"\0\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
 /// Sets an attribute, or removes it.
 fn attr(path: &Path, name: &str, value: Option<&[u8]>) {
