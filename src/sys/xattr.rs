@@ -328,7 +328,9 @@ pub fn settable(dir: &Dir) -> Namespaces {
     add(Namespaces::TRUSTED, administers, c"trusted.ringsync");
     add(Namespaces::SECURITY, administers, c"security.ringsync");
     add(Namespaces::LABEL, administers && !has_labels(), c"security.ringsync");
-    if is_overlay(dir) { all } else { all.or(Namespaces::OVERLAY) }
+    // It is about names of the other two.
+    let has_names = all.has(Namespaces::USER) || all.has(Namespaces::TRUSTED);
+    if has_names && !is_overlay(dir) { all.or(Namespaces::OVERLAY) } else { all }
 }
 
 /// Whether the filesystem of an open file has any attributes at all.

@@ -4,10 +4,17 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
+use ringsync::apply::{FsTarget, Root, Target};
+use ringsync::model::attrs::{Attrs, Namespaces};
+use ringsync::model::meta::{Kind, Meta};
+use ringsync::model::op::Op;
+use ringsync::sys::dir::Dir;
 use rustix::fs::{XattrFlags, getxattr, lgetxattr, llistxattr, lremovexattr, lsetxattr};
 
 use crate::compare::{Rules, compare, untouched};
+use crate::fixture::{Mirror as Fixture, file_meta, meta, mkdir, rel, spot};
 use crate::mounts::{Fs, Mounted, privately};
 use crate::place::{Place, as_user, is_root, skipped};
 use crate::program::{As, Mirror, Server, Way, once, sender};
@@ -119,13 +126,14 @@ fn a_tree(name: &str, who: As, rules: &Rules) {
         // What only the mirror has goes; what is damaged is mended, and no content is sent for it.
         set(&place.dst.join("plain"), "user.extra", b"x");
         set(&place.dst.join("d/inner"), "user.name", b"damaged");
+        set(&place.dst.join("read only"), "user.name", b"damaged");
         tool("setfacl", &["-m", "u:9:rwx", text(&place.dst.join("d"))]);
         tool("setfacl", &["-b", text(&place.dst.join("mapped"))]);
         tool("setfacl", &["-k", text(&place.dst.join("d/inherits"))]);
         lremovexattr(place.dst.join("staged"), "user.empty").unwrap();
         let inodes =
             |names: &[&str]| names.iter().map(|name| fs::symlink_metadata(place.dst.join(name)).unwrap().ino()).collect::<Vec<_>>();
-        let names = ["plain", "d/inner", "mapped", "staged"];
+        let names = ["plain", "d/inner", "read only", "mapped", "staged"];
         let before = inodes(&names);
         once(who, way, &place, &[], 0);
         assert_eq!(by_rsync(&place), "", "{way:?}, after a repair");
@@ -284,7 +292,7 @@ fn a_filesystem_without_attributes() {
                 grow(&place.src);
             } else {
                 fs::write(place.src.join("f"), "x").unwrap();
-                fs::write(place.dst.join("f"), "y").unwrap();
+                fs::write(place.dst.join("f"), "x").unwrap();
                 fs::create_dir(place.src.join("d")).unwrap();
                 fs::create_dir(place.dst.join("d")).unwrap();
                 set(&place.dst.join("f"), "user.x", b"x");
@@ -325,4 +333,60 @@ fn more_than_can_be_carried_is_reported() {
     assert_eq!(get(&place.dst.join("modest"), "user.most"), Some(vec![1; 65_536]));
     let mut names = [0; 64];
     assert_eq!(llistxattr(place.dst.join("modest"), &mut names[..]), Ok("user.most".len() + 1));
+}
+
+/// What a peer says of attributes is held against what came, and against what the session carries.
+#[test]
+fn attributes_that_did_not_come_are_refused() {
+    let mut m = Fixture::new();
+    if !can_have("attributes_that_did_not_come_are_refused", &m.path) {
+        return;
+    }
+    let of = |name: &[u8], value: &[u8]| Arc::new(Attrs::new(vec![(name.into(), value.to_vec())]).unwrap().unwrap());
+    let (one, two) = (of(b"user.x", b"1"), of(b"user.x", b"2"));
+    let with = |attrs: &Attrs| Meta { attrs: attrs.digest(), ..file_meta(b"x") };
+    assert_eq!(m.target.put(&spot("f"), &with(&one), b"x"), Err(libc::EINVAL));
+    m.target.attrs(&one);
+    assert_eq!(m.target.put(&spot("f"), &with(&two), b"x"), Err(libc::EINVAL));
+    assert_eq!(m.names(), [""; 0], "nothing was made");
+    m.target.put(&spot("f"), &with(&one), b"x").unwrap();
+    // They hold for all that follow, over the end of a frame.
+    m.target.end_frame();
+    m.target.put(&spot("g"), &with(&one), b"x").unwrap();
+    assert_eq!([get(&m.at("f"), "user.x"), get(&m.at("g"), "user.x")], [Some(b"1".to_vec()), Some(b"1".to_vec())]);
+    assert!(m.list().iter().all(|(_, entry)| entry.meta.attrs == one.digest()));
+    m.target.attrs(&two);
+    m.ok(&Op::SetMeta { at: spot("f"), meta: with(&two) });
+    m.ok(&Op::SetMeta { at: spot("g"), meta: file_meta(b"x") });
+    assert_eq!([get(&m.at("f"), "user.x"), get(&m.at("g"), "user.x")], [Some(b"2".to_vec()), None]);
+    // Without root's rights `trusted.*` is no part of a session; nor is anything that nobody wants.
+    let carrying = |namespaces| FsTarget::new(Root::new(Dir::open_root(&m.path).unwrap(), false, namespaces));
+    for (namespaces, attrs) in [(Namespaces::NONE, &one), (Namespaces::ACL, &one), (Namespaces::USER, &of(b"trusted.x", b""))] {
+        let mut target = carrying(namespaces);
+        target.attrs(attrs);
+        assert_eq!(target.op(&Op::SetMeta { at: spot("f"), meta: with(attrs) }), Err(libc::EINVAL), "{namespaces:?}");
+    }
+    carrying(Namespaces::NONE).op(&Op::SetMeta { at: spot("f"), meta: file_meta(b"x") }).unwrap();
+    assert_eq!(get(&m.at("f"), "user.x"), Some(b"2".to_vec()), "it is not touched");
+}
+
+/// A directory's default list gives new entries one: those that shall have none do not keep it.
+#[test]
+fn what_the_mirror_inherits_is_taken_away() {
+    let mut m = Fixture::new();
+    if !can_have("what_the_mirror_inherits_is_taken_away", &m.path) {
+        return;
+    }
+    tool("setfacl", &["-d", "-m", "u:7:rwx", text(&m.path)]);
+    m.put("file", b"x");
+    m.target.stage(1, 0, b"x").unwrap();
+    m.ok(&Op::Place { at: spot("placed"), meta: file_meta(b"x"), stage: 1 });
+    m.ok(&Op::Special { at: spot("fifo"), meta: meta(Kind::Fifo, 0o644) });
+    m.ok(&mkdir("dir"));
+    assert!(get(&m.at("dir"), "system.posix_acl_default").is_some(), "the kernel does what is tested against");
+    m.ok(&Op::DirMeta { dir: rel("dir"), meta: meta(Kind::Dir, 0o755) });
+    for name in ["file", "placed", "fifo", "dir"] {
+        assert_eq!([get(&m.at(name), "system.posix_acl_access"), get(&m.at(name), "system.posix_acl_default")], [None, None], "{name}");
+        assert_eq!(m.stat(name).mode() & 0o777, if name == "dir" { 0o755 } else { 0o644 }, "{name}");
+    }
 }

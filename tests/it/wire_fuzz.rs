@@ -147,7 +147,8 @@ impl Random {
                 let target = (kind == Kind::Symlink && self.below(9) > 0).then(|| self.name().into());
                 let name = Name::new(&self.name()).unwrap().to_owned();
                 let link_group = if kind == Kind::Dir { self.below(2) as u64 } else { self.number() };
-                Message::Entry(Entry { name, meta: self.meta(kind), target, link_group })
+                let attrs = [0, self.number()][self.below(2)];
+                Message::Entry(Entry { name, meta: Meta { attrs, ..self.meta(kind) }, target, link_group })
             }
             20 => Message::ListError { dir: self.dir(), errno },
             21 => Message::ListEnd,
