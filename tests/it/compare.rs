@@ -15,7 +15,7 @@ use ringsync::sys::dir::Dir;
 
 use crate::place::until;
 
-mod attrs;
+pub mod attrs;
 mod canary;
 
 /// What is compared.

@@ -19,7 +19,7 @@ pub(super) fn path(dir: &Dir, name: Option<Name<'_>>) -> PathBuf {
 }
 
 /// Name → value of what a mirror carries: all, or `user.*` and access control lists.
-pub(super) fn read(path: &Path, all: bool) -> io::Result<BTreeMap<String, Vec<u8>>> {
+pub fn read(path: &Path, all: bool) -> io::Result<BTreeMap<String, Vec<u8>>> {
     // The directory itself is what its link in /proc points to.
     let own = path.parent() == Some(Path::new("/proc/self/fd"));
     let mut names = vec![0; 65_536];
