@@ -32,6 +32,25 @@ pub const STAGE_CHUNK_BYTES: usize = 512 * 1024;
 /// From here on content is mapped, below it is read: `pread` wins below 64 to 128 KiB, mapping above.
 pub const MMAP_BYTES_MIN: u64 = 128 * 1024;
 
+/// Longest name of an extended attribute: `XATTR_NAME_MAX`.
+pub const ATTR_NAME_BYTES_MAX: usize = 255;
+
+/// Longest value of one: `XATTR_SIZE_MAX`.
+pub const ATTR_VALUE_BYTES_MAX: usize = 64 * 1024;
+
+/// All attributes of an entry together, names and lengths included. Three of the longest values and many short ones; and they, what came before them, and the
+/// longest operation after them fit one frame. An entry with more is reported, and not carried.
+pub const ATTRS_BYTES_MAX: usize = 240 * 1024;
+
+/// Longest list of names of an entry's attributes: `XATTR_LIST_MAX`.
+pub const ATTR_LIST_BYTES_MAX: usize = 64 * 1024;
+
+/// How often attributes that change while they are read are read again.
+pub const ATTRS_TRIES_MAX: usize = 8;
+
+/// Filesystems beneath a source of which it is known whether they have attributes: beyond, each directory is asked for its own.
+pub const ATTRS_FILESYSTEMS_MAX: usize = 1024;
+
 /// Largest payload of one frame, before compression: one whole inline file with the largest name, path and headers fits, and so does the longest single operation.
 pub const FRAME_PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 
@@ -252,7 +271,8 @@ const _: () = {
     assert!(HANDSHAKES_MAX > THREADS_MAX);
     assert!(RING_BUFFERS.is_power_of_two() && RING_COMPLETIONS >= 2 * RING_BUFFERS as u32 + 8);
     assert!(SEND_QUEUE_BYTES_MAX >= FRAME_PAYLOAD_BYTES_MAX && SEND_PIECES_MAX <= 1024);
-    assert!(FRAME_FILL_BYTES + MESSAGE_BYTES_MAX <= FRAME_PAYLOAD_BYTES_MAX);
+    assert!(FRAME_FILL_BYTES + 8 + ATTRS_BYTES_MAX + MESSAGE_BYTES_MAX <= FRAME_PAYLOAD_BYTES_MAX);
+    assert!(ATTRS_BYTES_MAX >= 3 * (ATTR_VALUE_BYTES_MAX + ATTR_NAME_BYTES_MAX + 5));
     assert!(MESSAGE_FIELDS_BYTES_MAX >= LINK_TARGET_BYTES_MAX + 2 * NAME_BYTES_MAX + TEXT_BYTES_MAX + 256);
     assert!(LOCAL_QUEUE_BYTES_MAX >= FRAME_PAYLOAD_BYTES_MAX);
     assert!(FRAME_PAYLOAD_BYTES_MAX >= INLINE_FILE_BYTES_MAX + 2 * PATH_BYTES_MAX + 4096);

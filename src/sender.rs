@@ -4,6 +4,7 @@
 //! forgotten and the next session starts from the receiver's manifest, so that start, restart and resume are one path. What the files of it do:
 //! `sender` runs sessions one after another, `sender::session` is one session, `sender::outbox` sends cycles in order, `sender::crew` hands work to workers.
 
+mod attrs;
 mod crew;
 mod outbox;
 mod root;

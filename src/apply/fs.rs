@@ -6,14 +6,16 @@ use std::io;
 use std::sync::Arc;
 
 use crate::apply::dirs::{Dirs, Held};
+use crate::apply::file::{self, Finish};
 use crate::apply::manifest::{self, errno};
 use crate::apply::meta::left_behind;
 use crate::apply::patch::Patches;
 use crate::apply::root::Root;
+use crate::apply::sweep;
 use crate::apply::target::{Errno, Listed, Target, is_at_or_beneath, may_name, may_name_dir};
 use crate::apply::temp::TempNames;
-use crate::apply::{file, sweep};
 use crate::limits::LINK_TARGET_BYTES_MAX;
+use crate::model::attrs::Attrs;
 use crate::model::meta::{Kind, Meta, Stat};
 use crate::model::op::{Op, Spot};
 use crate::model::path::{Name, NameBuf, RelPath};
@@ -29,6 +31,8 @@ pub struct FsTarget {
     dirs: Dirs,
     temps: TempNames,
     patches: Patches,
+    /// The last that came, for operations whose metadata names them.
+    attrs: Option<Arc<Attrs>>,
 }
 
 fn fail<T>(errno: Errno) -> io::Result<T> {
@@ -53,12 +57,12 @@ fn look(dir: &Dir, name: Name<'_>) -> io::Result<Option<Stat>> {
 }
 
 /// A way to put a file at a name.
-type Put = fn(&Root, &Held, &mut TempNames, Name<'_>, &Meta, &[u8]) -> io::Result<()>;
+type Put = fn(&Root, &Held, &mut TempNames, Name<'_>, Finish<'_>, &[u8]) -> io::Result<()>;
 
 impl FsTarget {
     /// A target for one thread.
     pub fn new(root: Arc<Root>) -> Self {
-        Self { root, dirs: Dirs::new(), temps: TempNames::new(), patches: Patches::default() }
+        Self { root, dirs: Dirs::new(), temps: TempNames::new(), patches: Patches::default(), attrs: None }
     }
 
     /// Begins a staged file that is made from what is at `base`; `shapes` are the base's and its own. Why it cannot be is said when it is sealed.
@@ -99,6 +103,17 @@ impl FsTarget {
         self.patches.work(&self.root)
     }
 
+    /// What the metadata's digest stands for.
+    fn attrs_of(&self, meta: &Meta) -> io::Result<Option<Arc<Attrs>>> {
+        if meta.attrs == 0 {
+            return Ok(None);
+        }
+        match self.attrs.as_ref().filter(|attrs| attrs.digest() == meta.attrs && self.root.attrs.carries(attrs)) {
+            Some(attrs) => Ok(Some(Arc::clone(attrs))),
+            None => fail(libc::EINVAL),
+        }
+    }
+
     fn put_by(&mut self, put: Put, at: &Spot, meta: &Meta, data: &[u8]) -> Result<(), Errno> {
         self.writable()?;
         if !may_name(at) || meta.kind != Kind::File || meta.size != data.len() as u64 {
@@ -106,7 +121,8 @@ impl FsTarget {
         }
         self.with_access(&[(&at.dir, None)], |target| {
             let dir = target.held(&at.dir)?;
-            put(&target.root, &dir, &mut target.temps, at.name.as_name(), meta, data)
+            let attrs = target.attrs_of(meta)?;
+            put(&target.root, &dir, &mut target.temps, at.name.as_name(), Finish { meta, attrs: attrs.as_deref() }, data)
         })
     }
 
@@ -173,7 +189,10 @@ impl FsTarget {
                 match have.kind {
                     Kind::Dir => fail(libc::EISDIR),
                     kind if kind != meta.kind => fail(libc::ESTALE),
-                    _ => self.root.who.settle_at(&dir.dir, at.name.as_name(), &have, meta),
+                    _ => {
+                        let attrs = self.attrs_of(meta)?;
+                        self.root.who.settle_at(&dir.dir, at.name.as_name(), &have, meta, &self.root.attrs.of(attrs.as_deref()))
+                    }
                 }
             }
             Op::Place { at, meta, stage } => {
@@ -181,7 +200,9 @@ impl FsTarget {
                 // What is staged is looked at first: a place for an incomplete file need not be looked for.
                 self.root.staging.complete(&self.root, *stage, meta.size)?;
                 let dir = self.held(&at.dir)?;
-                file::place(&self.root, &dir, &mut self.temps, at.name.as_name(), meta, *stage)
+                let attrs = self.attrs_of(meta)?;
+                let finish = Finish { meta, attrs: attrs.as_deref() };
+                file::place(&self.root, &dir, &mut self.temps, at.name.as_name(), finish, *stage)
             }
             Op::Link { from, to } => {
                 require(may_name(from) && may_name(to))?;
@@ -257,12 +278,15 @@ impl FsTarget {
     ) -> io::Result<()> {
         let held = self.held(&at.dir)?;
         let (dir, name) = (&held.dir, at.name.as_name());
+        let root = Arc::clone(&self.root);
+        let attrs = self.attrs_of(meta)?;
+        let new = root.attrs.of_new(attrs.as_deref(), held.inherits && meta.kind != Kind::Symlink);
         match create(dir, name) {
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {}
             done => {
                 done?;
                 let have = dir.stat_at(name)?.meta;
-                return self.root.who.settle_at(dir, name, &have, meta);
+                return root.who.settle_at(dir, name, &have, meta, &new);
             }
         }
         if let Some(there) = look(dir, name)? {
@@ -271,14 +295,14 @@ impl FsTarget {
                 return fail(libc::EISDIR);
             }
             if have.kind == meta.kind && there.nlink == 1 && same(dir, name, &have) {
-                return self.root.who.settle_at(dir, name, &have, meta);
+                return root.who.settle_at(dir, name, &have, meta, &root.attrs.of(attrs.as_deref()));
             }
         }
         let (temp, ()) = self.temps.with_free(|temp| create(dir, temp))?;
         let temp = temp.name();
         let done = dir
             .stat_at(temp)
-            .and_then(|made| self.root.who.settle_at(dir, temp, &made.meta, meta))
+            .and_then(|made| root.who.settle_at(dir, temp, &made.meta, meta, &new))
             .and_then(|()| dir.rename(temp, dir, name));
         if done.is_err() {
             discard(dir, temp);
@@ -348,10 +372,11 @@ impl FsTarget {
 
     fn dir_meta(&mut self, path: &RelPath, meta: &Meta) -> io::Result<()> {
         let held = self.held(path)?;
+        let attrs = self.attrs_of(meta)?;
         let set = || {
             let have = held.dir.stat()?;
             self.root.loosened.forget(have.ident);
-            self.root.who.settle_fd(held.dir.as_fd(), &have.meta, meta)
+            self.root.who.settle_fd(held.dir.as_fd(), &have.meta, meta, &self.root.attrs.of(attrs.as_deref()))
         };
         let done = if path.is_root() { self.root.staging.still(set) } else { set() };
         self.dirs.forget_dir(path);
@@ -397,6 +422,10 @@ impl Target for FsTarget {
 
     fn put_new(&mut self, at: &Spot, meta: &Meta, data: &[u8]) -> Result<(), Errno> {
         self.put_by(file::put_new, at, meta, data)
+    }
+
+    fn attrs(&mut self, attrs: &Arc<Attrs>) {
+        self.attrs = Some(Arc::clone(attrs));
     }
 
     fn stage(&mut self, id: u64, offset: u64, data: &[u8]) -> Result<(), Errno> {

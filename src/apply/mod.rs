@@ -4,6 +4,7 @@
 //! directory and one validated name. The receiver calls it.
 
 mod access;
+mod attrs;
 mod dirs;
 mod file;
 pub mod fs;

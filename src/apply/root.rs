@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::apply::access::Loosened;
+use crate::apply::attrs::Keeper;
 use crate::apply::meta::Identity;
 use crate::apply::staging::Staging;
+use crate::model::attrs::Namespaces;
 use crate::model::meta::Ident;
 use crate::model::op::Abilities;
 use crate::sys::dir::Dir;
@@ -20,23 +22,25 @@ pub struct Root {
     pub(super) who: Identity,
     pub(super) staging: Staging,
     pub(super) loosened: Loosened,
+    pub(super) attrs: Keeper,
     pub(super) read_only: bool,
     sweep: AtomicBool,
     named_only: AtomicBool,
 }
 
 impl Root {
-    /// The root at `path`, whose last component may be a symbolic link.
+    /// The root at `path`, whose last component may be a symbolic link. All attributes are carried that can be.
     ///
     /// # Errors
     /// As `open(2)`.
     pub fn open(path: &Path, read_only: bool) -> io::Result<Arc<Self>> {
-        Dir::open_root(path).map(|dir| Self::new(dir, read_only))
+        Dir::open_root(path).map(|dir| Self::new(dir, read_only, Namespaces::ALL))
     }
 
-    /// The root that is open as `dir`. A read-only one refuses every change with `EROFS`.
-    pub fn new(dir: Dir, read_only: bool) -> Arc<Self> {
+    /// The root that is open as `dir`. A read-only one refuses every change with `EROFS`. Of attributes those are carried that are in `wanted` and can be set here.
+    pub fn new(dir: Dir, read_only: bool, wanted: Namespaces) -> Arc<Self> {
         Arc::new(Self {
+            attrs: Keeper::new(&dir, wanted),
             dir,
             who: Identity::of_process(),
             staging: Staging::new(),
@@ -49,7 +53,7 @@ impl Root {
 
     /// What can be set here.
     pub fn abilities(&self) -> Abilities {
-        self.who.abilities()
+        Abilities { attrs: self.attrs.settable(), ..self.who.abilities() }
     }
 
     /// Whether every change is refused.

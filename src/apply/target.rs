@@ -4,6 +4,9 @@
 //! Nothing here does I/O. The receiver calls a target for every operation that arrives; both targets use the checks below, so
 //! that they agree about which places a peer may name.
 
+use std::sync::Arc;
+
+use crate::model::attrs::Attrs;
 use crate::model::meta::Meta;
 use crate::model::op::{Entry, Op, Spot};
 use crate::model::path::{Name, RelPath};
@@ -40,7 +43,7 @@ pub trait Target {
     /// Executes one operation.
     ///
     /// # Errors
-    /// The system's error number. Beside what the calls themselves say: `EINVAL` for a reserved name or a value that does not fit the operation,
+    /// The system's error number. Beside what the calls themselves say: `EINVAL` for a reserved name, a value that does not fit the operation, or attributes that did not come,
     /// `EISDIR` for a directory at a name where something else is to be put, `EEXIST` for a directory that would have to be moved over a directory,
     /// `ESTALE` where `SetMeta` finds another kind than it expects, `ENODATA` where `Place` finds that not everything was staged.
     fn op(&mut self, op: &Op) -> Result<(), Errno>;
@@ -58,6 +61,9 @@ pub trait Target {
     fn put_new(&mut self, at: &Spot, meta: &Meta, data: &[u8]) -> Result<(), Errno> {
         self.put(at, meta, data)
     }
+
+    /// Takes the attributes that the metadata of operations from here on may name by their digest.
+    fn attrs(&mut self, attrs: &Arc<Attrs>);
 
     /// Writes a piece of a staged file, which is made by its first piece. Pieces come in any order and from any thread, each once.
     ///

@@ -95,6 +95,24 @@ pub(super) struct MirrorArgs {
     /// Keep in DEST what SRC does not have
     #[arg(long)]
     pub(super) no_delete: bool,
+    /// Carry hard links as such; the default
+    #[arg(short = 'H', long, overrides_with = "no_hard_links")]
+    pub(super) hard_links: bool,
+    /// Make each name of a file a file of its own
+    #[arg(long, alias = "no-H", overrides_with = "hard_links")]
+    pub(super) no_hard_links: bool,
+    /// Carry access control lists; the default
+    #[arg(short = 'A', long, overrides_with = "no_acls")]
+    pub(super) acls: bool,
+    /// Leave access control lists alone
+    #[arg(long, alias = "no-A", overrides_with = "acls")]
+    pub(super) no_acls: bool,
+    /// Carry extended attributes and capabilities; the default
+    #[arg(short = 'X', long, overrides_with = "no_xattrs")]
+    pub(super) xattrs: bool,
+    /// Leave extended attributes and capabilities alone
+    #[arg(long, alias = "no-X", overrides_with = "xattrs")]
+    pub(super) no_xattrs: bool,
     /// Leave the kernel's watch limits as they are
     #[arg(long)]
     pub(super) no_tune: bool,

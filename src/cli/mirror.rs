@@ -35,7 +35,14 @@ fn config(args: &MirrorArgs, matches: &ArgMatches) -> Result<config::Mirror> {
     let config = config::Mirror {
         source: args.source.clone(),
         dests: args.dests.iter().map(|dest| Dest::parse(dest, args.port)).collect::<Result<_>>()?,
-        options: Options { delete: !args.no_delete, delete_excluded: args.delete_excluded, ..Options::mirror() },
+        options: Options {
+            delete: !args.no_delete,
+            delete_excluded: args.delete_excluded,
+            hard_links: args.hard_links || !args.no_hard_links,
+            acls: args.acls || !args.no_acls,
+            xattrs: args.xattrs || !args.no_xattrs,
+            ..Options::mirror()
+        },
         filter: Arc::new(rules::filter(matches)?),
         threads: args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX)),
         watch: args.watch.into(),
@@ -104,6 +111,13 @@ mod tests {
         assert_eq!(full.dests[0].to_string(), "ringsync://h:9/m/p");
         assert_eq!((full.threads, full.watch, full.io, full.compress), (3, WatchChoice::Inotify, IoChoice::Epoll, Compress::None));
         assert!(!full.tune && full.once && full.progress && !full.filter.is_empty() && !full.options.delete);
+        let carried = |words: &str| {
+            let Options { hard_links, acls, xattrs, .. } = parse(&format!("ringsync mirror {words} a b")).unwrap().options;
+            [hard_links, acls, xattrs]
+        };
+        assert_eq!([carried("-HAX"), carried("--xattrs --acls --hard-links")], [[true; 3]; 2]);
+        assert_eq!([carried("--no-xattrs --no-acls --no-hard-links"), carried("-HAX --no-H --no-A --no-X")], [[false; 3]; 2]);
+        assert_eq!(carried("--no-xattrs --no-acls -X"), [true, false, true]);
         assert!(parse("ringsync mirror --delete-excluded a b").unwrap().options.delete_excluded);
     }
 

@@ -101,6 +101,8 @@ pub struct Meta {
     pub size: u64,
     /// Device number, for devices only; otherwise 0.
     pub rdev: u64,
+    /// Digest of the [`Attrs`](crate::model::attrs::Attrs), as far as both ends carry them; 0 where there are none.
+    pub attrs: u64,
 }
 
 /// Which object an entry names: two names with one identity are one object. Stable across renames.

@@ -19,6 +19,10 @@ pub struct Options {
     pub specials: bool,
     /// Carry hard links as such (`--hard-links`).
     pub hard_links: bool,
+    /// Carry extended attributes (`--xattrs`).
+    pub xattrs: bool,
+    /// Carry access control lists (`--acls`).
+    pub acls: bool,
     /// Delete what the source does not have (`--delete`).
     pub delete: bool,
     /// Delete also what the filter excludes (`--delete-excluded`).
@@ -37,6 +41,8 @@ impl Options {
             devices: true,
             specials: true,
             hard_links: true,
+            xattrs: true,
+            acls: true,
             delete: true,
             delete_excluded: false,
         }

@@ -349,9 +349,19 @@ impl Emit<'_> {
         self.push_meta(node, &stat.meta);
     }
 
+    /// What the digest of the metadata stands for goes along with the cycle.
+    pub(super) fn take_attrs(&mut self, meta: &Meta) {
+        if meta.attrs != 0
+            && let Some(attrs) = self.round.attrs.get(&meta.attrs)
+        {
+            self.cycle.attrs.entry(meta.attrs).or_insert_with(|| attrs.clone());
+        }
+    }
+
     pub(super) fn push_meta(&mut self, node: NodeId, meta: &Meta) {
         let Some(spot) = self.spot(node) else { return };
         let index = self.file_index(node);
+        self.take_attrs(meta);
         self.cycle.metas.push((index, Op::SetMeta { at: spot, meta: *meta }));
         self.tree().update_meta(node, meta);
     }
@@ -380,8 +390,11 @@ impl Emit<'_> {
         // Perhaps the mirror has the directory already, and something in it: that is found out wherever the directory goes meanwhile.
         let unlisted = directory && (self.planner.tree.has(node, flag::UNKNOWN) || self.planner.tree.has(parent, flag::RELIST));
         let relist = if unlisted { flag::RELIST } else { 0 };
+        if !directory {
+            self.take_attrs(&stat.meta);
+        }
         let op = match (&self.round.slots[at].seen, stat.meta.kind) {
-            (_, Kind::Dir) => Op::Mkdir { at: spot, meta: stat.meta },
+            (_, Kind::Dir) => Op::Mkdir { at: spot, meta: without_attrs(&stat.meta) },
             (Seen::Present { target: Some(target), .. }, Kind::Symlink) => {
                 Op::Symlink { at: spot, target: target.clone(), meta: stat.meta }
             }
@@ -434,7 +447,8 @@ impl Emit<'_> {
         self.tree().set(node, flag::BUSY);
         let index = self.file_index(node);
         let node = self.planner.tree.reference(node);
-        let task = FileTask { index, node, name: spot.name, stat: *stat, new, insist };
+        let attrs = self.round.attrs.get(&stat.meta.attrs).cloned();
+        let task = FileTask { index, node, name: spot.name, stat: *stat, attrs, new, insist };
         self.add_to_batch(parent, spot.dir, expect, task);
     }
 
@@ -483,6 +497,7 @@ impl Emit<'_> {
                     self.record(node, at, &meta);
                     self.state[at] = State::Made;
                     let index = self.file_index(node);
+                    self.take_attrs(&meta);
                     self.cycle.places.push(Placing { index, node: self.planner.tree.reference(node), worker, at: spot, meta, stage });
                     let now = self.now;
                     self.planner.sent(node, ctime, racy, changed, now);
@@ -548,7 +563,14 @@ impl Emit<'_> {
             };
             let Ok(path) = self.planner.tree.path(dir) else { continue };
             self.tree().set_meta(dir, &stat.meta);
+            self.take_attrs(&stat.meta);
             self.push_post(Op::DirMeta { dir: path, meta: stat.meta }, dir);
         }
     }
+}
+
+/// What a directory is made with. Its attributes come with the rest of its metadata, when its entries are there; until then nobody gets in by the group's bits,
+/// which may be the mask of an access control list.
+fn without_attrs(meta: &Meta) -> Meta {
+    if meta.attrs == 0 { *meta } else { Meta { attrs: 0, mode: meta.mode & 0o7700, ..*meta } }
 }

@@ -1,6 +1,6 @@
 //! The planner's state and its inputs: what comes in, what is asked next. The cycle itself is built in `emit`.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
@@ -90,6 +90,8 @@ pub struct Planner {
     pub(super) filter: Arc<Filter>,
     pub(super) fill: Option<Fill>,
     pub(super) wanted_lists: Vec<NodeRef>,
+    /// Paths that are not trusted, whatever the manifest that is wanted says: see `aftermath`.
+    pub(super) forged: BTreeSet<Vec<u8>>,
     pub(super) last_fill: u64,
     pub(super) fills_in_row: u32,
     pub(super) round: Option<Round>,
@@ -131,6 +133,7 @@ impl Planner {
             filter,
             fill: None,
             wanted_lists: Vec::new(),
+            forged: BTreeSet::new(),
             last_fill: 0,
             fills_in_row: 0,
             round: None,
@@ -233,13 +236,6 @@ impl Planner {
         if let Some(object) = object.or_else(|| self.object_at(key, name, hint)) {
             self.object_told(object, hint, now);
         }
-    }
-
-    /// The object that has other names beside the one that was told, which may be gone when it is looked at; for watchers that do not tell it.
-    fn object_at(&self, key: &[u8], name: &[u8], hint: Hint) -> Option<(u64, u64)> {
-        let told = hint.has(Hint::WRITTEN | Hint::CLOSED | Hint::ATTRIB) && !name.is_empty();
-        let id = self.tree.child(self.tree.of_key(key).filter(|_| told)?, name).filter(|id| self.tree.group(*id) != 0)?;
-        self.tree.ident(id).map(|ident| (ident.dev, ident.ino))
     }
 
     /// Events were lost: every directory is listed again. Each by itself, not from the root downwards: one that is renamed meanwhile could slip through.
@@ -499,6 +495,7 @@ impl Planner {
         }
         if let Some(round) = &mut self.round {
             round.dirs.insert(asked.dir, seen.stat);
+            round.attrs.extend(seen.attrs.into_iter().map(|attrs| (attrs.digest(), attrs)));
         }
         let complete = asked.list && seen.list_error.is_none();
         let mut present: NodeSet<NodeId> = NodeSet::default();

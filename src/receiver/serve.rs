@@ -173,6 +173,7 @@ impl<'a> Conn<'a> {
                 }
                 self.out.ack(cycle);
             }
+            Message::Attrs(attrs) => self.target.attrs(&attrs),
             Message::Stage { id, offset, data } => self.stage(id, offset, data)?,
             Message::StageDrop { id } => self.target.drop_stage(id),
             Message::Ping => self.out.pong(),
@@ -233,6 +234,7 @@ impl<'a> Conn<'a> {
                     self.enter(rules)?;
                     self.put(index, &at, &meta, data, new);
                 }
+                Message::Attrs(attrs) => self.target.attrs(&attrs),
                 Message::Stage { id, offset, data } => self.stage(id, offset, data)?,
                 Message::StageDrop { id } => self.target.drop_stage(id),
                 Message::Patch { id, base, shapes } => self.target.patch(id, &base, shapes),

@@ -13,6 +13,7 @@ use crate::model::op::{Abilities, Op};
 use crate::model::path::{Name, RelPath};
 use crate::model::probe::{Ask, Probe};
 use crate::plan::{Action, Planner};
+use crate::sender::attrs;
 use crate::sender::crew::{self, Crew};
 use crate::sender::outbox::Outbox;
 use crate::sender::root::SourceRoot;
@@ -25,7 +26,7 @@ use crate::watch::{Batches, Coverer, Watch};
 use crate::wire::session::{ControlClient, Welcomed, fatal};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
 use crate::work::worker::{Report, Task, closed, flush, greet, send};
-use crate::work::{Cover, Signatures, Source, files, probe};
+use crate::work::{Carried, Cover, Signatures, Source, files, probe};
 
 /// A cycle of so few files is read by the planner's thread itself: handing it over costs more.
 const INLINE_FILES_MAX: usize = 4;
@@ -96,10 +97,13 @@ pub(super) struct Session<'a> {
 pub(super) fn connect(config: &config::Mirror, peer: &Peer, (module, path): (&str, &RelPath)) -> Result<(Link, Welcomed)> {
     let mut link = peer.connect()?;
     let mut payload = Payload::over(link.buffer());
-    payload.hello(&Hello::control(module, path.clone(), config.threads as u16)?);
+    let wanted = attrs::wanted(&config.options);
+    payload.hello(&Hello::control(module, path.clone(), config.threads as u16)?.carrying(wanted));
     flush(&mut link, &mut payload)?;
-    let welcome = greet(&mut link)?;
+    let mut welcome = greet(&mut link)?;
     tell_abilities(welcome.abilities);
+    attrs::tell(wanted, welcome.abilities.attrs);
+    welcome.abilities.attrs = welcome.abilities.attrs.and(wanted);
     Ok((link, welcome))
 }
 
@@ -135,7 +139,12 @@ impl<'a> Session<'a> {
         slot.wake_by(wake.clone());
         let eyes = if config.once { None } else { Some(Eyes::open(config, &wake, stats, peer.is_local())?) };
         let coverer = eyes.as_ref().map(|eyes| eyes.watch.coverer());
-        let source = Arc::new(Source { root: root.dir()?, cover: Box::new(Watched(coverer)), signatures: Signatures::new(!config.once) });
+        let source = Arc::new(Source {
+            root: root.dir()?,
+            cover: Box::new(Watched(coverer)),
+            signatures: Signatures::new(!config.once),
+            carried: Carried::new(welcome.abilities.attrs),
+        });
         let crew = Crew::start(config.threads, &source, peer, welcome.token, &wake)?;
         tracing::debug!("connected: {}, {} workers", link.describe(), crew.len());
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
@@ -342,7 +351,7 @@ impl<'a> Session<'a> {
                 .collect();
             if !ops.is_empty() {
                 outstanding += 1;
-                self.crew.give_to(worker, Task::Ops { cycle: cycle.number, ops });
+                self.crew.give_to(worker, Task::Ops { cycle: cycle.number, ops, attrs: cycle.attrs.clone() });
             }
         }
         self.outbox.cycle(cycle, outstanding);

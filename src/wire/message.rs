@@ -3,10 +3,13 @@
 //! What comes out is checked: names and paths are validated, kinds fit their operation, numbers are within their limits. Whether a message
 //! may stand where it stands is the session's business. Encoding is in `payload`; the layout of each is in PROTOCOL.md.
 
+use std::sync::Arc;
+
 use crate::limits::{
-    ERRNO_MAX, INLINE_FILE_BYTES_MAX, LINK_TARGET_BYTES_MAX, MODULE_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, SHAPES_BYTES_MAX,
-    STAGE_CHUNK_BYTES, TEXT_BYTES_MAX,
+    ATTRS_BYTES_MAX, ERRNO_MAX, INLINE_FILE_BYTES_MAX, LINK_TARGET_BYTES_MAX, MODULE_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX,
+    SHAPES_BYTES_MAX, STAGE_CHUNK_BYTES, TEXT_BYTES_MAX,
 };
+use crate::model::attrs::{Attrs, Namespaces};
 use crate::model::meta::{Kind, Meta, Time};
 use crate::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
 use crate::model::path::{Name, RelPath};
@@ -36,6 +39,7 @@ pub(super) mod tag {
     pub const PATCH: u8 = 0x0f;
     pub const STEPS: u8 = 0x10;
     pub const SEAL: u8 = 0x11;
+    pub const ATTRS: u8 = 0x12;
 
     pub const WELCOME: u8 = 0x81;
     pub const REFUSED: u8 = 0x82;
@@ -71,6 +75,9 @@ pub(super) mod tag {
 
     pub const ABILITY_CHOWN: u8 = 1;
     pub const ABILITY_MKNOD: u8 = 1 << 1;
+
+    /// Added to the nanoseconds of an entry that has attributes, whose digest follows.
+    pub const HAS_ATTRS: u32 = 1_000_000_000;
 }
 
 /// The first message of every connection.
@@ -95,6 +102,8 @@ pub enum Role {
         path: RelPath,
         /// Content connections that will follow, at most.
         threads: u16,
+        /// Attributes that the client carries.
+        attrs: Namespaces,
     },
     /// Joins a session.
     Content {
@@ -193,6 +202,8 @@ pub enum Message<'a> {
         /// What the content's digest has to be (`delta::Digest`).
         digest: [u8; 32],
     },
+    /// The attributes that the metadata of what follows in this payload may name by their digest, until the next ones.
+    Attrs(Arc<Attrs>),
     /// Asks for a Pong.
     Ping,
     /// The client ends the session in good order.
@@ -261,13 +272,15 @@ pub enum Message<'a> {
 pub struct Messages<'a> {
     rest: Reader<'a>,
     dir: RelPath,
+    /// Digest of the last Attrs; 0: none yet.
+    attrs: u64,
     failed: bool,
 }
 
 impl<'a> Messages<'a> {
     /// A decoder at the start of `payload`.
     pub fn new(payload: &'a [u8]) -> Self {
-        Self { rest: Reader::new(payload), dir: RelPath::root(), failed: false }
+        Self { rest: Reader::new(payload), dir: RelPath::root(), attrs: 0, failed: false }
     }
 
     fn dir(&mut self) -> Result<RelPath, WireError> {
@@ -291,18 +304,38 @@ impl<'a> Messages<'a> {
         let uid = self.rest.varint_u32()?;
         let gid = self.rest.varint_u32()?;
         let sec = self.rest.signed()?;
-        let nsec = self.rest.varint_u32()?;
+        let coded = self.rest.varint_u32()?;
+        let has_attrs = coded >= tag::HAS_ATTRS;
+        let nsec = if has_attrs { coded - tag::HAS_ATTRS } else { coded };
         if nsec > 999_999_999 {
             return Err(WireError::Value("nanoseconds beyond a second"));
         }
         let size = self.rest.varint()?;
         let rdev = if kind.is_device() { self.rest.varint()? } else { 0 };
-        Ok(Meta { kind, mode: u32::from(mode) & 0o7777, uid, gid, mtime: Time { sec, nsec }, size, rdev })
+        let attrs = if has_attrs { u64::from_le_bytes(self.rest.array()?) } else { 0 };
+        if has_attrs && attrs == 0 {
+            return Err(WireError::Value("digest of no attributes"));
+        }
+        Ok(Meta { kind, mode: u32::from(mode) & 0o7777, uid, gid, mtime: Time { sec, nsec }, size, rdev, attrs })
     }
 
+    /// Metadata that is to be set: of a kind that fits, with attributes that have come.
     fn meta_of(&mut self, fits: impl FnOnce(Kind) -> bool) -> Result<Meta, WireError> {
         let meta = self.meta()?;
+        if meta.attrs != 0 && meta.attrs != self.attrs {
+            return Err(WireError::Value("digest of other attributes than the last ones"));
+        }
         if fits(meta.kind) { Ok(meta) } else { Err(WireError::Value("kind does not fit the operation")) }
+    }
+
+    fn namespaces(&mut self) -> Result<Namespaces, WireError> {
+        Namespaces::from_bits(self.rest.u8()?).ok_or(WireError::Value("unknown namespace of attributes"))
+    }
+
+    fn attrs(&mut self) -> Result<Arc<Attrs>, WireError> {
+        let attrs = Attrs::decode(self.rest.bytes(ATTRS_BYTES_MAX)?)?;
+        self.attrs = attrs.digest();
+        Ok(Arc::new(attrs))
     }
 
     fn target(&mut self) -> Result<Option<Box<[u8]>>, WireError> {
@@ -352,7 +385,7 @@ impl<'a> Messages<'a> {
                 if module.is_empty() {
                     return Err(WireError::Value("module without a name"));
                 }
-                Role::Control { module: module.into(), path: self.dir()?, threads: self.rest.u16()? }
+                Role::Control { module: module.into(), path: self.dir()?, threads: self.rest.u16()?, attrs: self.namespaces()? }
             }
             tag::ROLE_CONTENT => Role::Content { token: self.rest.array()?, index: self.rest.u16()? },
             _ => return Err(WireError::Value("unknown role")),
@@ -421,6 +454,7 @@ impl<'a> Messages<'a> {
             tag::STEPS => Message::Steps { id: self.rest.varint()?, data: self.rest.bytes(STAGE_CHUNK_BYTES)? },
             tag::SEAL => Message::Seal { id: self.rest.varint()?, digest: self.rest.array()? },
             tag::SEALED => Message::Sealed { id: self.rest.varint()?, errno: self.errno_or_zero()? },
+            tag::ATTRS => Message::Attrs(self.attrs()?),
             tag::PING => Message::Ping,
             tag::BYE => Message::Bye,
             tag::WELCOME => {
@@ -430,11 +464,18 @@ impl<'a> Messages<'a> {
                 if bits & !(tag::ABILITY_CHOWN | tag::ABILITY_MKNOD) != 0 {
                     return Err(WireError::Value("unknown ability"));
                 }
-                let abilities = Abilities { chown: bits & tag::ABILITY_CHOWN != 0, mknod: bits & tag::ABILITY_MKNOD != 0 };
+                let (chown, mknod) = (bits & tag::ABILITY_CHOWN != 0, bits & tag::ABILITY_MKNOD != 0);
+                let abilities = Abilities { chown, mknod, attrs: self.namespaces()? };
                 Message::Welcome { version, token, abilities }
             }
             tag::REFUSED => Message::Refused { code: self.rest.u8()?, text: self.rest.text(TEXT_BYTES_MAX)? },
-            tag::LISTING => Message::Listing { dir: self.dir()?, meta: self.meta_of(|kind| kind == Kind::Dir)? },
+            tag::LISTING => {
+                let (dir, meta) = (self.dir()?, self.meta()?);
+                if meta.kind != Kind::Dir {
+                    return Err(WireError::Value("kind does not fit the operation"));
+                }
+                Message::Listing { dir, meta }
+            }
             tag::ENTRY => Message::Entry(self.entry()?),
             tag::LIST_ERROR => Message::ListError { dir: self.dir()?, errno: self.errno()? },
             tag::LIST_END => Message::ListEnd,

@@ -20,6 +20,7 @@ pub use message::{Hello, Message, Messages, Role};
 pub use payload::{Mark, Payload};
 
 use crate::error::Error;
+use crate::model::attrs::AttrsError;
 use crate::model::path::PathError;
 
 /// What both ends of this build can speak, oldest and newest.
@@ -54,6 +55,9 @@ pub enum WireError {
     /// A name or path is not a plain relative one.
     #[error("bad path: {0}")]
     Path(#[from] PathError),
+    /// Attributes in no canonical form, or beyond their limits.
+    #[error("bad attributes: {0}")]
+    Attrs(#[from] AttrsError),
     /// A message that may not stand here.
     #[error("unexpected message: {0}")]
     Order(&'static str),

@@ -4,8 +4,11 @@
 //! [is full](Payload::is_full) after a message never grows beyond what a frame takes. Used by the sender, the workers and the receiver.
 
 use crate::limits::{
-    ERRNO_MAX, FRAME_FILL_BYTES, INLINE_FILE_BYTES_MAX, MODULE_BYTES_MAX, SHAPES_BYTES_MAX, STAGE_CHUNK_BYTES, TEXT_BYTES_MAX,
+    ATTRS_BYTES_MAX, ERRNO_MAX, FRAME_FILL_BYTES, INLINE_FILE_BYTES_MAX, MODULE_BYTES_MAX, SHAPES_BYTES_MAX, STAGE_CHUNK_BYTES,
+    TEXT_BYTES_MAX,
 };
+use crate::model::attrs::Attrs;
+use crate::model::cycle::AttrsTable;
 use crate::model::meta::{Kind, Meta};
 use crate::model::op::{Abilities, Entry, Op, OpError, Spot};
 use crate::model::path::RelPath;
@@ -21,15 +24,17 @@ const ERRNO_OTHER: i32 = 5;
 pub struct Mark {
     len: usize,
     dir: RelPath,
+    attrs: u64,
 }
 
 /// A payload that is being built.
 ///
-/// Invariant: `dir` is what a decoder at the end of `bytes` would hold as the last directory.
+/// Invariant: `dir` is what a decoder at the end of `bytes` would hold as the last directory, `attrs` the digest of the last attributes.
 #[derive(Debug)]
 pub struct Payload {
     bytes: Vec<u8>,
     dir: RelPath,
+    attrs: u64,
 }
 
 impl Default for Payload {
@@ -47,7 +52,7 @@ impl Payload {
     /// An empty one that uses `buffer`'s memory (from `Link::buffer`).
     pub fn over(mut buffer: Vec<u8>) -> Self {
         buffer.clear();
-        Self { bytes: buffer, dir: RelPath::root() }
+        Self { bytes: buffer, dir: RelPath::root(), attrs: 0 }
     }
 
     /// Bytes so far.
@@ -60,7 +65,7 @@ impl Payload {
         self.bytes.is_empty()
     }
 
-    /// Whether it should be sent now. One message more always fits into a payload that is not full.
+    /// Whether it should be sent now. One message more, with the attributes that it names, always fits into a payload that is not full.
     pub fn is_full(&self) -> bool {
         self.bytes.len() >= FRAME_FILL_BYTES
     }
@@ -69,6 +74,7 @@ impl Payload {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.dir = RelPath::root();
+        self.attrs = 0;
     }
 
     /// Takes the payload out for `Link::send`, and goes on empty in `buffer` (from `Link::buffer`).
@@ -76,6 +82,7 @@ impl Payload {
     pub fn replace(&mut self, mut buffer: Vec<u8>) -> Vec<u8> {
         buffer.clear();
         self.dir = RelPath::root();
+        self.attrs = 0;
         std::mem::replace(&mut self.bytes, buffer)
     }
 
@@ -92,7 +99,7 @@ impl Payload {
 
     /// The present end, to be able to [roll back](Payload::rollback) what is added after it.
     pub fn mark(&self) -> Mark {
-        Mark { len: self.bytes.len(), dir: self.dir.clone() }
+        Mark { len: self.bytes.len(), dir: self.dir.clone(), attrs: self.attrs }
     }
 
     /// Removes what was added since `mark` was taken: a file that changed while it was read.
@@ -100,6 +107,7 @@ impl Payload {
         debug_assert!(mark.len <= self.bytes.len(), "a mark of another payload");
         self.bytes.truncate(mark.len);
         self.dir = mark.dir;
+        self.attrs = mark.attrs;
     }
 
     fn dir(&mut self, dir: &RelPath) {
@@ -131,10 +139,14 @@ impl Payload {
         self.varint(meta.uid.into());
         self.varint(meta.gid.into());
         put_signed(&mut self.bytes, meta.mtime.sec);
-        self.varint(meta.mtime.nsec.into());
+        let has_attrs = if meta.attrs == 0 { 0 } else { tag::HAS_ATTRS };
+        self.varint((meta.mtime.nsec + has_attrs).into());
         self.varint(size);
         if meta.kind.is_device() {
             self.varint(meta.rdev);
+        }
+        if meta.attrs != 0 {
+            self.bytes.extend_from_slice(&meta.attrs.to_le_bytes());
         }
     }
 
@@ -157,11 +169,12 @@ impl Payload {
         self.u16(hello.version_min);
         self.u16(hello.version_max);
         match &hello.role {
-            Role::Control { module, path, threads } => {
+            Role::Control { module, path, threads, attrs } => {
                 self.bytes.push(tag::ROLE_CONTROL);
                 put_text(&mut self.bytes, module, MODULE_BYTES_MAX);
                 self.dir(path);
                 self.u16(*threads);
+                self.bytes.push(attrs.bits());
             }
             Role::Content { token, index } => {
                 self.bytes.push(tag::ROLE_CONTENT);
@@ -338,6 +351,27 @@ impl Payload {
         if errno == 0 { self.u16(0) } else { self.errno(errno) }
     }
 
+    /// [`Message::Attrs`], unless they were the last ones in this payload.
+    pub fn attrs(&mut self, attrs: &Attrs) {
+        if self.attrs != attrs.digest() {
+            self.bytes.push(tag::ATTRS);
+            debug_assert!(attrs.as_bytes().len() <= ATTRS_BYTES_MAX);
+            put_bytes(&mut self.bytes, attrs.as_bytes());
+            self.attrs = attrs.digest();
+        }
+    }
+
+    /// The attributes that the operation names, which are in `table`.
+    pub fn attrs_of(&mut self, op: &Op, table: &AttrsTable) {
+        if let Some(meta) = op.meta().filter(|meta| meta.attrs != 0) {
+            let attrs = table.get(&meta.attrs);
+            debug_assert!(attrs.is_some(), "an operation whose attributes nobody has: {op:?}");
+            if let Some(attrs) = attrs {
+                self.attrs(attrs);
+            }
+        }
+    }
+
     /// [`Message::Ping`]
     pub fn ping(&mut self) {
         self.bytes.push(tag::PING);
@@ -355,7 +389,7 @@ impl Payload {
         self.bytes.extend_from_slice(token);
         let chown = if abilities.chown { tag::ABILITY_CHOWN } else { 0 };
         let mknod = if abilities.mknod { tag::ABILITY_MKNOD } else { 0 };
-        self.bytes.push(chown | mknod);
+        self.bytes.extend_from_slice(&[chown | mknod, abilities.attrs.bits()]);
     }
 
     /// [`Message::Refused`]. Control characters in `text` become `?`; what is beyond [`TEXT_BYTES_MAX`] is cut.
@@ -437,6 +471,7 @@ impl Payload {
             Message::Steps { id, data } => self.steps(*id, data),
             Message::Seal { id, digest } => self.seal(*id, digest),
             Message::Sealed { id, errno } => self.sealed(*id, *errno),
+            Message::Attrs(attrs) => self.attrs(attrs),
             Message::Ping => self.ping(),
             Message::Bye => self.bye(),
             Message::Welcome { version, token, abilities } => self.welcome(*version, token, *abilities),

@@ -8,6 +8,7 @@ use std::io;
 
 use crate::error::{Error, Exit, Result};
 use crate::limits::{CYCLE_OPS_MAX, CYCLES_IN_FLIGHT_MAX, MODULE_BYTES_MAX, THREADS_MAX};
+use crate::model::attrs::Namespaces;
 use crate::model::op::{Abilities, Op, OpError};
 use crate::model::path::RelPath;
 use crate::wire::message::{Hello, Message, Role};
@@ -17,7 +18,7 @@ const OPS_MAX: u32 = CYCLE_OPS_MAX as u32;
 const _: () = assert!(CYCLE_OPS_MAX <= u32::MAX as usize && THREADS_MAX <= u16::MAX as usize);
 
 impl Hello {
-    /// Opens a session for the directory `path` of `module`, with at most `threads` content connections.
+    /// Opens a session for the directory `path` of `module`, with at most `threads` content connections, that carries no attributes.
     ///
     /// # Errors
     /// `Usage`: a module's name has 1 to 255 bytes and no control characters.
@@ -25,7 +26,16 @@ impl Hello {
         if module.is_empty() || module.len() > MODULE_BYTES_MAX || module.chars().any(char::is_control) {
             return Err(Error::Usage(format!("{module:?} can be no module: 1 to {MODULE_BYTES_MAX} bytes without control characters")));
         }
-        Ok(Self::with(Role::Control { module: module.into(), path, threads }))
+        Ok(Self::with(Role::Control { module: module.into(), path, threads, attrs: Namespaces::NONE }))
+    }
+
+    /// The same, of a session that carries these attributes.
+    #[must_use]
+    pub fn carrying(mut self, carried: Namespaces) -> Self {
+        if let Role::Control { attrs, .. } = &mut self.role {
+            *attrs = carried;
+        }
+        self
     }
 
     /// Joins the session that gave `token`, as its content connection `index`.
@@ -166,6 +176,7 @@ impl ControlServer {
         self.at = match (self.at, message) {
             (At::Ended, _) => return Err(WireError::Order("one after Bye")),
             (at, Message::Ping | Message::Stage { .. } | Message::StageDrop { .. }) => at,
+            (at @ (At::Pre | At::Files | At::Post), Message::Attrs(_)) => at,
             (At::Idle, Message::List { .. }) => At::Idle,
             (At::Idle, Message::Bye) => At::Ended,
             (At::Idle, Message::Begin { cycle }) => {
@@ -243,7 +254,7 @@ impl ContentServer {
         }
         match message {
             Message::Ping | Message::Stage { .. } | Message::StageDrop { .. } => Ok(()),
-            Message::Patch { .. } | Message::Steps { .. } | Message::Seal { .. } => Ok(()),
+            Message::Patch { .. } | Message::Steps { .. } | Message::Seal { .. } | Message::Attrs(_) => Ok(()),
             Message::Bye => {
                 self.ended = true;
                 Ok(())
@@ -413,12 +424,13 @@ impl ContentClient {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::attrs::Attrs;
     use crate::model::meta::{Kind, Meta, Time};
     use crate::model::op::{Entry, Section, Spot};
     use crate::model::path::Name;
 
     fn meta(kind: Kind) -> Meta {
-        Meta { kind, mode: 0o644, uid: 0, gid: 0, mtime: Time::default(), size: 0, rdev: 0 }
+        Meta { kind, mode: 0o644, uid: 0, gid: 0, mtime: Time::default(), size: 0, rdev: 0, attrs: 0 }
     }
 
     fn spot() -> Spot {
@@ -452,6 +464,20 @@ mod tests {
     /// Those of patches.
     fn patches() -> [Message<'static>; 3] {
         [Message::Patch { id: 1, base: spot(), shapes: b"" }, Message::Steps { id: 1, data: b"" }, Message::Seal { id: 1, digest: [0; 32] }]
+    }
+
+    #[test]
+    fn attributes_stand_before_operations() {
+        let attrs = Attrs::new(vec![((*b"user.a").into(), Vec::new())]).unwrap().unwrap();
+        let attrs = Message::Attrs(std::sync::Arc::new(attrs));
+        ContentServer::new().check(&attrs).unwrap();
+        let mut server = ControlServer::new();
+        assert!(server.check(&attrs).is_err());
+        for lead in [Message::Begin { cycle: 1 }, Message::Open, Message::Close { files: 0 }] {
+            server.check(&lead).unwrap();
+            server.check(&attrs).unwrap();
+        }
+        assert!(ControlClient::new().check(&attrs).is_err() && ContentClient::new().check(&attrs).is_err());
     }
 
     #[test]

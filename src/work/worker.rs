@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::delta::{Outcome, Signature};
 use crate::error::{Error, Result};
-use crate::model::cycle::{FileBatch, FileDone, Read, StageDone, StageTask};
+use crate::model::cycle::{AttrsTable, FileBatch, FileDone, Read, StageDone, StageTask};
 use crate::model::op::{Op, Spot};
 use crate::model::probe::{Probe, Probed};
 use crate::ring::{Consumer, Producer};
@@ -33,6 +33,8 @@ pub enum Task {
         cycle: u64,
         /// Index and operation.
         ops: Vec<(u32, Op)>,
+        /// What the digests in their metadata stand for.
+        attrs: AttrsTable,
     },
     /// Read and send a large file.
     Stage(StageTask),
@@ -187,9 +189,10 @@ impl Worker {
                 let done = files::pack(&self.source, &batch, payload, |payload| send(link, payload))?;
                 self.report(Report::Files { cycle: batch.cycle, done });
             }
-            Task::Ops { cycle: number, ops } => {
+            Task::Ops { cycle: number, ops, attrs } => {
                 desk.enter(number);
                 for (index, op) in &ops {
+                    desk.payload.attrs_of(op, &attrs);
                     desk.payload.file(*index, op);
                     desk.send_full()?;
                 }

@@ -2,6 +2,7 @@
 //!
 mod apply;
 mod apply_mounts;
+mod attrs;
 mod bench;
 mod cli;
 mod compare;

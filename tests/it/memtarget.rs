@@ -86,7 +86,7 @@ impl Default for MemTarget {
 impl MemTarget {
     /// An empty mirror; its root is `0755 root:root`.
     pub fn new() -> Self {
-        let meta = Meta { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, mtime: Time::default(), size: 0, rdev: 0 };
+        let meta = Meta { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, mtime: Time::default(), size: 0, rdev: 0, attrs: 0 };
         let root = Node { meta, body: Body::Dir(BTreeMap::new()), nlink: 1, volume: 0 };
         Self { nodes: HashMap::from([(ROOT, root)]), next: ROOT + 1, staged: HashMap::new(), clock: TOUCHED_SEC, fault: None }
     }
@@ -263,7 +263,7 @@ impl MemTarget {
             return ino;
         }
         let kept = self.nodes[&ROOT].meta.mtime;
-        let meta = Meta { kind: Kind::Dir, mode: 0o700, uid: 0, gid: 0, mtime: kept, size: 0, rdev: 0 };
+        let meta = Meta { kind: Kind::Dir, mode: 0o700, uid: 0, gid: 0, mtime: kept, size: 0, rdev: 0, attrs: 0 };
         let ino = self.create(meta, Body::Dir(BTreeMap::new()));
         self.attach(ROOT, STAGING_NAME, ino);
         self.nodes.get_mut(&ROOT).unwrap().meta.mtime = kept;
@@ -300,8 +300,7 @@ impl MemTarget {
     }
 
     fn move_entry(&mut self, from: &Spot, to: &Spot) -> Result<(), Errno> {
-        let from_dir = self.resolve(&from.dir)?;
-        let to_dir = self.resolve(&to.dir)?;
+        let (from_dir, to_dir) = (self.resolve(&from.dir)?, self.resolve(&to.dir)?);
         let ino = self.lookup(from_dir, from.name.as_name()).ok_or(libc::ENOENT)?;
         if from == to {
             return Ok(());
@@ -372,7 +371,7 @@ impl MemTarget {
         if meta.kind != Kind::Symlink {
             node.meta.mode = meta.mode;
         }
-        (node.meta.uid, node.meta.gid, node.meta.mtime) = (meta.uid, meta.gid, meta.mtime);
+        (node.meta.uid, node.meta.gid, node.meta.mtime, node.meta.attrs) = (meta.uid, meta.gid, meta.mtime, meta.attrs);
         Ok(())
     }
 
@@ -395,8 +394,7 @@ impl MemTarget {
     }
 
     fn link(&mut self, from: &Spot, to: &Spot) -> Result<(), Errno> {
-        let from_dir = self.resolve(&from.dir)?;
-        let to_dir = self.resolve(&to.dir)?;
+        let (from_dir, to_dir) = (self.resolve(&from.dir)?, self.resolve(&to.dir)?);
         let ino = self.lookup(from_dir, from.name.as_name()).ok_or(libc::ENOENT)?;
         if self.is_dir(ino) {
             return Err(libc::EPERM);
@@ -466,7 +464,7 @@ impl Target for MemTarget {
                         self.clock += 1;
                         let mtime = Time { sec: self.clock, nsec: 0 };
                         let mode = meta.mode & 0o777 | 0o700;
-                        let made = Meta { kind: Kind::Dir, mode, uid: 0, gid: 0, mtime, size: 0, rdev: 0 };
+                        let made = Meta { kind: Kind::Dir, mode, uid: 0, gid: 0, mtime, size: 0, rdev: 0, attrs: 0 };
                         let ino = self.create(made, Body::Dir(BTreeMap::new()));
                         self.attach(dir, at.name.as_bytes(), ino);
                         Ok(())
@@ -512,7 +510,7 @@ impl Target for MemTarget {
                 require(may_name_dir(dir) && meta.kind == Kind::Dir)?;
                 let ino = self.resolve(dir)?;
                 let node = &mut self.nodes.get_mut(&ino).unwrap().meta;
-                (node.mode, node.uid, node.gid, node.mtime) = (meta.mode, meta.uid, meta.gid, meta.mtime);
+                (node.mode, node.uid, node.gid, node.mtime, node.attrs) = (meta.mode, meta.uid, meta.gid, meta.mtime, meta.attrs);
                 Ok(())
             }
         }
@@ -532,6 +530,8 @@ impl Target for MemTarget {
         self.attach(dir, at.name.as_bytes(), ino);
         Ok(())
     }
+
+    fn attrs(&mut self, _: &std::sync::Arc<ringsync::model::attrs::Attrs>) {}
 
     fn stage(&mut self, id: u64, offset: u64, data: &[u8]) -> Result<(), Errno> {
         if let Some(errno) = self.staged.get(&id).and_then(|staged| staged.failed) {

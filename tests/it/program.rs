@@ -57,7 +57,16 @@ impl Program {
         };
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.env_remove("RUST_LOG").env_remove("RINGSYNC_LOG").current_dir("/");
-        let mut child = command.spawn().unwrap_or_else(|e| panic!("{}: {e}", binary.display()));
+        let mut spawned = command.spawn();
+        // Another test that starts a program just now may hold the new copy open for writing, until its exec.
+        until(deadline(), || {
+            let busy = spawned.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::ETXTBSY));
+            if busy {
+                spawned = command.spawn();
+            }
+            !busy
+        });
+        let mut child = spawned.unwrap_or_else(|e| panic!("{}: {e}", binary.display()));
         let stderr = Arc::new(Mutex::new(Vec::new()));
         let out = child.stdout.take().map(|out| drain(out, Arc::new(Mutex::new(Vec::new()))));
         let err = child.stderr.take().map(|err| drain(err, stderr.clone()));

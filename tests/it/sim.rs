@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use ringsync::apply::{Listed, Target};
 use ringsync::limits::INLINE_FILE_BYTES_MAX;
+use ringsync::model::attrs::Namespaces;
 use ringsync::model::cycle::{Cycle, FileBatch, FileDone, Read, StageDone, StageTask};
 use ringsync::model::event::Event;
 use ringsync::model::filter::Filter;
@@ -150,7 +151,7 @@ impl Sim {
         self.target.end_session();
         self.planner.disconnected();
         let mut actions = Vec::new();
-        self.planner.connected(Abilities { chown: true, mknod: true }, self.source.now_ns, &mut actions);
+        self.planner.connected(Abilities { chown: true, mknod: true, attrs: Namespaces::ALL }, self.source.now_ns, &mut actions);
         self.act(actions);
     }
 
@@ -277,9 +278,10 @@ impl Sim {
                 if bytes.len() > INLINE_FILE_BYTES_MAX {
                     Read::Changed
                 } else {
-                    under.puts.push((task.index, Spot { dir, name: task.name.clone() }, stat.meta, bytes.clone()));
+                    let meta = Meta { attrs: self.source.attrs_read(&stat, (task.stat.ctime, task.attrs.as_deref())), ..stat.meta };
+                    under.puts.push((task.index, Spot { dir, name: task.name.clone() }, meta, bytes.clone()));
                     self.puts += 1;
-                    Read::Sent { meta: stat.meta, ctime: stat.ctime, racy: self.source.racy(&stat), changed: false }
+                    Read::Sent { meta, ctime: stat.ctime, racy: self.source.racy(&stat), changed: false }
                 }
             }
         };
@@ -360,6 +362,11 @@ impl Sim {
     fn execute(&mut self, under: &Under) -> Vec<OpError> {
         let mut errors = Vec::new();
         let cycle = &under.cycle;
+        for op in cycle.pre.iter().chain(cycle.metas.iter().map(|(_, op)| op)).chain(&cycle.post) {
+            let digest = op.meta().map_or(0, |meta| meta.attrs);
+            assert!(digest == 0 || (cycle.attrs.contains_key(&digest) && !matches!(op, Op::Mkdir { .. })), "attributes of {op:?}");
+        }
+        assert!(cycle.places.iter().all(|p| p.meta.attrs == 0 || cycle.attrs.contains_key(&p.meta.attrs)));
         let trace = self.trace;
         let mut note = |section, index: usize, result: Result<(), i32>, what: &dyn std::fmt::Debug| {
             if trace {
@@ -443,7 +450,8 @@ impl Sim {
             }
             if !alike || (there.content != *content && !excused) {
                 all.push(format!("{shown}: content {meta:?} {:?}", there.meta));
-            } else if (there.meta.mode, there.meta.uid, there.meta.mtime) != (meta.mode, meta.uid, meta.mtime) {
+            } else if (there.meta.mode, there.meta.uid, there.meta.mtime, there.meta.attrs) != (meta.mode, meta.uid, meta.mtime, meta.attrs)
+            {
                 all.push(format!("{shown}: metadata {meta:?} {:?}", there.meta));
             }
             let object = (*group, there.volume);

@@ -1,8 +1,10 @@
 //! PROTOCOL.md against the code: its test vectors both ways, what it says is refused, and its limits. The vectors are read out of the document itself.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ringsync::limits;
+use ringsync::model::attrs::{Attrs, Namespaces};
 use ringsync::model::meta::{Kind, Meta, Time};
 use ringsync::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
 use ringsync::model::path::{Name, RelPath};
@@ -51,7 +53,7 @@ fn spot(path: &str, name: &str) -> Spot {
 }
 
 fn meta(kind: Kind, mode: u32, size: u64) -> Meta {
-    Meta { kind, mode, uid: 1000, gid: 100, mtime: Time { sec: 1_700_000_000, nsec: 123_456_789 }, size, rdev: 0 }
+    Meta { kind, mode, uid: 1000, gid: 100, mtime: Time { sec: 1_700_000_000, nsec: 123_456_789 }, size, rdev: 0, attrs: 0 }
 }
 
 /// What each vector of the document says, as values.
@@ -60,6 +62,9 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
     let file = meta(Kind::File, 0o644, 6);
     let old = Meta { uid: 0, gid: 0, mtime: Time { sec: -1, nsec: 0 }, ..meta(Kind::Fifo, 0o600, 0) };
     let name = |name: &str| Name::new(name.as_bytes()).unwrap().to_owned();
+    let attrs: [(&[u8], &[u8]); 2] = [(b"user.b", b""), (b"user.a", b"hello")];
+    let attrs = Attrs::new(attrs.map(|(name, value)| (name.into(), value.to_vec())).into()).unwrap().unwrap();
+    let attrs = Arc::new(attrs);
     let one = |message| vec![message];
     vec![
         (
@@ -67,7 +72,7 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
             one(Message::Hello(Hello {
                 version_min: 1,
                 version_max: 1,
-                role: Role::Control { module: "www".into(), path: dir("a/b"), threads: 10 },
+                role: Role::Control { module: "www".into(), path: dir("a/b"), threads: 10, attrs: Namespaces::USER.or(Namespaces::ACL) },
             })),
         ),
         ("hello-content", one(Message::Hello(Hello { version_min: 1, version_max: 2, role: Role::Content { token, index: 3 } }))),
@@ -103,9 +108,22 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
         ("steps", one(Message::Steps { id: 7, data: b"\x00\x80\x40\x00\x03!" })),
         ("seal", one(Message::Seal { id: 7, digest: std::array::from_fn(|at| at as u8) })),
         ("sealed", one(Message::Sealed { id: 7, errno: 116 })),
+        (
+            "attrs",
+            vec![
+                Message::Attrs(attrs.clone()),
+                Message::File {
+                    index: 0,
+                    op: Op::SetMeta { at: spot("", "x"), meta: Meta { attrs: attrs.digest(), ..meta(Kind::File, 0o644, 0) } },
+                },
+            ],
+        ),
         ("ping", one(Message::Ping)),
         ("bye", one(Message::Bye)),
-        ("welcome", one(Message::Welcome { version: 1, token, abilities: Abilities { chown: true, mknod: false } })),
+        (
+            "welcome",
+            one(Message::Welcome { version: 1, token, abilities: Abilities { chown: true, mknod: false, attrs: Namespaces::ALL } }),
+        ),
         ("refused", one(Message::Refused { code: 5, text: "Unknown module 'www'" })),
         ("listing", one(Message::Listing { dir: dir("a"), meta: meta(Kind::Dir, 0o755, 4096) })),
         ("entry-file", one(Message::Entry(Entry { name: name("x"), meta: file, target: None, link_group: 12 }))),
@@ -119,6 +137,10 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
             })),
         ),
         ("entry-border", one(Message::Entry(Entry { name: name("d"), meta: meta(Kind::Dir, 0o755, 0), target: None, link_group: 1 }))),
+        (
+            "entry-attrs",
+            one(Message::Entry(Entry { name: name("x"), meta: Meta { attrs: attrs.digest(), ..file }, target: None, link_group: 0 })),
+        ),
         ("list-error", one(Message::ListError { dir: dir("a"), errno: 13 })),
         ("list-end", one(Message::ListEnd)),
         ("failed", one(Message::Failed(OpError { section: Section::Files, index: 1, errno: 28 }))),
@@ -221,6 +243,9 @@ fn the_documented_limits_are_the_programs() {
         ("LINK_TARGET_BYTES_MAX", limits::LINK_TARGET_BYTES_MAX),
         ("MODULE_BYTES_MAX", limits::MODULE_BYTES_MAX),
         ("TEXT_BYTES_MAX", limits::TEXT_BYTES_MAX),
+        ("ATTR_NAME_BYTES_MAX", limits::ATTR_NAME_BYTES_MAX),
+        ("ATTR_VALUE_BYTES_MAX", limits::ATTR_VALUE_BYTES_MAX),
+        ("ATTRS_BYTES_MAX", limits::ATTRS_BYTES_MAX),
         ("ERRNO_MAX", limits::ERRNO_MAX as usize),
         ("CYCLE_OPS_MAX", limits::CYCLE_OPS_MAX),
         ("CYCLES_IN_FLIGHT_MAX", limits::CYCLES_IN_FLIGHT_MAX),

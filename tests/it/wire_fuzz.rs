@@ -2,7 +2,10 @@
 //!
 //! `RINGSYNC_SEED=<number>` repeats a run; the seed is printed.
 
+use std::sync::Arc;
+
 use ringsync::limits::{FRAME_PAYLOAD_BYTES_MAX, PATH_BYTES_MAX, TEXT_BYTES_MAX};
+use ringsync::model::attrs::{Attrs, Namespaces};
 use ringsync::model::meta::{Kind, Meta, Time};
 use ringsync::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
 use ringsync::model::path::{Name, RelPath};
@@ -77,6 +80,7 @@ impl Random {
             mtime,
             size: self.number(),
             rdev,
+            attrs: 0,
         }
     }
 
@@ -102,9 +106,14 @@ impl Random {
         let token = self.next().to_le_bytes().repeat(2).try_into().unwrap();
         let text = ["", "Unknown module 'x'", "caf\u{e9}"][self.below(3)];
         let errno = 1 + self.below(4095) as i32;
-        match self.below(31) {
+        match self.below(32) {
             0 => {
-                let role = Role::Control { module: "m".repeat(1 + self.below(255)), path: self.dir(), threads: self.next() as u16 };
+                let role = Role::Control {
+                    module: "m".repeat(1 + self.below(255)),
+                    path: self.dir(),
+                    threads: self.next() as u16,
+                    attrs: self.namespaces(),
+                };
                 Message::Hello(Hello { version_min: 1, version_max: 1 + self.below(9) as u16, role })
             }
             1 => Message::Hello(Hello::content(token, self.next() as u16)),
@@ -126,7 +135,11 @@ impl Random {
             12 => Message::StageDrop { id: self.number() },
             13 => Message::Ping,
             14 => Message::Bye,
-            15 => Message::Welcome { version: self.next() as u16, token, abilities: Abilities { chown: true, mknod: self.below(2) == 0 } },
+            15 => Message::Welcome {
+                version: self.next() as u16,
+                token,
+                abilities: Abilities { chown: true, mknod: self.below(2) == 0, attrs: self.namespaces() },
+            },
             16 => Message::Refused { code: self.next() as u8, text },
             17 => Message::Listing { dir: self.dir(), meta: self.meta(Kind::Dir) },
             18 | 19 => {
@@ -134,7 +147,8 @@ impl Random {
                 let target = (kind == Kind::Symlink && self.below(9) > 0).then(|| self.name().into());
                 let name = Name::new(&self.name()).unwrap().to_owned();
                 let link_group = if kind == Kind::Dir { self.below(2) as u64 } else { self.number() };
-                Message::Entry(Entry { name, meta: self.meta(kind), target, link_group })
+                let attrs = [0, self.number()][self.below(2)];
+                Message::Entry(Entry { name, meta: Meta { attrs, ..self.meta(kind) }, target, link_group })
             }
             20 => Message::ListError { dir: self.dir(), errno },
             21 => Message::ListEnd,
@@ -149,8 +163,23 @@ impl Random {
             27 => Message::Steps { id: self.number(), data },
             28 => Message::Seal { id: self.number(), digest: [self.next() as u8; 32] },
             29 => Message::Sealed { id: self.number(), errno: [0, errno][self.below(2)] },
+            30 => Message::Attrs(self.attrs()),
             _ => Message::Op(self.op()),
         }
+    }
+
+    fn namespaces(&mut self) -> Namespaces {
+        Namespaces::from_bits(self.next() as u8 & Namespaces::ALL.bits()).unwrap()
+    }
+
+    fn attrs(&mut self) -> Arc<Attrs> {
+        let prefixes = [&b"user."[..], b"trusted.", b"security.x"];
+        // A name with its place in it comes once.
+        let all = (0..=self.below(4)).map(|at| {
+            let name = [prefixes[self.below(3)], at.to_string().as_bytes()].concat();
+            (name.into(), self.bytes(40))
+        });
+        Arc::new(Attrs::new(all.collect()).unwrap().unwrap())
     }
 
     /// Changes a few bytes, or cuts, doubles or inserts some.
