@@ -10,6 +10,7 @@ use crate::apply::manifest::{self, errno};
 use crate::apply::meta::left_behind;
 use crate::apply::patch::Patches;
 use crate::apply::root::Root;
+use crate::apply::sum::{Answer, Sums};
 use crate::apply::target::{Errno, Listed, Target, is_at_or_beneath, may_name, may_name_dir};
 use crate::apply::temp::TempNames;
 use crate::apply::{file, sweep};
@@ -17,6 +18,7 @@ use crate::limits::LINK_TARGET_BYTES_MAX;
 use crate::model::meta::{Kind, Meta, Stat};
 use crate::model::op::{Op, Spot};
 use crate::model::path::{Name, NameBuf, RelPath};
+use crate::model::scrub::Part;
 use crate::sys::dir::Dir;
 use std::os::fd::AsFd;
 
@@ -29,6 +31,7 @@ pub struct FsTarget {
     dirs: Dirs,
     temps: TempNames,
     patches: Patches,
+    sums: Sums,
 }
 
 fn fail<T>(errno: Errno) -> io::Result<T> {
@@ -55,7 +58,7 @@ fn look(dir: &Dir, name: Name<'_>) -> io::Result<Option<Stat>> {
 impl FsTarget {
     /// A target for one thread.
     pub fn new(root: Arc<Root>) -> Self {
-        Self { root, dirs: Dirs::new(), temps: TempNames::new(), patches: Patches::default() }
+        Self { root, dirs: Dirs::new(), temps: TempNames::new(), patches: Patches::default(), sums: Sums::default() }
     }
 
     /// Begins a staged file that is made from what is at `base`; `shapes` are the base's and its own. Why it cannot be is said when it is sealed.
@@ -94,6 +97,28 @@ impl FsTarget {
     /// Does a slice of what patches ask for; which of them came to its end by that, and how.
     pub fn work(&mut self) -> Option<(u64, Result<(), Errno>)> {
         self.patches.work(&self.root)
+    }
+
+    /// Takes a question for digests of parts of files in `dir`; false if too many wait already.
+    #[must_use]
+    pub fn sum(&mut self, id: u64, dir: RelPath, parts: Vec<Part>) -> bool {
+        self.sums.sum(id, dir, parts)
+    }
+
+    /// Takes a question for what is in `dir`; false if too many wait already.
+    #[must_use]
+    pub fn look(&mut self, id: u64, dir: RelPath) -> bool {
+        self.sums.look(id, dir)
+    }
+
+    /// Whether [`FsTarget::answer`] has something to do.
+    pub fn has_questions(&self) -> bool {
+        !self.sums.is_empty()
+    }
+
+    /// Does a slice of what the oldest question asks for; calls `each` with what is answered by that.
+    pub fn answer(&mut self, each: &mut dyn FnMut(Answer)) {
+        self.sums.work(&self.root, each);
     }
 
     fn held(&mut self, path: &RelPath) -> io::Result<Arc<Held>> {

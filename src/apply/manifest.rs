@@ -85,7 +85,7 @@ impl Manifest<'_> {
 }
 
 /// The entry, and what is to be listed if it is a directory. `dev` is the device of the directory that it is in.
-fn entry(dir: &Dir, path: &RelPath, name: Name<'_>, dev: u64, root_dev: u64) -> io::Result<(Entry, Option<(RelPath, Stat)>)> {
+pub(super) fn entry(dir: &Dir, path: &RelPath, name: Name<'_>, dev: u64, root_dev: u64) -> io::Result<(Entry, Option<(RelPath, Stat)>)> {
     let (stat, is_mount) = dir.stat_mount_at(name)?;
     let kind = stat.meta.kind;
     let below = match kind {

@@ -11,3 +11,4 @@ pub mod op;
 pub mod options;
 pub mod path;
 pub mod probe;
+pub mod scrub;

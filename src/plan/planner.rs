@@ -115,6 +115,7 @@ pub struct Planner {
     /// Empty: room for the names of one object.
     names_told: Vec<NodeId>,
     online: bool,
+    pub(super) scrub: crate::plan::scrub::Scrub,
     seed: u64,
 }
 
@@ -150,6 +151,7 @@ impl Planner {
             told_lost: false,
             names_told: Vec::new(),
             online: false,
+            scrub: Default::default(),
         }
     }
 

@@ -11,6 +11,7 @@ pub mod handle;
 pub mod inotify;
 pub mod mmap;
 pub mod nice;
+pub mod quiet;
 mod spare;
 pub mod uring;
 pub mod wake;

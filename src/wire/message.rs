@@ -10,6 +10,7 @@ use crate::limits::{
 use crate::model::meta::{Kind, Meta, Time};
 use crate::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
 use crate::model::path::{Name, RelPath};
+use crate::model::scrub::{LookDone, Part, PartSum};
 use crate::wire::codec::Reader;
 use crate::wire::{Token, WireError};
 
@@ -35,6 +36,8 @@ pub(super) mod tag {
     pub const PATCH: u8 = 0x0f;
     pub const STEPS: u8 = 0x10;
     pub const SEAL: u8 = 0x11;
+    pub const SUM: u8 = 0x13;
+    pub const LOOK: u8 = 0x14;
 
     pub const WELCOME: u8 = 0x81;
     pub const REFUSED: u8 = 0x82;
@@ -47,6 +50,8 @@ pub(super) mod tag {
     pub const PONG: u8 = 0x89;
     pub const FATAL: u8 = 0x8a;
     pub const SEALED: u8 = 0x8b;
+    pub const SUMMED: u8 = 0x8d;
+    pub const LOOKED: u8 = 0x8e;
 
     pub const ROLE_CONTROL: u8 = 1;
     pub const ROLE_CONTENT: u8 = 2;
@@ -94,6 +99,8 @@ pub enum Role {
         path: RelPath,
         /// Content connections that will follow, at most.
         threads: u16,
+        /// Nothing will be changed, and the server refuses what would.
+        read_only: bool,
     },
     /// Joins a session.
     Content {
@@ -190,6 +197,22 @@ pub enum Message<'a> {
         /// What the content's digest has to be (`delta::Digest`).
         digest: [u8; 32],
     },
+    /// Asks for digests of parts of files.
+    Sum {
+        /// Number that the answer repeats.
+        id: u64,
+        /// The files' directory.
+        dir: RelPath,
+        /// 1 to [`SUM_FILES_MAX`](crate::limits::SUM_FILES_MAX) parts.
+        parts: Vec<Part>,
+    },
+    /// Asks what is in a directory, and not below.
+    Look {
+        /// Number that the answer repeats.
+        id: u64,
+        /// The directory.
+        dir: RelPath,
+    },
     /// Asks for a Pong.
     Ping,
     /// The client ends the session in good order.
@@ -211,6 +234,15 @@ pub enum Message<'a> {
         /// 0: it has the digest. Otherwise it is dropped: `ESTALE` if the base was not what it should be, or why it could not be made.
         errno: i32,
     },
+    /// The answer to a [`Message::Sum`].
+    Summed {
+        /// The question's number.
+        id: u64,
+        /// One for each part, in their order.
+        sums: Vec<PartSum>,
+    },
+    /// A part of the answer to a [`Message::Look`].
+    Looked(LookDone),
     /// Refuses the connection; the last message on it.
     Refused {
         /// An exit code (`error::Exit`).
@@ -256,7 +288,7 @@ pub enum Message<'a> {
 
 /// Decodes the messages of one payload, in order. After an error it yields nothing more.
 pub struct Messages<'a> {
-    rest: Reader<'a>,
+    pub(super) rest: Reader<'a>,
     dir: RelPath,
     failed: bool,
 }
@@ -267,7 +299,7 @@ impl<'a> Messages<'a> {
         Self { rest: Reader::new(payload), dir: RelPath::root(), failed: false }
     }
 
-    fn dir(&mut self) -> Result<RelPath, WireError> {
+    pub(super) fn dir(&mut self) -> Result<RelPath, WireError> {
         match self.rest.u8()? {
             tag::DIR_SAME => {}
             tag::DIR_NEW => self.dir = RelPath::new(self.rest.bytes(PATH_BYTES_MAX)?)?,
@@ -282,7 +314,7 @@ impl<'a> Messages<'a> {
         Ok(Spot { dir, name })
     }
 
-    fn meta(&mut self) -> Result<Meta, WireError> {
+    pub(super) fn meta(&mut self) -> Result<Meta, WireError> {
         let mode = self.rest.u16()?;
         let kind = Kind::from_mode(u32::from(mode)).ok_or(WireError::Value("mode of no kind"))?;
         let uid = self.rest.varint_u32()?;
@@ -297,7 +329,7 @@ impl<'a> Messages<'a> {
         Ok(Meta { kind, mode: u32::from(mode) & 0o7777, uid, gid, mtime: Time { sec, nsec }, size, rdev })
     }
 
-    fn meta_of(&mut self, fits: impl FnOnce(Kind) -> bool) -> Result<Meta, WireError> {
+    pub(super) fn meta_of(&mut self, fits: impl FnOnce(Kind) -> bool) -> Result<Meta, WireError> {
         let meta = self.meta()?;
         if fits(meta.kind) { Ok(meta) } else { Err(WireError::Value("kind does not fit the operation")) }
     }
@@ -349,7 +381,7 @@ impl<'a> Messages<'a> {
                 if module.is_empty() {
                     return Err(WireError::Value("module without a name"));
                 }
-                Role::Control { module: module.into(), path: self.dir()?, threads: self.rest.u16()? }
+                Role::Control { module: module.into(), path: self.dir()?, threads: self.rest.u16()?, read_only: self.access()? }
             }
             tag::ROLE_CONTENT => Role::Content { token: self.rest.array()?, index: self.rest.u16()? },
             _ => return Err(WireError::Value("unknown role")),
@@ -364,14 +396,14 @@ impl<'a> Messages<'a> {
         }
     }
 
-    fn errno_or_zero(&mut self) -> Result<i32, WireError> {
+    pub(super) fn errno_or_zero(&mut self) -> Result<i32, WireError> {
         match i32::from(self.rest.u16()?) {
             errno @ 0..=ERRNO_MAX => Ok(errno),
             _ => Err(WireError::Value("no error number")),
         }
     }
 
-    fn entry(&mut self) -> Result<Entry, WireError> {
+    pub(super) fn entry(&mut self) -> Result<Entry, WireError> {
         let name = Name::new(self.rest.bytes(NAME_BYTES_MAX)?)?.to_owned();
         let meta = self.meta()?;
         let target = if meta.kind == Kind::Symlink { self.target()? } else { None };
@@ -417,6 +449,10 @@ impl<'a> Messages<'a> {
             tag::STEPS => Message::Steps { id: self.rest.varint()?, data: self.rest.bytes(STAGE_CHUNK_BYTES)? },
             tag::SEAL => Message::Seal { id: self.rest.varint()?, digest: self.rest.array()? },
             tag::SEALED => Message::Sealed { id: self.rest.varint()?, errno: self.errno_or_zero()? },
+            tag::SUM => self.sum()?,
+            tag::LOOK => Message::Look { id: self.rest.varint()?, dir: self.dir()? },
+            tag::SUMMED => self.summed()?,
+            tag::LOOKED => Message::Looked(self.looked()?),
             tag::PING => Message::Ping,
             tag::BYE => Message::Bye,
             tag::WELCOME => {

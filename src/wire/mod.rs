@@ -11,6 +11,7 @@ mod local;
 pub mod message;
 pub mod payload;
 mod pool;
+mod scrub;
 pub mod session;
 mod stream;
 

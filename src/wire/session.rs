@@ -25,7 +25,16 @@ impl Hello {
         if module.is_empty() || module.len() > MODULE_BYTES_MAX || module.chars().any(char::is_control) {
             return Err(Error::Usage(format!("{module:?} can be no module: 1 to {MODULE_BYTES_MAX} bytes without control characters")));
         }
-        Ok(Self::with(Role::Control { module: module.into(), path, threads }))
+        Ok(Self::with(Role::Control { module: module.into(), path, threads, read_only: false }))
+    }
+
+    /// The same for a session in which nothing is changed.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        if let Role::Control { read_only, .. } = &mut self.role {
+            *read_only = true;
+        }
+        self
     }
 
     /// Joins the session that gave `token`, as its content connection `index`.
@@ -244,6 +253,7 @@ impl ContentServer {
         match message {
             Message::Ping | Message::Stage { .. } | Message::StageDrop { .. } => Ok(()),
             Message::Patch { .. } | Message::Steps { .. } | Message::Seal { .. } => Ok(()),
+            Message::Sum { .. } | Message::Look { .. } => Ok(()),
             Message::Bye => {
                 self.ended = true;
                 Ok(())
@@ -372,6 +382,8 @@ impl ControlClient {
 pub struct ContentClient {
     pings: u32,
     seals: u32,
+    sums: u32,
+    looks: u32,
 }
 
 impl ContentClient {
@@ -390,6 +402,16 @@ impl ContentClient {
         self.seals += 1;
     }
 
+    /// Says that a Sum was sent.
+    pub fn sent_sum(&mut self) {
+        self.sums += 1;
+    }
+
+    /// Says that a Look was sent.
+    pub fn sent_look(&mut self) {
+        self.looks += 1;
+    }
+
     /// Takes one message of the server. A Fatal passes: see [`fatal`].
     ///
     /// # Errors
@@ -397,6 +419,15 @@ impl ContentClient {
     pub fn check(&mut self, message: &Message<'_>) -> std::result::Result<(), WireError> {
         match message {
             Message::Fatal { .. } => Ok(()),
+            Message::Summed { .. } => {
+                self.sums = self.sums.checked_sub(1).ok_or(WireError::Order("a Summed without a Sum"))?;
+                Ok(())
+            }
+            Message::Looked(part) => {
+                let left = self.looks.checked_sub(part.last.into()).filter(|_| self.looks > 0);
+                self.looks = left.ok_or(WireError::Order("a Looked without a Look"))?;
+                Ok(())
+            }
             Message::Pong => {
                 self.pings = self.pings.checked_sub(1).ok_or(WireError::Order("a Pong without a Ping"))?;
                 Ok(())

@@ -6,7 +6,9 @@
 pub mod files;
 mod patch;
 pub mod probe;
+pub mod rate;
 pub mod stage;
+mod sum;
 pub mod worker;
 
 use crate::delta::{Signature, SignatureCache};
@@ -38,6 +40,8 @@ pub struct Source {
     pub cover: Box<dyn Cover>,
     /// What is known of the mirror's content.
     pub signatures: Signatures,
+    /// How fast content is read to be compared.
+    pub rate: rate::Rate,
 }
 
 /// Signatures of the large files that went to the mirror, by the object in the source that they were read from.
