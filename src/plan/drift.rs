@@ -207,8 +207,8 @@ impl Planner {
         if entry.meta.kind == Kind::Dir {
             // What is in it is not known.
             self.relist(id);
-        } else if entry.meta.kind == Kind::File && kind == Some(Kind::File) && (drift.item.size || drift.item.time || drift.item.cause == Cause::Link) {
-            // Neither the base of a delta, nor what other names are linked to.
+        } else if (kind == Some(entry.meta.kind) && drift.item.cause != Cause::Meta) || (drift.item.time && entry.meta.kind == Kind::File) {
+            // Neither the base of a delta, nor what other names are linked to, nor to be linked to them.
             self.not_sent(id, 0);
         }
         self.dirty.mark(&mut self.tree, id, flag::LOOK);

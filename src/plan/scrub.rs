@@ -440,9 +440,15 @@ impl Planner {
                 pass.suspects.remove(&file.node);
                 pass.tally.files += 1;
                 pass.tally.bytes += file.size;
-                let base = self.scrub.told.insert(file.node, None).flatten().unwrap_or_else(|| Item::of(Cause::Content, Kind::File));
+                let base = self.scrub.told.get_mut(&file.node).and_then(Option::take);
+                let base = base.unwrap_or_else(|| Item::of(Cause::Content, Kind::File));
                 let item = Item { cause: Cause::Content, content: true, missing: found == Summed::Missing, ..base };
                 self.tell(pass, id, item);
+                if self.scrub.verify.is_some() {
+                    // The object's other names are repaired with it.
+                    let names = self.tree.of_group(self.tree.group(id)).chain([id]);
+                    self.scrub.told.extend(names.map(|name| (self.tree.reference(name), None)));
+                }
                 if pass.options.repairs {
                     // A delta has nothing to build on: it is sent whole.
                     self.not_sent(id, now);

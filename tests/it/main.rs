@@ -31,4 +31,5 @@ mod twin;
 mod unfriendly;
 mod unprivileged;
 mod vectors;
+mod verify;
 mod wire_fuzz;
