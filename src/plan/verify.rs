@@ -3,6 +3,7 @@
 
 use crate::model::cycle::Cycle;
 use crate::model::meta::{Kind, Stat};
+use crate::model::op::Op;
 use crate::model::probe::Seen;
 use crate::model::scrub::{Cause, Finding, Item};
 use crate::plan::planner::Planner;
@@ -124,11 +125,21 @@ impl Planner {
     /// The cycle is not sent: what it should do is taken for done.
     pub(super) fn pretend(&mut self, cycle: &Cycle) {
         for task in cycle.batches.iter().flat_map(|batch| &batch.files) {
+            // It was told of, perhaps under a node that had to go.
+            self.scrub.told.entry(task.node).or_insert(None);
             if let Some(id) = self.tree.resolve(task.node) {
                 self.tree.clear(id, flag::BUSY);
                 if self.tree.has(id, flag::DIRTY) && !self.tree.has(id, flag::DELAYED) {
                     self.dirty.mark(&mut self.tree, id, 0);
                 }
+            }
+        }
+        for op in &cycle.post {
+            if let Op::Link { to, .. } = op
+                && let Some(id) = to.dir.join(to.name.as_name()).ok().and_then(|path| self.find(path.as_bytes()))
+            {
+                let node = self.tree.reference(id);
+                self.scrub.told.entry(node).or_insert(None);
             }
         }
     }

@@ -252,3 +252,165 @@ fn begin(source: &Source, task: &SumTask, dir: &mut Option<Dir>, file: &SumFile)
     }
     Ok((Quiet::new(opened), before))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::cycle::NodeRef;
+    use crate::model::event::Key;
+    use crate::model::path::Name;
+    use crate::work::{Cover, Signatures};
+    use std::convert::Infallible;
+    use std::os::unix::fs::FileExt;
+
+    struct Nobody;
+    impl Cover for Nobody {
+        fn cover(&self, _: &Dir, _: &Stat) -> std::io::Result<(Option<Key>, bool)> {
+            Ok((None, false))
+        }
+        fn key_at(&self, _: &Dir, _: Name<'_>, _: &Stat) -> Option<Key> {
+            None
+        }
+    }
+
+    /// Questions that were asked.
+    #[derive(Default)]
+    struct Asked(Vec<(u64, Vec<Part>)>);
+    impl Asking for Asked {
+        type Error = Infallible;
+        fn ask(&mut self, id: u64, _: &RelPath, parts: &[Part]) -> Result<(), Infallible> {
+            self.0.push((id, parts.to_vec()));
+            Ok(())
+        }
+    }
+
+    struct Bench {
+        _tmp: tempfile::TempDir,
+        path: std::path::PathBuf,
+        source: Source,
+        sums: Sums,
+        asked: Asked,
+    }
+
+    impl Bench {
+        fn new(bytes_per_sec: u64, files: &[(&str, &[u8])]) -> Self {
+            let tmp = tempfile::tempdir().unwrap();
+            let path = tmp.path().to_owned();
+            for (name, bytes) in files {
+                std::fs::write(path.join(name), bytes).unwrap();
+            }
+            let root = Dir::open_root(&path).unwrap();
+            let source = Source { root, cover: Box::new(Nobody), signatures: Signatures::new(false), rate: Rate::new(bytes_per_sec) };
+            let file = |(name, _): &(&str, &[u8])| {
+                let name = Name::new(name.as_bytes()).unwrap().to_owned();
+                let stat = source.root.stat_at(name.as_name()).unwrap();
+                let node = NodeRef { id: 0, generation: 0 };
+                SumFile { node, name, ident: Some(stat.ident), size: stat.meta.size, mtime: stat.meta.mtime }
+            };
+            let files = files.iter().map(file).collect();
+            let mut sums = Sums::default();
+            sums.add(SumTask { id: 7, dir: RelPath::root(), expect: None, files });
+            Self { _tmp: tmp, path, source, sums, asked: Asked::default() }
+        }
+
+        fn step(&mut self) -> bool {
+            matches!(self.sums.step(&self.source, &mut self.asked).unwrap(), Step::Busy)
+        }
+
+        /// Answers as a mirror with these contents would, until all is done.
+        fn mirror(&mut self, content: &dyn Fn(&str) -> Option<Vec<u8>>) -> Vec<Summed> {
+            loop {
+                while self.step() {}
+                for (id, parts) in std::mem::take(&mut self.asked.0) {
+                    let sum = |part: &Part| match content(std::str::from_utf8(part.name.as_bytes()).unwrap()) {
+                        None => PartSum::Failed(libc::ENOENT),
+                        Some(bytes) => {
+                            let (start, end) = (part.offset as usize, (part.offset + part.len) as usize);
+                            let digest = *blake3::hash(&bytes[start.min(bytes.len())..end.min(bytes.len())]).as_bytes();
+                            PartSum::Read { size: bytes.len() as u64, digest }
+                        }
+                    };
+                    assert!(self.sums.answer(id, parts.iter().map(sum).collect()));
+                }
+                if let Some(done) = self.sums.take_done().pop() {
+                    assert_eq!(done.id, 7);
+                    return done.files;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn several_files_are_one_question() {
+        let mut bench = Bench::new(0, &[("a", b"same"), ("b", b"other"), ("c", b"gone"), ("d", b"long"), ("e", b"")]);
+        let found = bench.mirror(&|name| {
+            Some(match name {
+                "a" => b"same".to_vec(),
+                "b" => b"0ther".to_vec(),
+                "d" => b"longer".to_vec(),
+                "e" => Vec::new(),
+                _ => return None,
+            })
+        });
+        assert_eq!(found, [Summed::Equal, Summed::Differs, Summed::Missing, Summed::Differs, Summed::Equal]);
+    }
+
+    #[test]
+    fn a_large_file_goes_in_parts_and_ends_with_the_first_that_differs() {
+        let bytes: Vec<u8> = (0..300_000u32).map(|n| (n % 251) as u8).collect();
+        let mut equal = Bench::new(1 << 30, &[("f", &bytes)]);
+        assert_eq!(equal.mirror(&|_| Some(bytes.clone())), [Summed::Equal]);
+        let mut spoilt = bytes.clone();
+        spoilt[70_000] ^= 1;
+        // Parts of 64 KiB: the second differs.
+        let mut slow = Bench::new(100, &[("f", &bytes)]);
+        slow.source.rate = Rate::new(1 << 18);
+        assert_eq!(slow.mirror(&|_| Some(spoilt.clone())), [Summed::Differs]);
+        assert_eq!(slow.sums.next, 2);
+    }
+
+    #[test]
+    fn a_source_that_changes_says_nothing_of_the_mirror() {
+        let bytes = vec![1; 200_000];
+        let mut bench = Bench::new(0, &[("f", &bytes), ("g", b"x"), ("h", b"y")]);
+        std::fs::write(bench.path.join("g"), "longer").unwrap();
+        std::fs::remove_file(bench.path.join("h")).unwrap();
+        // Begun to be read, and then written to.
+        bench.sums.buffer.resize(SUM_READ_BYTES, 0);
+        assert!(bench.step());
+        let job = &mut bench.sums.jobs[0];
+        job.open = begin(&bench.source, &job.task, &mut job.dir, &job.task.files[0]).ok();
+        std::fs::File::options().write(true).open(bench.path.join("f")).unwrap().write_all_at(b"22", 5).unwrap();
+        let found = bench.mirror(&|_| Some(vec![1; 200_000]));
+        assert_eq!(found, [Summed::Changed; 3]);
+    }
+
+    #[test]
+    fn answers_that_were_not_asked_for_are_refused() {
+        let mut bench = Bench::new(0, &[("a", b"x"), ("b", b"y")]);
+        let sum = PartSum::Failed(libc::EIO);
+        assert!(!bench.sums.answer(1, vec![sum; 2]), "before it was asked");
+        assert!(bench.step());
+        let (id, parts) = bench.asked.0[0].clone();
+        assert_eq!(parts.len(), 2);
+        assert!(!bench.sums.answer(id + 1, vec![sum; 2]), "of another question");
+        assert!(!bench.sums.answer(id, vec![sum; 1]), "too few");
+        assert!(!bench.sums.answer(id, vec![sum; 3]), "too many");
+        assert!(bench.sums.answer(id, vec![sum; 2]));
+        assert!(!bench.sums.answer(id, vec![sum; 2]), "twice");
+        while bench.step() {}
+        assert_eq!(bench.sums.take_done()[0].files, [Summed::Failed(libc::EIO); 2]);
+    }
+
+    #[test]
+    fn what_the_rate_does_not_allow_waits() {
+        let mut bench = Bench::new(1000, &[("a", &[7; 5000])]);
+        let Job { task, .. } = &bench.sums.jobs[0];
+        let again = SumTask { id: 8, ..task.clone() };
+        bench.sums.add(again);
+        while bench.step() {}
+        assert_eq!(bench.asked.0.len(), 1, "the second one waits five seconds");
+        let Step::Wait(Some(until)) = bench.sums.step(&bench.source, &mut bench.asked).unwrap() else { panic!("nothing to wait for") };
+        assert!(until > Instant::now());
+    }
+}
