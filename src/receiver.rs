@@ -295,7 +295,13 @@ impl Inner {
     }
 
     /// Opens a session that has its control connection, which `wake` wakes, as its first member.
-    fn open(&self, module: &str, path: &RelPath, (threads, read_only): (u16, bool), wake: Wake) -> std::result::Result<Arc<Session>, Refusal> {
+    fn open(
+        &self,
+        module: &str,
+        path: &RelPath,
+        (threads, read_only): (u16, bool),
+        wake: Wake,
+    ) -> std::result::Result<Arc<Session>, Refusal> {
         let Some(module) = self.modules.iter().find(|m| m.name == module) else {
             return Err(refusal(Exit::Handshake, format!("Unknown module '{}'", Shown(module.as_bytes()))));
         };

@@ -25,7 +25,7 @@ const ENTRY_BYTES: usize = 64;
 
 /// A question.
 enum Question {
-    Sum { id: u64, dir: RelPath, parts: Vec<Part>, sums: Vec<PartSum>, open: Option<Reading> },
+    Sum { id: u64, dir: RelPath, parts: Vec<Part>, sums: Vec<PartSum>, open: Option<Box<Reading>> },
     Look { id: u64, dir: RelPath },
 }
 
@@ -98,7 +98,7 @@ impl Sums {
 }
 
 /// Reads on; true when all parts are answered.
-fn slice(root: &Root, dir: &RelPath, parts: &[Part], sums: &mut Vec<PartSum>, open: &mut Option<Reading>, buffer: &mut [u8]) -> bool {
+fn slice(root: &Root, dir: &RelPath, parts: &[Part], sums: &mut Vec<PartSum>, open: &mut Option<Box<Reading>>, buffer: &mut [u8]) -> bool {
     let held = if may_name_dir(dir) { open_beneath(&root.dir, dir).map_err(|e| errno(&e)) } else { Err(libc::EINVAL) };
     let mut budget = SUM_SLICE_BYTES;
     while let Some(part) = parts.get(sums.len()) {
@@ -109,14 +109,15 @@ fn slice(root: &Root, dir: &RelPath, parts: &[Part], sums: &mut Vec<PartSum>, op
         }
         if open.is_none() {
             match held.as_ref().map_err(|e| *e).and_then(|dir| begin(dir, part).map_err(|e| errno(&e))) {
-                Ok(reading) => *open = Some(reading),
+                Ok(reading) => *open = Some(Box::new(reading)),
                 Err(errno) => {
                     sums.push(PartSum::Failed(errno));
                     continue;
                 }
             }
         }
-        let Some(Reading { file, size, digest }) = open else { continue };
+        let Some(reading) = open else { continue };
+        let Reading { file, size, digest } = &mut **reading;
         match digest.go_on(buffer, &mut budget, |buffer, at| file.read_at(buffer, at)) {
             Ok(false) => return false,
             Ok(true) => sums.push(PartSum::Read { size: *size, digest: digest.finish() }),

@@ -137,7 +137,10 @@ mod tests {
         stats.files_sent.add(5);
         stats.bytes_found.add(3 << 20);
         stats.bytes_sent.add(1 << 20);
-        assert_eq!(line(&stats, &sent(&stats), Duration::from_secs(10)), "5 of 10 files, 1.00 MiB of 3.00 MiB, 102.40 KiB/s, 20 seconds left");
+        assert_eq!(
+            line(&stats, &sent(&stats), Duration::from_secs(10)),
+            "5 of 10 files, 1.00 MiB of 3.00 MiB, 102.40 KiB/s, 20 seconds left"
+        );
     }
 
     #[test]

@@ -147,7 +147,13 @@ mod tests {
             conclude(&parse(words).0, Outcome { failing, dirty: 0, interrupted }, &stats, Duration::ZERO)
         };
         let (plain, repair) = ("ringsync verify a b", "ringsync verify --repair a b");
-        assert_eq!([exit(plain, 0, 0, false), exit(plain, 1, 0, false), exit(plain, 0, 1, false)], [Exit::Ok, Exit::Partial, Exit::Partial]);
-        assert_eq!([exit(repair, 3, 0, false), exit(repair, 3, 1, false), exit(plain, 0, 0, true)], [Exit::Ok, Exit::Partial, Exit::Signal]);
+        assert_eq!(
+            [exit(plain, 0, 0, false), exit(plain, 1, 0, false), exit(plain, 0, 1, false)],
+            [Exit::Ok, Exit::Partial, Exit::Partial]
+        );
+        assert_eq!(
+            [exit(repair, 3, 0, false), exit(repair, 3, 1, false), exit(plain, 0, 0, true)],
+            [Exit::Ok, Exit::Partial, Exit::Signal]
+        );
     }
 }

@@ -37,7 +37,8 @@ impl Scrub {
 /// # Errors
 /// [`Error::Usage`] with what to write.
 pub fn parse_rate(text: &str) -> Result<u64> {
-    let wrong = || Error::Usage(format!("rate {text:?}: write a number of KiB a second, or with a suffix, as in 500, 1.5M or 2G; 0 is no limit"));
+    let wrong =
+        || Error::Usage(format!("rate {text:?}: write a number of KiB a second, or with a suffix, as in 500, 1.5M or 2G; 0 is no limit"));
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let number: f64 = text[..end].parse().map_err(|_| wrong())?;
     let suffix = text[end..].to_ascii_lowercase();

@@ -53,8 +53,8 @@ pub use cache::SignatureCache;
 pub use differ::{Differ, Outcome, Work};
 pub use patch::Patcher;
 pub use shape::Shape;
-pub use sum::PartDigest;
 pub use sign::{Block, Digest, Digester, Signature, Signer};
+pub use sum::PartDigest;
 
 /// One step of a delta. Steps come in order of `at`, each begins where the one before it ended, and together they make all of the new content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

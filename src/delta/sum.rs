@@ -61,7 +61,8 @@ mod tests {
             buffer[..len].copy_from_slice(&rest[..len]);
             Ok(len)
         };
-        for (offset, len, part) in [(0, 100_000, &bytes[..]), (5, 40_000, &bytes[5..40_005]), (99_000, 5000, &bytes[99_000..]), (7, 0, &[])] {
+        for (offset, len, part) in [(0, 100_000, &bytes[..]), (5, 40_000, &bytes[5..40_005]), (99_000, 5000, &bytes[99_000..]), (7, 0, &[])]
+        {
             let mut digest = PartDigest::new(offset, len);
             let mut turns = 0;
             while !digest.go_on(&mut [0; 4096], &mut 10_000, read).unwrap() {

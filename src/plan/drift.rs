@@ -35,7 +35,7 @@ impl Planner {
 
     fn take_look(&mut self, pass: &mut Pass, done: LookDone, now: u64) {
         let Some(Asked { what: What::Look { entries, .. }, .. }) = pass.asked.get_mut(&done.id) else { return };
-        entries.extend(done.entries);
+        entries.extend(done.entries.into_iter().filter(|entry| !entry.name.as_name().is_reserved()));
         if !done.last {
             return;
         }
@@ -93,8 +93,7 @@ impl Planner {
                 drifts.push(Drift { node: Some(dir), path: path.clone(), item, there: None });
             }
         }
-        let mut there: HashMap<Box<[u8]>, Entry> =
-            entries.into_iter().map(|entry| (Box::from(entry.name.as_bytes()), entry)).collect();
+        let mut there: HashMap<Box<[u8]>, Entry> = entries.into_iter().map(|entry| (Box::from(entry.name.as_bytes()), entry)).collect();
         for id in self.tree.children(dir) {
             let Some(want) = self.tree.meta(id) else { continue };
             let entry = there.remove(self.tree.name(id));

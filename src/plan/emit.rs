@@ -445,7 +445,9 @@ impl Emit<'_> {
 
     /// Whether the file's content goes to the mirror in this cycle.
     fn can_come(&self, stat: &Stat) -> bool {
-        stat.meta.size <= INLINE_FILE_BYTES_MAX as u64 || self.planner.is_dry() || self.planner.staged.get(&stat.ident).is_some_and(|s| s.fits(stat))
+        stat.meta.size <= INLINE_FILE_BYTES_MAX as u64
+            || self.planner.is_dry()
+            || self.planner.staged.get(&stat.ident).is_some_and(|s| s.fits(stat))
     }
 
     pub(super) fn add_to_batch(&mut self, parent: NodeId, dir: RelPath, expect: Ident, task: FileTask) {

@@ -262,7 +262,8 @@ impl Planner {
         while (pass.cursor as usize) < self.tree.slots() {
             let id = pass.cursor;
             pass.cursor += 1;
-            let known = self.tree.is_live(id) && self.tree.kind(id) == Some(Kind::Dir) && !self.tree.has(id, flag::UNKNOWN | flag::PROTECTED);
+            let known =
+                self.tree.is_live(id) && self.tree.kind(id) == Some(Kind::Dir) && !self.tree.has(id, flag::UNKNOWN | flag::PROTECTED);
             if !known {
                 continue;
             }
@@ -283,6 +284,7 @@ impl Planner {
             Some(Reverse((at, _))) => Next::At(*at),
             None if pass.asked.is_empty() && pass.mending.is_empty() => {
                 self.tell_pending();
+                self.scrub.recent = Recent::default();
                 Next::Done(pass.tally)
             }
             None => Next::Wait,

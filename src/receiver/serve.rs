@@ -115,11 +115,13 @@ impl<'a> Conn<'a> {
 
     /// Whatever may change the mirror, or what another session has in staging, is refused where nothing may be changed.
     fn refuse_read_only(&self, message: &Message<'_>) -> Result<()> {
-        let reads = matches!(
-            message,
-            Message::List { .. } | Message::Sum { .. } | Message::Look { .. } | Message::Ping | Message::Bye
-        );
-        if self.session.root.is_read_only() && !reads { Err(Error::Usage(READ_ONLY.into())) } else { Ok(()) }
+        if !self.session.root.is_read_only() {
+            return Ok(());
+        }
+        match message {
+            Message::List { .. } | Message::Sum { .. } | Message::Look { .. } | Message::Ping | Message::Bye => Ok(()),
+            _ => Err(Error::Usage(READ_ONLY.into())),
+        }
     }
 
     /// Says what was applied. Held directories are let go first: POST may follow at once.

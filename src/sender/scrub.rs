@@ -129,7 +129,12 @@ impl Session<'_> {
             }
             self.pump.named += 1;
             match self.pump.named {
-                ..=SCRUB_NAMED_MAX => tracing::warn!("{} {}: the mirror differs{}", finding.item, finding.path, if self.pump.config.repair { "" } else { "; not repaired" }),
+                ..=SCRUB_NAMED_MAX => tracing::warn!(
+                    "{} {}: the mirror differs{}",
+                    finding.item,
+                    finding.path,
+                    if self.pump.config.repair { "" } else { "; not repaired" }
+                ),
                 _ if self.pump.named == SCRUB_NAMED_MAX + 1 => tracing::warn!("more differences are only counted"),
                 _ => {}
             }

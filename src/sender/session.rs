@@ -25,8 +25,8 @@ use crate::sys::wake::Wake;
 use crate::watch::{Batches, Coverer, Watch};
 use crate::wire::session::{ControlClient, Welcomed, fatal};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
-use crate::work::worker::{Report, Task, closed, flush, greet, send};
 use crate::work::rate::Rate;
+use crate::work::worker::{Report, Task, closed, flush, greet, send};
 use crate::work::{Cover, Signatures, Source, files, probe};
 
 /// A cycle of so few files is read by the planner's thread itself: handing it over costs more.

@@ -118,7 +118,16 @@ impl Worker {
         flush(&mut link, &mut payload)?;
         greet(&mut link)?;
         self.report(Report::Ready(link.wake()));
-        let mut desk = Desk { link, payload, jobs: VecDeque::new(), cycle: None, checker: ContentClient::new(), sealing: HashMap::new(), sums: Sums::default(), looks: Vec::new() };
+        let mut desk = Desk {
+            link,
+            payload,
+            jobs: VecDeque::new(),
+            cycle: None,
+            checker: ContentClient::new(),
+            sealing: HashMap::new(),
+            sums: Sums::default(),
+            looks: Vec::new(),
+        };
         loop {
             if self.small(&mut desk)? || self.piece(&mut desk)? {
                 continue;

@@ -85,11 +85,7 @@ const SPOILS: &[Spoil] = &[
         },
         &[".d...p..... a/b", ".f...p..... a/7"],
     ),
-    (
-        "an extra file",
-        |r| fs::write(r.join("empty/extra"), "x").unwrap(),
-        &["*deleting   empty/extra", ".d..t...... empty"],
-    ),
+    ("an extra file", |r| fs::write(r.join("empty/extra"), "x").unwrap(), &["*deleting   empty/extra", ".d..t...... empty"]),
     (
         "an extra tree",
         |r| {
@@ -99,11 +95,7 @@ const SPOILS: &[Spoil] = &[
         &["*deleting   empty/x", "*deleting   empty/x/y", "*deleting   empty/x/y/z", ".d..t...... empty"],
     ),
     ("a missing file", |r| fs::remove_file(r.join("a/7")).unwrap(), &[".d..t...... a", ">f+++++++++ a/7"]),
-    (
-        "a missing tree",
-        |r| fs::remove_dir_all(r.join("a/b")).unwrap(),
-        &[".d..t...... a", "cd+++++++++ a/b", "hf+++++++++ a/b/c"],
-    ),
+    ("a missing tree", |r| fs::remove_dir_all(r.join("a/b")).unwrap(), &[".d..t...... a", "cd+++++++++ a/b", "hf+++++++++ a/b/c"]),
     (
         "another target",
         |r| {
@@ -257,8 +249,11 @@ fn verify_says_the_same_as_rsync() {
         spoil(&place.dst);
         let (src, dst) = (format!("{}/", place.src.display()), format!("{}/", place.dst.display()));
         let said = std::process::Command::new("rsync").args(["-aHcni", "--delete", &src, &dst]).output().unwrap();
-        let mut theirs: Vec<String> =
-            String::from_utf8(said.stdout).unwrap().lines().map(|line| line.trim_end_matches('/').replace(" ./", " .").replace("*deleting    ", "*deleting   ")).collect();
+        let mut theirs: Vec<String> = String::from_utf8(said.stdout)
+            .unwrap()
+            .lines()
+            .map(|line| line.trim_end_matches('/').replace(" ./", " .").replace("*deleting    ", "*deleting   "))
+            .collect();
         theirs.sort();
         assert_eq!(verify_by(Way::Local, "", &place, &[], 23), theirs, "{what}");
         verify_by(Way::Local, "", &place, &["--repair"], 0);
@@ -337,6 +332,25 @@ fn an_ordinary_user_verifies_and_repairs() {
     fs::set_permissions(place.src.join("a/8"), Permissions::from_mode(0o644)).unwrap();
     verify(As::User, dst, &place, &["--repair"], 0);
     assert_eq!(verify(As::User, dst, &place, &[], 0), [""; 0]);
+}
+
+/// What a large file was made from in the mirror is not what it was: a change of the source goes whole, and so does what a scrub mends.
+#[test]
+fn no_delta_builds_on_what_is_not_there_any_more() {
+    let place = Place::new();
+    let mirror = Mirror::start(As::Us, Way::Tcp, &place, &["--scrub-interval", "1s"]);
+    let (src, dst) = (place.src.join("large"), place.dst.join("large"));
+    fs::write(&src, whole(1, 1, 3_000_000)).unwrap();
+    mirror.settle("a large file");
+    for n in 0..4 {
+        flip(&dst, 500_000 * n + 7);
+        if n % 2 == 0 {
+            use std::io::Write;
+            File::options().append(true).open(&src).unwrap().write_all(b"more").unwrap();
+        }
+        mirror.settle("a large file whose mirror was spoilt");
+    }
+    mirror.terminate();
 }
 
 /// The rate holds for what is read: 4.5 MiB at 2 MiB a second take two seconds at least, whatever the machine.

@@ -105,7 +105,12 @@ impl Random {
         let errno = 1 + self.below(4095) as i32;
         match self.below(35) {
             0 => {
-                let role = Role::Control { module: "m".repeat(1 + self.below(255)), path: self.dir(), threads: self.next() as u16, read_only: self.below(2) == 0 };
+                let role = Role::Control {
+                    module: "m".repeat(1 + self.below(255)),
+                    path: self.dir(),
+                    threads: self.next() as u16,
+                    read_only: self.below(2) == 0,
+                };
                 Message::Hello(Hello { version_min: 1, version_max: 1 + self.below(9) as u16, role })
             }
             1 => Message::Hello(Hello::content(token, self.next() as u16)),

@@ -33,8 +33,12 @@ impl MemTarget {
 
     /// Something happens to an entry, or a new one appears, as no operation would have it; whether it did.
     pub fn spoil(&mut self, rng: &mut Rng, keep: &dyn Fn(&[u8]) -> bool) -> bool {
-        let all: Vec<(Vec<u8>, Kind)> =
-            self.snapshot().into_iter().filter(|(path, _)| !path.is_empty() && !keep(path)).map(|(path, seen)| (path, seen.meta.kind)).collect();
+        let all: Vec<(Vec<u8>, Kind)> = self
+            .snapshot()
+            .into_iter()
+            .filter(|(path, _)| !path.is_empty() && !keep(path))
+            .map(|(path, seen)| (path, seen.meta.kind))
+            .collect();
         if all.is_empty() {
             return false;
         }

@@ -103,7 +103,9 @@ fn too_many_questions_end_the_session() {
     let receiver = receiver(&m.path);
     let control = Client::control(&receiver);
     let mut content = Client::content(&receiver, control.token, 0);
-    content.say(|p| (0..=SUMS_WAITING_MAX).for_each(|n| if n % 2 == 0 { p.look(n as u64, &rel("")) } else { p.sum(7, &rel(""), &[part("f", 0, 1)]) }));
+    content.say(|p| {
+        (0..=SUMS_WAITING_MAX).for_each(|n| if n % 2 == 0 { p.look(n as u64, &rel("")) } else { p.sum(7, &rel(""), &[part("f", 0, 1)]) })
+    });
     content.expect_fatal("too many questions");
 }
 
@@ -138,7 +140,10 @@ fn files_are_put_while_digests_are_made() {
         p.commit();
     });
     control.expect("Ack { cycle: 1 }");
-    assert!(content.seen.is_empty() && matches!(content.link.wait(Some(Duration::ZERO)).unwrap(), Incoming::TimedOut), "the digests came first");
+    assert!(
+        content.seen.is_empty() && matches!(content.link.wait(Some(Duration::ZERO)).unwrap(), Incoming::TimedOut),
+        "the digests came first"
+    );
     content.expect("Summed { id: 7");
 }
 

@@ -75,7 +75,8 @@ impl Sim {
         let mut question = self.scrub.out.swap_remove(at);
         let ready = match &mut question {
             Question::Look(task, answer @ None) => {
-                let (dir, entries) = self.target.look(&task.dir).map_or_else(|errno| (Err(errno), vec![]), |(meta, entries)| (Ok(meta), entries));
+                let (dir, entries) =
+                    self.target.look(&task.dir).map_or_else(|errno| (Err(errno), vec![]), |(meta, entries)| (Ok(meta), entries));
                 *answer = Some(LookDone { id: task.id, last: true, dir, entries });
                 false
             }
@@ -180,7 +181,7 @@ fn innocent(seed: u64, ops: usize, watcher: Watcher) -> (Vec<String>, usize) {
 }
 
 /// A run at whose end the mirror is spoilt, now and then also while it goes on.
-fn spoilt(seed: u64, ops: usize, watcher: Watcher) -> (Vec<String>, usize) {
+fn spoilt(seed: u64, ops: usize, watcher: Watcher, blinded: bool) -> (Vec<String>, usize) {
     let mut sim = Sim::new(seed, watcher);
     for _ in 0..20 + sim.rng.below(60) {
         sim.change();
@@ -193,13 +194,15 @@ fn spoilt(seed: u64, ops: usize, watcher: Watcher) -> (Vec<String>, usize) {
         wrong.push("does not come to rest".to_owned());
     }
     let stays = sim.stays.clone();
-    let keep = |path: &[u8]| stays.contains(path) || setting::is_excluded(&sim.filter, path, true) || setting::is_excluded(&sim.filter, path, false);
+    let keep = |path: &[u8]| {
+        stays.contains(path) || setting::is_excluded(&sim.filter, path, true) || setting::is_excluded(&sim.filter, path, false)
+    };
     let mut spoils = 0;
     for _ in 0..1 + sim.rng.below(12) {
         spoils += usize::from(sim.target.spoil(&mut sim.rng, &keep));
     }
     sim.target.check();
-    for _ in 0..2 {
+    for _ in 0..if blinded { 0 } else { 2 } {
         if let Err(why) = sim.pass(true) {
             wrong.push(why);
         }
@@ -209,6 +212,9 @@ fn spoilt(seed: u64, ops: usize, watcher: Watcher) -> (Vec<String>, usize) {
     wrong.extend(sim.differences());
     sim.planner.tree().check();
     sim.target.check();
+    if blinded {
+        return (wrong, spoils);
+    }
     if let Ok(findings) = sim.pass(true) {
         wrong.extend(findings.iter().map(|finding| format!("found once more: {} {}", finding.item, finding.path)));
     }
@@ -242,5 +248,12 @@ fn a_scrub_accuses_no_mirror_that_nobody_touched() {
 
 #[test]
 fn a_scrub_mends_what_happened_to_a_mirror() {
-    many("changes of the mirror", spoilt);
+    many("changes of the mirror", |seed, ops, watcher| spoilt(seed, ops, watcher, false));
+}
+
+/// The canary: what is spoilt and not scrubbed has to be noticed.
+#[test]
+fn a_spoilt_mirror_that_is_not_scrubbed_is_noticed() {
+    let first = place::seed();
+    assert!((first..first + 10).any(|seed| !spoilt(seed, 50, Watcher::Fanotify, true).0.is_empty()));
 }
