@@ -147,13 +147,16 @@ fn files_are_put_while_digests_are_made() {
     content.expect("Summed { id: 7");
 }
 
+/// What is said, and how.
+type Say = (&'static str, fn(&mut Payload));
+
 #[test]
 fn a_read_only_session_refuses_every_change() {
     let mut m = Mirror::new();
     m.put("f", b"x");
     let receiver = receiver(&m.path);
     for module in ["m", "ro"] {
-        let on_control: [(&str, fn(&mut Payload)); 4] = [
+        let on_control: [Say; 4] = [
             ("begin", |p| p.begin(1)),
             ("stage", |p| p.stage(1, 0, 1).fill(0)),
             ("drop", |p| p.stage_drop(1)),
@@ -174,7 +177,7 @@ fn a_read_only_session_refuses_every_change() {
             let text = control.expect("Fatal");
             assert!(text.contains("module is read only"), "{module}, {what}: {text}");
         }
-        let on_content: [(&str, fn(&mut Payload)); 7] = [
+        let on_content: [Say; 7] = [
             ("files of", |p| p.files_of(1)),
             ("put", |p| {
                 p.files_of(1);
