@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::model::meta::{Kind, Meta};
+use crate::model::meta::{Kind, Meta, Time};
 use crate::model::op::Entry;
 use crate::model::path::RelPath;
 use crate::model::scrub::{Cause, Finding, Item, LookDone};
@@ -22,6 +22,12 @@ struct Drift {
     item: Item,
     /// What the mirror has; `None`: nothing, or it is the directory itself.
     there: Option<Entry>,
+}
+
+/// Whether a filesystem with coarser times holds `want` as `have`: by 100 ns, microseconds, 10 ms, a second or two.
+fn is_cut(want: Time, have: Time) -> bool {
+    let cut = |grain: u32| Time { sec: want.sec, nsec: want.nsec - want.nsec % grain };
+    [100, 1000, 10_000_000, 1_000_000_000].into_iter().any(|grain| cut(grain) == have) || have == (Time { sec: want.sec & !1, nsec: 0 })
 }
 
 impl Planner {
@@ -88,7 +94,7 @@ impl Planner {
         let mut drifts = Vec::new();
         let mut equal = Vec::new();
         if let Some(want) = self.tree.meta(dir).filter(|meta| meta.mtime.sec != i64::MIN) {
-            let item = self.itemize(&want, own);
+            let item = self.held(&want, own);
             if !item.is_empty() {
                 drifts.push(Drift { node: Some(dir), path: path.clone(), item, there: None });
             }
@@ -134,6 +140,12 @@ impl Planner {
         (drifts, equal)
     }
 
+    /// As [`Planner::itemize`], but for what the mirror's filesystem cannot hold of a time.
+    fn held(&self, want: &Meta, have: &Meta) -> Item {
+        let item = self.itemize(want, have);
+        Item { time: item.time && !is_cut(want.mtime, have.mtime), ..item }
+    }
+
     /// What of `want`'s metadata, as far as it is carried, the mirror's `have` is not.
     pub(super) fn itemize(&self, want: &Meta, have: &Meta) -> Item {
         let Planner { options, abilities, .. } = self;
@@ -149,7 +161,7 @@ impl Planner {
     }
 
     fn entry_item(&self, id: NodeId, want: &Meta, entry: &Entry) -> Item {
-        let mut item = self.itemize(want, &entry.meta);
+        let mut item = self.held(want, &entry.meta);
         item.content = match want.kind {
             // A target that is not known is no difference.
             Kind::Symlink => entry.target.as_deref().is_some_and(|target| self.tree.target(id) != Some(target)),
@@ -212,5 +224,28 @@ impl Planner {
         }
         self.dirty.mark(&mut self.tree, id, flag::LOOK);
         Some(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_the_filesystem_cuts_is_no_drift() {
+        let at = |sec, nsec| Time { sec, nsec };
+        for (have, expected) in [
+            (at(1001, 123_456_789), true),
+            (at(1001, 123_456_700), true),
+            (at(1001, 123_456_000), true),
+            (at(1001, 120_000_000), true),
+            (at(1001, 0), true),
+            (at(1000, 0), true),
+            (at(1001, 123_456_788), false),
+            (at(1002, 0), false),
+            (at(999, 0), false),
+        ] {
+            assert_eq!(is_cut(at(1001, 123_456_789), have), expected, "{have:?}");
+        }
     }
 }
