@@ -39,14 +39,14 @@ struct Reading {
 /// An answer, or a part of one.
 #[derive(Debug)]
 pub enum Answer {
-    /// To [`Sums::sum`].
+    /// To `FsTarget::sum`.
     Summed {
         /// The question's number.
         id: u64,
         /// One for each part.
         sums: Vec<PartSum>,
     },
-    /// To [`Sums::look`].
+    /// To `FsTarget::look`.
     Looked(LookDone),
 }
 
