@@ -27,7 +27,7 @@ struct Drift {
 /// Whether a filesystem with coarser times holds `want` as `have`: by 100 ns, microseconds, 10 ms, a second or two.
 fn is_cut(want: Time, have: Time) -> bool {
     let cut = |grain: u32| Time { sec: want.sec, nsec: want.nsec - want.nsec % grain };
-    [100, 1000, 10_000_000, 1_000_000_000].into_iter().any(|grain| cut(grain) == have) || have == (Time { sec: want.sec & !1, nsec: 0 })
+    [1, 100, 1000, 10_000_000, 1_000_000_000].into_iter().any(|grain| cut(grain) == have) || have == (Time { sec: want.sec & !1, nsec: 0 })
 }
 
 impl Planner {
