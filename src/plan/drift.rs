@@ -47,7 +47,11 @@ impl Planner {
         }
         let Some(Asked { from, path, what: What::Look { dir, entries } }) = pass.asked.remove(&done.id) else { return };
         let Some(id) = self.tree.resolve(dir) else { return };
-        if self.fill.is_some() || self.tree.has(id, flag::UNKNOWN | flag::PROTECTED) || self.tree.path(id).as_ref() != Ok(&path) {
+        // One that could not be listed, or not to its end, is not known.
+        if self.fill.is_some()
+            || self.tree.has(id, flag::UNKNOWN | flag::PROTECTED | flag::RELIST)
+            || self.tree.path(id).as_ref() != Ok(&path)
+        {
             return self.again(pass, id, now);
         }
         let own = match done.dir {
@@ -182,6 +186,11 @@ impl Planner {
 
     /// The mirror has not what it had at the node, nor what was below.
     fn is_another(&mut self, id: NodeId) {
+        if self.tree.group(id) != 0 {
+            // Nor can its other names be taken for what they were: this one would be linked to one that is to be linked to this one.
+            self.not_sent(id, 0);
+            self.tree.clear(id, flag::UNKNOWN);
+        }
         self.drop_below(id);
         self.tree.take_key(id);
         self.tree.set_absent(id);

@@ -168,7 +168,7 @@ fn innocent(seed: u64, ops: usize, watcher: Watcher) -> (Vec<String>, usize) {
         wrong.push("does not come to rest".to_owned());
     }
     wrong.extend(sim.differences());
-    wrong.extend(sim.scrub.findings.iter().map(|finding| format!("false alarm: {} {}", finding.item, finding.path)));
+    wrong.extend(sim.scrub.findings.drain(..).map(|finding| format!("false alarm: {} {}", finding.item, finding.path)));
     let cycles = sim.cycles;
     match sim.pass(true) {
         Ok(findings) => wrong.extend(findings.iter().map(|finding| format!("false alarm at rest: {} {}", finding.item, finding.path))),
