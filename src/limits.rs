@@ -264,7 +264,39 @@ pub const DELTA_SKIP_BLOCKS_MAX: u64 = 15;
 /// Signatures kept of what the mirror holds, all together: some 40 GiB of content in blocks of 4 KiB.
 pub const SIGNATURE_CACHE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
+/// Files in one question for digests: enough that its way and its answer are nothing beside opening them.
+pub const SUM_FILES_MAX: usize = 128;
+
+/// Bytes of a file in one question for digests. A larger file is asked for part by part, so that the asker alone sets the pace; a part this long hides the round trip.
+pub const SUM_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// Questions for digests and looks that one connection may leave unanswered: each waits until there is nothing else to do.
+pub const SUMS_WAITING_MAX: usize = 64;
+
+/// What is read and digested before other work is looked for: less than a millisecond from memory, some from a disk.
+pub const SUM_SLICE_BYTES: u64 = 1024 * 1024;
+
+/// One read of a content that is digested: stays in the cache of the core until it is.
+pub const SUM_READ_BYTES: usize = 128 * 1024;
+
+/// Entries in one part of the answer to a look.
+pub const LOOK_ENTRIES_MAX: usize = 4096;
+
+/// A part of the answer to a look is sent when it is this long: with one more of the longest entries it fits into any frame.
+pub const LOOK_FILL_BYTES: usize = 64 * 1024;
+
+/// Operations of cycles remembered while a mirror is scrubbed, to tell what was under way from what is wrong; with more, what differs is looked at again.
+pub const SCRUB_RECENT_OPS_MAX: usize = 256 * 1024;
+
+/// How often one entry is looked at again in one pass of a scrub before it is left for the next.
+pub const SCRUB_TRIES_MAX: u32 = 10;
+
+/// Differences of one pass that are named in the log; more are only counted.
+pub const SCRUB_NAMED_MAX: u64 = 1000;
+
 const _: () = {
+    assert!(SUM_FILES_MAX * (NAME_BYTES_MAX + 24) + PATH_BYTES_MAX <= MESSAGE_BYTES_MAX);
+    assert!(LOOK_FILL_BYTES + LINK_TARGET_BYTES_MAX + NAME_BYTES_MAX + 256 <= MESSAGE_BYTES_MAX);
     assert!(DELTA_BLOCK_BYTES_MIN.is_power_of_two() && DELTA_BLOCK_BYTES_MAX.is_power_of_two());
     assert!(SIGNATURE_BLOCKS_MAX <= u32::MAX as u64 / 2);
     assert!(DELTA_LITERAL_BYTES_MAX + 4096 <= STAGE_CHUNK_BYTES);

@@ -8,6 +8,7 @@ mod attrs;
 mod crew;
 mod outbox;
 mod root;
+mod scrub;
 mod session;
 
 use std::net::TcpStream;
@@ -18,6 +19,7 @@ use crate::config::{self, Dest};
 use crate::error::{Error, Result};
 use crate::model::options::{Compress, IoChoice};
 use crate::model::path::RelPath;
+use crate::model::scrub::Finding;
 use crate::receiver::{Module, Receiver, Sockets};
 use crate::stats::Stats;
 use crate::stop::Stop;
@@ -121,6 +123,18 @@ fn dial(host: &str, port: u16) -> Result<TcpStream> {
 /// # Errors
 /// The first connection cannot be made, or what only a person can mend.
 pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>) -> Result<Outcome> {
+    run_with(config, stop, stats, None)
+}
+
+/// Compares mirror and source, and tells `hear` of each difference, while it runs. What is repaired is said by `config.scrub`.
+///
+/// # Errors
+/// As [`run`].
+pub fn verify(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>, hear: &dyn Fn(&Finding)) -> Result<Outcome> {
+    run_with(config, stop, stats, Some(hear))
+}
+
+fn run_with(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>, hearer: scrub::Hearer<'_>) -> Result<Outcome> {
     if let Err(e) = nice::set(config.nice) {
         tracing::warn!("niceness {}: {e}", config.nice);
     }
@@ -129,7 +143,7 @@ pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>) -> Result<Ou
     }
     let (peer, module, path) = Peer::new(config, &stats)?;
     let peer = Arc::new(peer);
-    let result = sessions(config, stop, &stats, &peer, (&module, &path));
+    let result = sessions(config, (stop, hearer), &stats, &peer, (&module, &path));
     if let Peer::Local(receiver) = &*peer
         && !receiver.shutdown(SHUTDOWN_PATIENCE)
     {
@@ -138,7 +152,13 @@ pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>) -> Result<Ou
     result
 }
 
-fn sessions(config: &config::Mirror, stop: &Stop, stats: &Arc<Stats>, peer: &Arc<Peer>, module: (&str, &RelPath)) -> Result<Outcome> {
+fn sessions(
+    config: &config::Mirror,
+    (stop, hearer): (&Stop, scrub::Hearer<'_>),
+    stats: &Arc<Stats>,
+    peer: &Arc<Peer>,
+    module: (&str, &RelPath),
+) -> Result<Outcome> {
     let root = SourceRoot::open(&config.source)?;
     let slot = StopSlot::register(stop);
     let mut wait = RECONNECT_MIN;
@@ -147,8 +167,8 @@ fn sessions(config: &config::Mirror, stop: &Stop, stats: &Arc<Stats>, peer: &Arc
         let began = Instant::now();
         let connection = session::connect(config, peer, module);
         connected_once |= connection.is_ok();
-        let ended =
-            connection.and_then(|connection| Session::start(config, (stop, &slot), stats, peer, connection, &root)).and_then(Session::run);
+        let started = connection.and_then(|connection| Session::start(config, (stop, &slot), stats, peer, connection, &root, hearer));
+        let ended = started.and_then(Session::run);
         let why = match ended {
             Ok(End::Done(outcome)) => return Ok(outcome),
             Ok(End::SourceLost) => {

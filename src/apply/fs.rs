@@ -11,6 +11,7 @@ use crate::apply::manifest::{self, errno};
 use crate::apply::meta::left_behind;
 use crate::apply::patch::Patches;
 use crate::apply::root::Root;
+use crate::apply::sum::{Answer, Sums};
 use crate::apply::sweep;
 use crate::apply::target::{Errno, Listed, Target, is_at_or_beneath, may_name, may_name_dir};
 use crate::apply::temp::TempNames;
@@ -19,6 +20,7 @@ use crate::model::attrs::Attrs;
 use crate::model::meta::{Kind, Meta, Stat};
 use crate::model::op::{Op, Spot};
 use crate::model::path::{Name, NameBuf, RelPath};
+use crate::model::scrub::Part;
 use crate::sys::dir::Dir;
 use std::os::fd::AsFd;
 
@@ -33,6 +35,7 @@ pub struct FsTarget {
     patches: Patches,
     /// The last that came, for operations whose metadata names them.
     attrs: Option<Arc<Attrs>>,
+    sums: Sums,
 }
 
 fn fail<T>(errno: Errno) -> io::Result<T> {
@@ -62,7 +65,7 @@ type Put = fn(&Root, &Held, &mut TempNames, Name<'_>, Finish<'_>, &[u8]) -> io::
 impl FsTarget {
     /// A target for one thread.
     pub fn new(root: Arc<Root>) -> Self {
-        Self { root, dirs: Dirs::new(), temps: TempNames::new(), patches: Patches::default(), attrs: None }
+        Self { root, dirs: Dirs::new(), temps: TempNames::new(), patches: Patches::default(), attrs: None, sums: Sums::default() }
     }
 
     /// Begins a staged file that is made from what is at `base`; `shapes` are the base's and its own. Why it cannot be is said when it is sealed.
@@ -124,6 +127,28 @@ impl FsTarget {
             let attrs = target.attrs_of(meta)?;
             put(&target.root, &dir, &mut target.temps, at.name.as_name(), Finish { meta, attrs: attrs.as_deref() }, data)
         })
+    }
+
+    /// Takes a question for digests of parts of files in `dir`; false if too many wait already.
+    #[must_use]
+    pub fn sum(&mut self, id: u64, dir: RelPath, parts: Vec<Part>) -> bool {
+        self.sums.sum(id, dir, parts)
+    }
+
+    /// Takes a question for what is in `dir`; false if too many wait already.
+    #[must_use]
+    pub fn look(&mut self, id: u64, dir: RelPath) -> bool {
+        self.sums.look(id, dir)
+    }
+
+    /// Whether [`FsTarget::answer`] has something to do.
+    pub fn has_questions(&self) -> bool {
+        !self.sums.is_empty()
+    }
+
+    /// Does a slice of what the oldest question asks for; calls `each` with what is answered by that.
+    pub fn answer(&mut self, each: &mut dyn FnMut(Answer)) {
+        self.sums.work(&self.root, each);
     }
 
     fn held(&mut self, path: &RelPath) -> io::Result<Arc<Held>> {

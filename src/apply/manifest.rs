@@ -88,7 +88,7 @@ impl Manifest<'_> {
 }
 
 /// The entry, and what is to be listed if it is a directory. `dev` is the device of the directory that it is in.
-fn entry(
+pub(super) fn entry(
     root: &Root,
     dir: &Dir,
     path: &RelPath,

@@ -13,12 +13,14 @@ mod meta;
 mod patch;
 pub mod root;
 mod staging;
+mod sum;
 mod sweep;
 pub mod target;
 mod temp;
 
 pub use fs::FsTarget;
 pub use root::Root;
+pub use sum::Answer;
 pub use target::{Errno, Listed, Target};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};

@@ -12,3 +12,4 @@ pub mod op;
 pub mod options;
 pub mod path;
 pub mod probe;
+pub mod scrub;

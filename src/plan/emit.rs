@@ -64,6 +64,7 @@ pub(super) enum State {
 impl Planner {
     /// Builds the cycle of a round, sends it off if there is anything to do, and leaves the tree as it will be after it.
     pub(super) fn emit(&mut self, round: Round, wants: Vec<Want>, now: u64, actions: &mut Vec<Action>) {
+        self.tell_differences(&round, &wants);
         let claims = wants.iter().enumerate().filter_map(|(at, w)| if let Want::Move(source, _) = w { Some((*source, at)) } else { None });
         let mut emit = Emit {
             state: vec![State::Open; wants.len()],
@@ -90,6 +91,10 @@ impl Planner {
         if pre.is_empty() && files.is_empty() && post.is_empty() {
             return;
         }
+        if self.is_dry() {
+            self.pretend(&cycle);
+            return;
+        }
         cycle.number = self.next_cycle;
         self.next_cycle += 1;
         for batch in &mut cycle.batches {
@@ -97,6 +102,7 @@ impl Planner {
             self.busy += batch.files.len();
         }
         let cycle = Arc::new(cycle);
+        self.scrub.sent(&cycle);
         self.flights.push_back(Flight { cycle: cycle.clone(), pre, files, post, replaced, failures: Failures::default() });
         actions.push(Action::Cycle(cycle));
     }
@@ -427,7 +433,7 @@ impl Emit<'_> {
     }
 
     pub(super) fn make_file(&mut self, parent: NodeId, at: usize, stat: &Stat, actions: &mut Vec<Action>) {
-        if stat.meta.size > INLINE_FILE_BYTES_MAX as u64 {
+        if stat.meta.size > INLINE_FILE_BYTES_MAX as u64 && !self.planner.is_dry() {
             self.place_staged(parent, at, stat, actions);
             return;
         }
@@ -454,7 +460,9 @@ impl Emit<'_> {
 
     /// Whether the file's content goes to the mirror in this cycle.
     fn can_come(&self, stat: &Stat) -> bool {
-        stat.meta.size <= INLINE_FILE_BYTES_MAX as u64 || self.planner.staged.get(&stat.ident).is_some_and(|s| s.fits(stat))
+        stat.meta.size <= INLINE_FILE_BYTES_MAX as u64
+            || self.planner.is_dry()
+            || self.planner.staged.get(&stat.ident).is_some_and(|s| s.fits(stat))
     }
 
     pub(super) fn add_to_batch(&mut self, parent: NodeId, dir: RelPath, expect: Ident, task: FileTask) {

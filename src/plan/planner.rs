@@ -118,6 +118,7 @@ pub struct Planner {
     /// Empty: room for the names of one object.
     names_told: Vec<NodeId>,
     online: bool,
+    pub(super) scrub: crate::plan::scrub::Scrub,
     seed: u64,
 }
 
@@ -154,6 +155,7 @@ impl Planner {
             told_lost: false,
             names_told: Vec::new(),
             online: false,
+            scrub: Default::default(),
         }
     }
 

@@ -64,7 +64,7 @@ impl Planner {
         self.filter.decide(path, kind == Kind::Dir) == Decision::Excluded
     }
 
-    fn carries(&self, kind: Kind) -> bool {
+    pub(super) fn carries(&self, kind: Kind) -> bool {
         match kind {
             Kind::File | Kind::Dir => true,
             Kind::Symlink => self.options.links,

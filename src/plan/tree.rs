@@ -174,6 +174,11 @@ impl Tree {
         self.len() == 1
     }
 
+    /// Number of slots, in use or not: all nodes are below it.
+    pub fn slots(&self) -> usize {
+        self.nodes.len()
+    }
+
     pub(super) fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id as usize]
     }

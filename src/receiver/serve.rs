@@ -2,7 +2,7 @@
 //!
 //! Never applies anything that the wire's checker did not pass. Each runs in its own thread, with its own target.
 
-use crate::apply::{Errno, FsTarget, Listed, Target};
+use crate::apply::{Answer, Errno, FsTarget, Listed, Target};
 use crate::error::{Error, Result};
 use crate::limits::FILES_STALL_MAX;
 use crate::model::meta::Meta;
@@ -46,12 +46,14 @@ impl<'a> Conn<'a> {
         self.send()?;
         loop {
             // With something else to do, this is a look.
-            let timeout = self.target.has_work().then_some(Duration::ZERO);
+            let timeout = (self.target.has_work() || self.target.has_questions()).then_some(Duration::ZERO);
             match self.link.wait(timeout)? {
                 Incoming::Frame(payload) => return Ok(Some(payload)),
                 Incoming::Woken => self.session.check_alive()?,
                 Incoming::TimedOut => {
-                    if let Some((id, ended)) = self.target.work() {
+                    if !self.target.has_work() {
+                        self.answer()?;
+                    } else if let Some((id, ended)) = self.target.work() {
                         self.sealed(id, ended.err());
                         self.send()?;
                     }
@@ -59,6 +61,22 @@ impl<'a> Conn<'a> {
                 Incoming::Closed => return Ok(None),
             }
         }
+    }
+
+    /// Does a slice of a question, and sends what is answered by that.
+    fn answer(&mut self) -> Result<()> {
+        let Self { link, target, out, .. } = self;
+        let mut sent = Ok(());
+        target.answer(&mut |answer| {
+            match answer {
+                Answer::Summed { id, sums } => out.summed(id, &sums),
+                Answer::Looked(part) => out.looked(part.id, part.last, &part.dir, &part.entries),
+            }
+            if sent.is_ok() {
+                sent = send(link, out);
+            }
+        });
+        sent.and_then(|()| self.link.flush())
     }
 
     fn sealed(&mut self, id: u64, failed: Option<Errno>) {
@@ -89,15 +107,21 @@ impl<'a> Conn<'a> {
 
     /// A piece of a staged file. Why it failed is said by the operation that would put the file into place.
     fn stage(&mut self, id: u64, offset: u64, data: &[u8]) -> Result<()> {
-        self.refuse_read_only()?;
         if let Err(errno) = self.target.stage(id, offset, data) {
             tracing::debug!(id, offset, errno, "a piece of a file could not be staged");
         }
         Ok(())
     }
 
-    fn refuse_read_only(&self) -> Result<()> {
-        if self.session.root.is_read_only() { Err(Error::Usage(READ_ONLY.into())) } else { Ok(()) }
+    /// Whatever may change the mirror, or what another session has in staging, is refused where nothing may be changed.
+    fn refuse_read_only(&self, message: &Message<'_>) -> Result<()> {
+        if !self.session.root.is_read_only() {
+            return Ok(());
+        }
+        match message {
+            Message::List { .. } | Message::Sum { .. } | Message::Look { .. } | Message::Ping | Message::Bye => Ok(()),
+            _ => Err(Error::Usage(READ_ONLY.into())),
+        }
     }
 
     /// Says what was applied. Held directories are let go first: POST may follow at once.
@@ -123,6 +147,7 @@ impl<'a> Conn<'a> {
         for message in messages {
             let message = message?;
             control.rules.check(&message)?;
+            self.refuse_read_only(&message)?;
             self.control_message(control, message)?;
             if self.out.is_full() {
                 self.send()?;
@@ -137,7 +162,6 @@ impl<'a> Conn<'a> {
         match message {
             Message::List { dir } => self.list(&dir)?,
             Message::Begin { .. } => {
-                self.refuse_read_only()?;
                 control.index = 0;
                 control.section = Section::Pre;
             }
@@ -224,6 +248,7 @@ impl<'a> Conn<'a> {
         for message in messages {
             let message = message?;
             rules.check(&message)?;
+            self.refuse_read_only(&message)?;
             match message {
                 Message::FilesOf { .. } => self.count()?,
                 Message::File { index, op } => {
@@ -244,6 +269,8 @@ impl<'a> Conn<'a> {
                         self.sealed(id, Some(errno));
                     }
                 }
+                Message::Sum { id, dir, parts } => asked(self.target.sum(id, dir, parts))?,
+                Message::Look { id, dir } => asked(self.target.look(id, dir))?,
                 Message::Ping => self.out.pong(),
                 // `Bye` was noted by the checker.
                 _ => {}
@@ -276,6 +303,10 @@ fn send(link: &mut Link, out: &mut Payload) -> Result<()> {
     }
     let payload = out.replace(link.buffer());
     link.send(payload)
+}
+
+fn asked(taken: bool) -> std::result::Result<(), crate::wire::WireError> {
+    if taken { Ok(()) } else { Err(crate::wire::WireError::Order("too many questions without an answer")) }
 }
 
 fn lost() -> Stop {

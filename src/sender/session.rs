@@ -17,6 +17,7 @@ use crate::sender::attrs;
 use crate::sender::crew::{self, Crew};
 use crate::sender::outbox::Outbox;
 use crate::sender::root::SourceRoot;
+use crate::sender::scrub::{Hearer, Pump};
 use crate::sender::{Outcome, Peer, StopSlot};
 use crate::stats::Stats;
 use crate::stop::Stop;
@@ -25,6 +26,7 @@ use crate::sys::wake::Wake;
 use crate::watch::{Batches, Coverer, Watch};
 use crate::wire::session::{ControlClient, Welcomed, fatal};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
+use crate::work::rate::Rate;
 use crate::work::worker::{Report, Task, closed, flush, greet, send};
 use crate::work::{Carried, Cover, Signatures, Source, files, probe};
 
@@ -76,21 +78,22 @@ struct Eyes {
 
 /// See the module's comment.
 pub(super) struct Session<'a> {
-    config: &'a config::Mirror,
+    pub(super) config: &'a config::Mirror,
     stop: &'a Stop,
-    stats: &'a Arc<Stats>,
+    pub(super) stats: &'a Arc<Stats>,
     root: &'a SourceRoot,
-    planner: Planner,
+    pub(super) planner: Planner,
     link: Link,
     checker: ControlClient,
     payload: Payload,
     outbox: Outbox,
-    crew: Crew,
+    pub(super) crew: Crew,
     source: Arc<Source>,
     eyes: Option<Eyes>,
     epoch: Instant,
     source_lost: bool,
-    synced: bool,
+    pub(super) synced: bool,
+    pub(super) pump: Pump<'a>,
 }
 
 /// Makes the control connection and asks for a session.
@@ -98,7 +101,8 @@ pub(super) fn connect(config: &config::Mirror, peer: &Peer, (module, path): (&st
     let mut link = peer.connect()?;
     let mut payload = Payload::over(link.buffer());
     let wanted = attrs::wanted(&config.options);
-    payload.hello(&Hello::control(module, path.clone(), config.threads as u16)?.carrying(wanted));
+    let hello = Hello::control(module, path.clone(), config.threads as u16)?.carrying(wanted);
+    payload.hello(&if config.scrub.is_read_only() { hello.read_only() } else { hello });
     flush(&mut link, &mut payload)?;
     let mut welcome = greet(&mut link)?;
     tell_abilities(welcome.abilities);
@@ -133,17 +137,21 @@ impl<'a> Session<'a> {
         peer: &Arc<Peer>,
         (mut link, welcome): (Link, Welcomed),
         root: &'a SourceRoot,
+        hearer: Hearer<'a>,
     ) -> Result<Self> {
         let payload = Payload::over(link.buffer());
         let wake = link.wake();
         slot.wake_by(wake.clone());
         let eyes = if config.once { None } else { Some(Eyes::open(config, &wake, stats, peer.is_local())?) };
         let coverer = eyes.as_ref().map(|eyes| eyes.watch.coverer());
+        let rate = Rate::new(config.scrub.bytes_per_sec);
+        let pump = Pump::new(&config.scrub, hearer, config.threads, rate.part_bytes());
         let source = Arc::new(Source {
             root: root.dir()?,
             cover: Box::new(Watched(coverer)),
             signatures: Signatures::new(!config.once),
             carried: Carried::new(welcome.abilities.attrs),
+            rate,
         });
         let crew = Crew::start(config.threads, &source, peer, welcome.token, &wake)?;
         tracing::debug!("connected: {}, {} workers", link.describe(), crew.len());
@@ -164,14 +172,18 @@ impl<'a> Session<'a> {
             epoch: Instant::now(),
             source_lost: false,
             synced: false,
+            pump,
         };
         let mut actions = Vec::new();
         session.planner.connected(welcome.abilities, 0, &mut actions);
+        if config.scrub.verify {
+            session.planner.verify(config.scrub.repair);
+        }
         session.act(actions)?;
         Ok(session)
     }
 
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         self.epoch.elapsed().as_nanos() as u64
     }
 
@@ -193,11 +205,16 @@ impl<'a> Session<'a> {
             self.act(actions)?;
             self.send()?;
             self.report_troubles();
-            if !busy && self.planner.is_idle() && self.outbox.is_empty() {
+            let idle = !busy && self.planner.is_idle() && self.outbox.is_empty();
+            if idle {
                 self.at_rest();
-                if self.config.once {
+                if self.config.once && self.pump.verified() != Some(false) {
                     return self.finish(false);
                 }
+            }
+            self.scrub(idle);
+            if idle && self.pump.verified() == Some(true) {
+                continue;
             }
             let timeout = if busy { Some(Duration::ZERO) } else { self.time_left() };
             self.wait(timeout)?;
@@ -205,7 +222,7 @@ impl<'a> Session<'a> {
     }
 
     fn time_left(&self) -> Option<Duration> {
-        self.planner.next_at().map(|at| Duration::from_nanos(at.saturating_sub(self.now())))
+        self.planner.next_at().into_iter().chain(self.pump.at()).min().map(|at| Duration::from_nanos(at.saturating_sub(self.now())))
     }
 
     fn take_events(&mut self) {
@@ -241,6 +258,16 @@ impl<'a> Session<'a> {
                         self.stats.bytes_sent.add(meta.size);
                     }
                     self.planner.stage_done(&done, now);
+                }
+                Report::Summed(done) => {
+                    self.pump.answered();
+                    self.planner.summed(&done, now);
+                }
+                Report::Looked(part) => {
+                    if part.last {
+                        self.pump.answered();
+                    }
+                    self.planner.looked(part, now);
                 }
                 Report::Ready(_) => {}
                 Report::Ended(why) => return Err(self.cause(why.unwrap_or_else(crew::unexpected_end))),
@@ -433,7 +460,7 @@ impl<'a> Session<'a> {
     fn at_rest(&mut self) {
         self.stats.dirty.set(0);
         self.stats.failing.set(self.planner.failing() as u64);
-        if self.synced {
+        if self.synced || self.pump.verified().is_some() {
             return;
         }
         self.synced = true;
@@ -464,6 +491,7 @@ impl<'a> Session<'a> {
             }
         }
         self.report_troubles();
+        self.tell();
         let outcome = Outcome { failing: self.planner.failing() as u64, dirty: self.planner.dirty() as u64, interrupted };
         let Self { mut link, mut payload, crew, eyes, .. } = self;
         drop((crew, eyes));

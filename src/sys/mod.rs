@@ -12,6 +12,7 @@ pub mod inotify;
 pub mod mmap;
 pub mod nice;
 pub mod privilege;
+pub mod quiet;
 mod spare;
 mod unnamed;
 pub mod uring;

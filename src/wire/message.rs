@@ -13,6 +13,7 @@ use crate::model::attrs::{Attrs, Namespaces};
 use crate::model::meta::{Kind, Meta, Time};
 use crate::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
 use crate::model::path::{Name, RelPath};
+use crate::model::scrub::{LookDone, Part, PartSum};
 use crate::wire::codec::Reader;
 use crate::wire::{Token, WireError};
 
@@ -40,6 +41,8 @@ pub(super) mod tag {
     pub const STEPS: u8 = 0x10;
     pub const SEAL: u8 = 0x11;
     pub const ATTRS: u8 = 0x12;
+    pub const SUM: u8 = 0x13;
+    pub const LOOK: u8 = 0x14;
 
     pub const WELCOME: u8 = 0x81;
     pub const REFUSED: u8 = 0x82;
@@ -52,6 +55,8 @@ pub(super) mod tag {
     pub const PONG: u8 = 0x89;
     pub const FATAL: u8 = 0x8a;
     pub const SEALED: u8 = 0x8b;
+    pub const SUMMED: u8 = 0x8d;
+    pub const LOOKED: u8 = 0x8e;
 
     pub const ROLE_CONTROL: u8 = 1;
     pub const ROLE_CONTENT: u8 = 2;
@@ -104,6 +109,8 @@ pub enum Role {
         threads: u16,
         /// Attributes that the client carries.
         attrs: Namespaces,
+        /// Nothing will be changed, and the server refuses what would.
+        read_only: bool,
     },
     /// Joins a session.
     Content {
@@ -204,6 +211,22 @@ pub enum Message<'a> {
     },
     /// The attributes that the metadata of what follows in this payload may name by their digest, until the next ones.
     Attrs(Arc<Attrs>),
+    /// Asks for digests of parts of files.
+    Sum {
+        /// Number that the answer repeats.
+        id: u64,
+        /// The files' directory.
+        dir: RelPath,
+        /// 1 to [`SUM_FILES_MAX`](crate::limits::SUM_FILES_MAX) parts.
+        parts: Vec<Part>,
+    },
+    /// Asks what is in a directory, and not below.
+    Look {
+        /// Number that the answer repeats.
+        id: u64,
+        /// The directory.
+        dir: RelPath,
+    },
     /// Asks for a Pong.
     Ping,
     /// The client ends the session in good order.
@@ -225,6 +248,15 @@ pub enum Message<'a> {
         /// 0: it has the digest. Otherwise it is dropped: `ESTALE` if the base was not what it should be, or why it could not be made.
         errno: i32,
     },
+    /// The answer to a [`Message::Sum`].
+    Summed {
+        /// The question's number.
+        id: u64,
+        /// One for each part, in their order.
+        sums: Vec<PartSum>,
+    },
+    /// A part of the answer to a [`Message::Look`].
+    Looked(LookDone),
     /// Refuses the connection; the last message on it.
     Refused {
         /// An exit code (`error::Exit`).
@@ -270,7 +302,7 @@ pub enum Message<'a> {
 
 /// Decodes the messages of one payload, in order. After an error it yields nothing more.
 pub struct Messages<'a> {
-    rest: Reader<'a>,
+    pub(super) rest: Reader<'a>,
     dir: RelPath,
     /// Digest of the last Attrs; 0: none yet.
     attrs: u64,
@@ -283,7 +315,7 @@ impl<'a> Messages<'a> {
         Self { rest: Reader::new(payload), dir: RelPath::root(), attrs: 0, failed: false }
     }
 
-    fn dir(&mut self) -> Result<RelPath, WireError> {
+    pub(super) fn dir(&mut self) -> Result<RelPath, WireError> {
         match self.rest.u8()? {
             tag::DIR_SAME => {}
             tag::DIR_NEW => self.dir = RelPath::new(self.rest.bytes(PATH_BYTES_MAX)?)?,
@@ -298,7 +330,7 @@ impl<'a> Messages<'a> {
         Ok(Spot { dir, name })
     }
 
-    fn meta(&mut self) -> Result<Meta, WireError> {
+    pub(super) fn meta(&mut self) -> Result<Meta, WireError> {
         let mode = self.rest.u16()?;
         let kind = Kind::from_mode(u32::from(mode)).ok_or(WireError::Value("mode of no kind"))?;
         let uid = self.rest.varint_u32()?;
@@ -320,7 +352,7 @@ impl<'a> Messages<'a> {
     }
 
     /// Metadata that is to be set: of a kind that fits, with attributes that have come.
-    fn meta_of(&mut self, fits: impl FnOnce(Kind) -> bool) -> Result<Meta, WireError> {
+    pub(super) fn meta_of(&mut self, fits: impl FnOnce(Kind) -> bool) -> Result<Meta, WireError> {
         let meta = self.meta()?;
         if meta.attrs != 0 && meta.attrs != self.attrs {
             return Err(WireError::Value("digest of other attributes than the last ones"));
@@ -385,7 +417,8 @@ impl<'a> Messages<'a> {
                 if module.is_empty() {
                     return Err(WireError::Value("module without a name"));
                 }
-                Role::Control { module: module.into(), path: self.dir()?, threads: self.rest.u16()?, attrs: self.namespaces()? }
+                let (path, threads) = (self.dir()?, self.rest.u16()?);
+                Role::Control { module: module.into(), path, threads, attrs: self.namespaces()?, read_only: self.access()? }
             }
             tag::ROLE_CONTENT => Role::Content { token: self.rest.array()?, index: self.rest.u16()? },
             _ => return Err(WireError::Value("unknown role")),
@@ -400,14 +433,14 @@ impl<'a> Messages<'a> {
         }
     }
 
-    fn errno_or_zero(&mut self) -> Result<i32, WireError> {
+    pub(super) fn errno_or_zero(&mut self) -> Result<i32, WireError> {
         match i32::from(self.rest.u16()?) {
             errno @ 0..=ERRNO_MAX => Ok(errno),
             _ => Err(WireError::Value("no error number")),
         }
     }
 
-    fn entry(&mut self) -> Result<Entry, WireError> {
+    pub(super) fn entry(&mut self) -> Result<Entry, WireError> {
         let name = Name::new(self.rest.bytes(NAME_BYTES_MAX)?)?.to_owned();
         let meta = self.meta()?;
         let target = if meta.kind == Kind::Symlink { self.target()? } else { None };
@@ -455,6 +488,10 @@ impl<'a> Messages<'a> {
             tag::SEAL => Message::Seal { id: self.rest.varint()?, digest: self.rest.array()? },
             tag::SEALED => Message::Sealed { id: self.rest.varint()?, errno: self.errno_or_zero()? },
             tag::ATTRS => Message::Attrs(self.attrs()?),
+            tag::SUM => self.sum()?,
+            tag::LOOK => Message::Look { id: self.rest.varint()?, dir: self.dir()? },
+            tag::SUMMED => self.summed()?,
+            tag::LOOKED => Message::Looked(self.looked()?),
             tag::PING => Message::Ping,
             tag::BYE => Message::Bye,
             tag::WELCOME => {

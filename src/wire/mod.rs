@@ -11,7 +11,10 @@ mod local;
 pub mod message;
 pub mod payload;
 mod pool;
+mod scrub;
 pub mod session;
+#[cfg(test)]
+mod session_tests;
 mod stream;
 
 pub use link::{Incoming, Link};

@@ -32,7 +32,7 @@ pub struct Mark {
 /// Invariant: `dir` is what a decoder at the end of `bytes` would hold as the last directory, `attrs` the digest of the last attributes.
 #[derive(Debug)]
 pub struct Payload {
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
     dir: RelPath,
     attrs: u64,
 }
@@ -110,7 +110,7 @@ impl Payload {
         self.attrs = mark.attrs;
     }
 
-    fn dir(&mut self, dir: &RelPath) {
+    pub(super) fn dir(&mut self, dir: &RelPath) {
         if *dir == self.dir {
             self.bytes.push(tag::DIR_SAME);
         } else {
@@ -125,15 +125,15 @@ impl Payload {
         put_bytes(&mut self.bytes, spot.name.as_bytes());
     }
 
-    fn u16(&mut self, value: u16) {
+    pub(super) fn u16(&mut self, value: u16) {
         self.bytes.extend_from_slice(&value.to_le_bytes());
     }
 
-    fn varint(&mut self, value: u64) {
+    pub(super) fn varint(&mut self, value: u64) {
         put_varint(&mut self.bytes, value);
     }
 
-    fn meta(&mut self, meta: &Meta, size: u64) {
+    pub(super) fn meta(&mut self, meta: &Meta, size: u64) {
         debug_assert!(meta.mtime.nsec < 1_000_000_000);
         self.u16((meta.kind.mode_bits() | meta.mode & 0o7777) as u16);
         self.varint(meta.uid.into());
@@ -150,7 +150,7 @@ impl Payload {
         }
     }
 
-    fn errno(&mut self, errno: i32) {
+    pub(super) fn errno(&mut self, errno: i32) {
         let errno = if (1..=ERRNO_MAX).contains(&errno) { errno } else { ERRNO_OTHER };
         self.u16(errno as u16);
     }
@@ -169,12 +169,13 @@ impl Payload {
         self.u16(hello.version_min);
         self.u16(hello.version_max);
         match &hello.role {
-            Role::Control { module, path, threads, attrs } => {
+            Role::Control { module, path, threads, attrs, read_only } => {
                 self.bytes.push(tag::ROLE_CONTROL);
                 put_text(&mut self.bytes, module, MODULE_BYTES_MAX);
                 self.dir(path);
                 self.u16(*threads);
                 self.bytes.push(attrs.bits());
+                self.bytes.push((*read_only).into());
             }
             Role::Content { token, index } => {
                 self.bytes.push(tag::ROLE_CONTENT);
@@ -408,6 +409,10 @@ impl Payload {
     /// [`Message::Entry`]
     pub fn entry(&mut self, entry: &Entry) {
         self.bytes.push(tag::ENTRY);
+        self.entry_body(entry);
+    }
+
+    pub(super) fn entry_body(&mut self, entry: &Entry) {
         put_bytes(&mut self.bytes, entry.name.as_bytes());
         self.meta(&entry.meta, entry.meta.size);
         if entry.meta.kind == Kind::Symlink {
@@ -472,6 +477,10 @@ impl Payload {
             Message::Seal { id, digest } => self.seal(*id, digest),
             Message::Sealed { id, errno } => self.sealed(*id, *errno),
             Message::Attrs(attrs) => self.attrs(attrs),
+            Message::Sum { id, dir, parts } => self.sum(*id, dir, parts),
+            Message::Look { id, dir } => self.look(*id, dir),
+            Message::Summed { id, sums } => self.summed(*id, sums),
+            Message::Looked(part) => self.looked(part.id, part.last, &part.dir, &part.entries),
             Message::Ping => self.ping(),
             Message::Bye => self.bye(),
             Message::Welcome { version, token, abilities } => self.welcome(*version, token, *abilities),

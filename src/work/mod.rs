@@ -7,7 +7,9 @@ mod attrs;
 pub mod files;
 mod patch;
 pub mod probe;
+pub mod rate;
 pub mod stage;
+mod sum;
 pub mod worker;
 
 pub use attrs::Carried;
@@ -43,6 +45,8 @@ pub struct Source {
     pub signatures: Signatures,
     /// Attributes that are carried.
     pub carried: Carried,
+    /// How fast content is read to be compared.
+    pub rate: rate::Rate,
 }
 
 /// Signatures of the large files that went to the mirror, by the object in the source that they were read from.

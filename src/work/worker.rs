@@ -2,19 +2,22 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::delta::{Outcome, Signature};
 use crate::error::{Error, Result};
 use crate::model::cycle::{AttrsTable, FileBatch, FileDone, Read, StageDone, StageTask};
 use crate::model::op::{Op, Spot};
+use crate::model::path::RelPath;
 use crate::model::probe::{Probe, Probed};
+use crate::model::scrub::{LookDone, LookTask, Part, SumDone, SumTask};
 use crate::ring::{Consumer, Producer};
 use crate::sys::wake::Wake;
 use crate::wire::session::{ContentClient, fatal, welcomed};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
 use crate::work::patch::{Halt, Way};
 use crate::work::stage::Job;
+use crate::work::sum::{Asking, Step, Sums};
 use crate::work::{Source, files, probe};
 
 /// How long a closing connection is waited for.
@@ -40,6 +43,10 @@ pub enum Task {
     Stage(StageTask),
     /// Tell the receiver to drop a staged file.
     DropStage(u64),
+    /// Compare content with the mirror's, when there is nothing else to do.
+    Sum(SumTask),
+    /// Ask what the mirror has in a directory.
+    Look(LookTask),
 }
 
 /// What a worker did.
@@ -65,6 +72,10 @@ pub enum Report {
     },
     /// The end of a [`Task::Stage`].
     Staged(StageDone),
+    /// The end of a [`Task::Sum`].
+    Summed(SumDone),
+    /// An answer, or a part of it, to a [`Task::Look`].
+    Looked(LookDone),
     /// It has ended, for this reason if there is one.
     Ended(Option<Error>),
 }
@@ -119,18 +130,33 @@ impl Worker {
         flush(&mut link, &mut payload)?;
         greet(&mut link)?;
         self.report(Report::Ready(link.wake()));
-        let mut desk = Desk { link, payload, jobs: VecDeque::new(), cycle: None, checker: ContentClient::new(), sealing: HashMap::new() };
+        let mut desk = Desk {
+            link,
+            payload,
+            jobs: VecDeque::new(),
+            cycle: None,
+            checker: ContentClient::new(),
+            sealing: HashMap::new(),
+            sums: Sums::default(),
+            looks: Vec::new(),
+        };
         loop {
             if self.small(&mut desk)? || self.piece(&mut desk)? {
                 continue;
             }
+            let step = self.sum(&mut desk)?;
             desk.flush()?;
             if self.probes.is_closed() && self.tasks.is_empty() {
                 desk.payload.bye();
                 desk.flush()?;
                 return desk.link.close(LINGER);
             }
-            match desk.link.wait(None)? {
+            // With sums to be made, this is a look.
+            let timeout = match step {
+                Step::Busy => Some(Duration::ZERO),
+                Step::Wait(until) => until.map(|until| until.saturating_duration_since(Instant::now())),
+            };
+            match desk.link.wait(timeout)? {
                 Incoming::Frame(frame) => {
                     self.answers(&mut desk, &frame)?;
                     desk.link.recycle(frame);
@@ -149,6 +175,20 @@ impl Worker {
             match message {
                 Message::Fatal { code, text } => return Err(fatal(code, text)),
                 Message::Sealed { id, errno } => self.sealed(desk, id, errno),
+                Message::Summed { id, sums } => {
+                    if !desk.sums.answer(id, sums) {
+                        return Err(Error::Protocol("digests that were not asked for".into()));
+                    }
+                    self.summed(desk);
+                }
+                Message::Looked(part) => {
+                    let at = desk.looks.iter().position(|id| *id == part.id);
+                    let at = at.ok_or_else(|| Error::Protocol("entries that were not asked for".into()))?;
+                    if part.last {
+                        desk.looks.swap_remove(at);
+                    }
+                    self.report(Report::Looked(part));
+                }
                 _ => {}
             }
         }
@@ -200,6 +240,12 @@ impl Worker {
             }
             Task::Stage(task) => self.start(desk, &task, false),
             Task::DropStage(stage) => desk.payload.stage_drop(stage),
+            Task::Sum(task) => desk.sums.add(task),
+            Task::Look(LookTask { id, dir }) => {
+                desk.payload.look(id, &dir);
+                desk.checker.sent_look();
+                desk.looks.push(id);
+            }
         }
         desk.send_full()?;
         Ok(true)
@@ -223,6 +269,23 @@ impl Worker {
         }
         desk.send_full()?;
         Ok(true)
+    }
+
+    /// A slice of what is to be compared.
+    fn sum(&mut self, desk: &mut Desk) -> Result<Step> {
+        if self.probes.is_closed() {
+            return Ok(Step::Wait(None));
+        }
+        let Desk { link, payload, checker, sums, .. } = desk;
+        let step = sums.step(&self.source, &mut Question { link, payload, checker })?;
+        self.summed(desk);
+        Ok(step)
+    }
+
+    fn summed(&mut self, desk: &mut Desk) {
+        for done in desk.sums.take_done() {
+            self.report(Report::Summed(done));
+        }
     }
 
     fn delta(&mut self, desk: &mut Desk, job: &Job, base: &Signature) -> Result<()> {
@@ -272,6 +335,27 @@ struct Desk {
     checker: ContentClient,
     /// Deltas that the receiver has not answered.
     sealing: HashMap<u64, (StageTask, Read, Arc<Signature>)>,
+    sums: Sums,
+    /// Looks that the receiver has not answered to the end.
+    looks: Vec<u64>,
+}
+
+/// Sends a question for digests.
+struct Question<'a> {
+    link: &'a mut Link,
+    payload: &'a mut Payload,
+    checker: &'a mut ContentClient,
+}
+
+impl Asking for Question<'_> {
+    type Error = Error;
+
+    fn ask(&mut self, id: u64, dir: &RelPath, parts: &[Part]) -> Result<()> {
+        self.payload.sum(id, dir, parts);
+        self.checker.sent_sum();
+        // At once: the receiver reads while we do.
+        flush(self.link, self.payload)
+    }
 }
 
 impl Desk {

@@ -32,4 +32,5 @@ mod twin;
 mod unfriendly;
 mod unprivileged;
 mod vectors;
+mod verify;
 mod wire_fuzz;

@@ -1,5 +1,4 @@
 //! A strict mirror in memory that does what `FsTarget` does as root on a filesystem of its own, or several, with faults on demand.
-//!
 //! It never touches a disk. The simulation of the planner runs on it, and a random comparison with `FsTarget` keeps it honest.
 
 use std::collections::{BTreeMap, HashMap};
@@ -11,6 +10,7 @@ use ringsync::model::meta::{Kind, Meta, Time};
 use ringsync::model::op::{Entry, Op, Spot};
 use ringsync::model::path::{Name, NameBuf, RelPath, STAGING_NAME};
 
+mod spoil;
 const ROOT: u64 = 1;
 /// Modification times of directories whose entries changed start here, one second apart: no test sets such a time.
 pub const TOUCHED_SEC: i64 = 1 << 40;

@@ -31,6 +31,7 @@ pub enum As {
 pub struct Program {
     child: Child,
     name: String,
+    stdout: Arc<Mutex<Vec<u8>>>,
     stderr: Arc<Mutex<Vec<u8>>>,
     readers: Vec<JoinHandle<()>>,
     /// Holds the copy that [`USER`] can run.
@@ -68,14 +69,20 @@ impl Program {
         });
         let mut child = spawned.unwrap_or_else(|e| panic!("{}: {e}", binary.display()));
         let stderr = Arc::new(Mutex::new(Vec::new()));
-        let out = child.stdout.take().map(|out| drain(out, Arc::new(Mutex::new(Vec::new()))));
+        let stdout = Arc::new(Mutex::new(Vec::new()));
+        let out = child.stdout.take().map(|out| drain(out, stdout.clone()));
         let err = child.stderr.take().map(|err| drain(err, stderr.clone()));
-        Self { child, name: args.join(" "), stderr, readers: out.into_iter().chain(err).collect(), _copy: copy }
+        Self { child, name: args.join(" "), stdout, stderr, readers: out.into_iter().chain(err).collect(), _copy: copy }
     }
 
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it has written to stdout so far.
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.stdout.lock().expect("no reader panics")).into_owned()
     }
 
     /// What it has written to stderr so far.

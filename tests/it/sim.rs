@@ -26,6 +26,7 @@ use crate::rng::Rng;
 mod life;
 mod mounts;
 mod quiet;
+mod scrub;
 mod setting;
 
 /// A cycle whose files are being read.
@@ -82,6 +83,8 @@ struct Sim {
     stays: HashSet<Vec<u8>>,
     /// Whether directories are made unreadable now and then.
     shuts: bool,
+    /// What a scrub asked and is not answered.
+    scrub: scrub::Questions,
     /// `RINGSYNC_SIM_TRACE` shows what the mirror is told.
     trace: bool,
 }
@@ -137,6 +140,7 @@ impl Sim {
             filter,
             stays,
             shuts,
+            scrub: scrub::Questions::default(),
             trace: std::env::var_os("RINGSYNC_SIM_TRACE").is_some(),
         }
     }
@@ -149,6 +153,7 @@ impl Sim {
         self.sent.clear();
         self.acks.clear();
         self.target.end_session();
+        self.scrub.forget();
         self.planner.disconnected();
         let mut actions = Vec::new();
         self.planner.connected(Abilities { chown: true, mknod: true, attrs: Namespaces::ALL }, self.source.now_ns, &mut actions);
@@ -220,6 +225,9 @@ impl Sim {
             5 => self.receive(),
             6 => self.acknowledge(now),
             _ => {}
+        }
+        if self.scrub.is_on() {
+            self.scrub_step(now);
         }
         self.planner.next(now, &mut actions);
         self.act(actions);
@@ -416,7 +424,8 @@ impl Sim {
                 && self.reports.is_empty()
                 && self.stages.is_empty()
                 && self.sent.is_empty()
-                && self.acks.is_empty();
+                && self.acks.is_empty()
+                && !(self.scrub.is_on() && self.planner.is_scrubbing());
             if quiet && !self.source.has_events() && self.planner.is_idle() {
                 match self.planner.next_at() {
                     // What is to go and is mounted is tried again for good.

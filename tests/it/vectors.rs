@@ -8,6 +8,7 @@ use ringsync::model::attrs::{Attrs, Namespaces};
 use ringsync::model::meta::{Kind, Meta, Time};
 use ringsync::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
 use ringsync::model::path::{Name, RelPath};
+use ringsync::model::scrub::{LookDone, Part, PartSum};
 use ringsync::wire::frame::{Deframer, Framer};
 use ringsync::wire::{Hello, Message, Messages, Payload, Role, WireError};
 
@@ -56,6 +57,10 @@ fn meta(kind: Kind, mode: u32, size: u64) -> Meta {
     Meta { kind, mode, uid: 1000, gid: 100, mtime: Time { sec: 1_700_000_000, nsec: 123_456_789 }, size, rdev: 0, attrs: 0 }
 }
 
+fn part(name: &str, offset: u64, len: u64) -> Part {
+    Part { name: Name::new(name.as_bytes()).unwrap().to_owned(), offset, len }
+}
+
 /// What each vector of the document says, as values.
 fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
     let token = *b"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f";
@@ -72,7 +77,27 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
             one(Message::Hello(Hello {
                 version_min: 1,
                 version_max: 1,
-                role: Role::Control { module: "www".into(), path: dir("a/b"), threads: 10, attrs: Namespaces::USER.or(Namespaces::ACL) },
+                role: Role::Control {
+                    module: "www".into(),
+                    path: dir("a/b"),
+                    threads: 10,
+                    attrs: Namespaces::USER.or(Namespaces::ACL),
+                    read_only: false,
+                },
+            })),
+        ),
+        (
+            "hello-read-only",
+            one(Message::Hello(Hello {
+                version_min: 1,
+                version_max: 1,
+                role: Role::Control {
+                    module: "www".into(),
+                    path: dir("a/b"),
+                    threads: 10,
+                    attrs: Namespaces::USER.or(Namespaces::ACL),
+                    read_only: true,
+                },
             })),
         ),
         ("hello-content", one(Message::Hello(Hello { version_min: 1, version_max: 2, role: Role::Content { token, index: 3 } }))),
@@ -118,6 +143,25 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
                 },
             ],
         ),
+        ("sum", one(Message::Sum { id: 7, dir: dir("a"), parts: vec![part("x", 0, 5), part("y", 1 << 20, 200)] })),
+        ("look", one(Message::Look { id: 8, dir: RelPath::root() })),
+        (
+            "summed",
+            one(Message::Summed {
+                id: 7,
+                sums: vec![PartSum::Read { size: 5, digest: std::array::from_fn(|at| at as u8) }, PartSum::Failed(2)],
+            }),
+        ),
+        (
+            "looked",
+            one(Message::Looked(LookDone {
+                id: 8,
+                last: true,
+                dir: Ok(meta(Kind::Dir, 0o755, 4096)),
+                entries: vec![Entry { name: name("x"), meta: file, target: None, link_group: 12 }],
+            })),
+        ),
+        ("looked-error", one(Message::Looked(LookDone { id: 8, last: true, dir: Err(13), entries: vec![] }))),
         ("ping", one(Message::Ping)),
         ("bye", one(Message::Bye)),
         (
@@ -249,6 +293,10 @@ fn the_documented_limits_are_the_programs() {
         ("ERRNO_MAX", limits::ERRNO_MAX as usize),
         ("CYCLE_OPS_MAX", limits::CYCLE_OPS_MAX),
         ("CYCLES_IN_FLIGHT_MAX", limits::CYCLES_IN_FLIGHT_MAX),
+        ("SUM_FILES_MAX", limits::SUM_FILES_MAX),
+        ("SUM_BYTES_MAX", limits::SUM_BYTES_MAX as usize),
+        ("SUMS_WAITING_MAX", limits::SUMS_WAITING_MAX),
+        ("LOOK_ENTRIES_MAX", limits::LOOK_ENTRIES_MAX),
         ("THREADS_MAX", limits::THREADS_MAX),
     ];
     let mut documented: BTreeMap<&str, usize> = DOCUMENT

@@ -9,6 +9,7 @@ use ringsync::model::attrs::{Attrs, Namespaces};
 use ringsync::model::meta::{Kind, Meta, Time};
 use ringsync::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
 use ringsync::model::path::{Name, RelPath};
+use ringsync::model::scrub::{LookDone, Part, PartSum};
 use ringsync::wire::frame::{Deframer, Framer};
 use ringsync::wire::session::{ContentClient, ContentServer, ControlClient, ControlServer, greet, welcomed};
 use ringsync::wire::{Hello, Message, Messages, Payload, Role};
@@ -106,13 +107,14 @@ impl Random {
         let token = self.next().to_le_bytes().repeat(2).try_into().unwrap();
         let text = ["", "Unknown module 'x'", "caf\u{e9}"][self.below(3)];
         let errno = 1 + self.below(4095) as i32;
-        match self.below(32) {
+        match self.below(36) {
             0 => {
                 let role = Role::Control {
                     module: "m".repeat(1 + self.below(255)),
                     path: self.dir(),
                     threads: self.next() as u16,
                     attrs: self.namespaces(),
+                    read_only: self.below(2) == 0,
                 };
                 Message::Hello(Hello { version_min: 1, version_max: 1 + self.below(9) as u16, role })
             }
@@ -163,7 +165,31 @@ impl Random {
             27 => Message::Steps { id: self.number(), data },
             28 => Message::Seal { id: self.number(), digest: [self.next() as u8; 32] },
             29 => Message::Sealed { id: self.number(), errno: [0, errno][self.below(2)] },
-            30 => Message::Attrs(self.attrs()),
+            30 => {
+                let part = |random: &mut Self| {
+                    let name = Name::new(&random.name()).unwrap().to_owned();
+                    Part { name, offset: random.number() >> 2, len: random.number() >> 40 }
+                };
+                Message::Sum { id: self.number(), dir: self.dir(), parts: (0..1 + self.below(5)).map(|_| part(self)).collect() }
+            }
+            31 => Message::Look { id: self.number(), dir: self.dir() },
+            32 => {
+                let read = PartSum::Read { size: self.number(), digest: [self.next() as u8; 32] };
+                let sums = (0..1 + self.below(5)).map(|_| [read, PartSum::Failed(errno)][self.below(2)]).collect();
+                Message::Summed { id: self.number(), sums }
+            }
+            33 => {
+                let entry = |random: &mut Self| Entry {
+                    name: Name::new(&random.name()).unwrap().to_owned(),
+                    meta: random.meta(Kind::File),
+                    target: None,
+                    link_group: random.number(),
+                };
+                let entries = (0..self.below(5)).map(|_| entry(self)).collect();
+                let dir = if self.below(3) == 0 { Err(errno) } else { Ok(self.meta(Kind::Dir)) };
+                Message::Looked(LookDone { id: self.number(), last: self.below(2) == 0, dir, entries })
+            }
+            34 => Message::Attrs(self.attrs()),
             _ => Message::Op(self.op()),
         }
     }
@@ -214,6 +240,8 @@ fn swallow(payload: &[u8]) -> usize {
     client.sent_begin(0);
     client.sent_ping();
     reader.sent_ping();
+    reader.sent_sum();
+    reader.sent_look();
     let mut good = 0;
     for message in Messages::new(payload) {
         let Ok(message) = message else { break };
