@@ -29,6 +29,16 @@ pub const PATCH_COPIES_MAX: usize = 64 * 1024;
 /// One piece of a staged file.
 pub const STAGE_CHUNK_BYTES: usize = 512 * 1024;
 
+/// Shorter holes inside of data are sent as the zeros that they are read as: no filesystem that matters has smaller blocks.
+pub const HOLE_BYTES_MIN: u64 = 4096;
+
+/// A hole of the source that is so long is told in every delta, so that it becomes one in the mirror even where that has the zeros written out; shorter ones are told only where
+/// the content differs: a message for a million of small ones is not worth it.
+pub const HOLE_TOLD_BYTES_MIN: u64 = 1024 * 1024;
+
+/// Pieces of data of a small file with holes; one with more is sent with its zeros.
+pub const PUT_EXTENTS_MAX: usize = 64;
+
 /// From here on content is mapped, below it is read: `pread` wins below 64 to 128 KiB, mapping above.
 pub const MMAP_BYTES_MIN: u64 = 128 * 1024;
 

@@ -5,13 +5,15 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 
 use crate::apply::dirs::Held;
 use crate::apply::meta::{Identity, left_behind};
 use crate::apply::root::Root;
 use crate::apply::temp::{TempName, TempNames};
-use crate::model::meta::{Meta, Time};
+use crate::model::meta::{Extent, Meta, Time};
 use crate::model::path::Name;
+use crate::sys::copy;
 use crate::sys::dir::stat_fd;
 
 /// No file is that old: the time of a new one is always to be set.
@@ -22,6 +24,24 @@ pub(super) fn put(root: &Root, held: &Held, temps: &mut TempNames, name: Name<'_
     beside(root, held, temps, name, meta, |mut file| file.write_all(data))
 }
 
+/// Puts a file at `name` that has `data` in the places `extents` and holes between them.
+pub(super) fn put_sparse(
+    root: &Root,
+    held: &Held,
+    temps: &mut TempNames,
+    name: Name<'_>,
+    meta: &Meta,
+    (extents, mut data): (&[Extent], &[u8]),
+) -> io::Result<()> {
+    beside(root, held, temps, name, meta, |file| {
+        for extent in extents {
+            let short = || io::Error::from_raw_os_error(libc::EINVAL);
+            file.write_all_at(data.split_off(..extent.len as usize).ok_or_else(short)?, extent.at)?;
+        }
+        file.set_len(meta.size)
+    })
+}
+
 /// Puts the staged file `id` at `name`; where that is another filesystem than the staging directory's, a copy of it.
 pub(super) fn place(root: &Root, held: &Held, temps: &mut TempNames, name: Name<'_>, meta: &Meta, id: u64) -> io::Result<()> {
     let staged = root.staging.complete(root, id, meta.size)?;
@@ -29,9 +49,8 @@ pub(super) fn place(root: &Root, held: &Held, temps: &mut TempNames, name: Name<
     root.who.settle_fd(staged.file.as_fd(), &have, meta)?;
     match staged.dir.rename(staged.id_name.name(), &held.dir, name) {
         Err(e) if e.raw_os_error() == Some(libc::EXDEV) => {
-            beside(root, held, temps, name, meta, |mut file| {
-                let copied = io::copy(&mut &staged.file, &mut file)?;
-                if copied == meta.size { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENODATA)) }
+            beside(root, held, temps, name, meta, |file| {
+                if copy::copy_sparse(&staged.file, file, meta.size)? { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENODATA)) }
             })?;
             root.staging.drop_file(root, id);
             Ok(())

@@ -10,11 +10,11 @@ use crate::apply::manifest::{self, errno};
 use crate::apply::meta::left_behind;
 use crate::apply::patch::Patches;
 use crate::apply::root::Root;
-use crate::apply::target::{Errno, Listed, Target, is_at_or_beneath, may_name, may_name_dir};
+use crate::apply::target::{Errno, Listed, Target, fits, is_at_or_beneath, may_name, may_name_dir};
 use crate::apply::temp::TempNames;
 use crate::apply::{file, sweep};
 use crate::limits::LINK_TARGET_BYTES_MAX;
-use crate::model::meta::{Kind, Meta, Stat};
+use crate::model::meta::{Extent, Kind, Meta, Stat};
 use crate::model::op::{Op, Spot};
 use crate::model::path::{Name, NameBuf, RelPath};
 use crate::sys::dir::Dir;
@@ -386,6 +386,22 @@ impl Target for FsTarget {
             let dir = target.held(&at.dir)?;
             file::put(&target.root, &dir, &mut target.temps, at.name.as_name(), meta, data)
         })
+    }
+
+    fn put_sparse(&mut self, at: &Spot, meta: &Meta, extents: &[Extent], data: &[u8]) -> Result<(), Errno> {
+        self.writable()?;
+        if !may_name(at) || !fits(meta, extents, data) {
+            return Err(libc::EINVAL);
+        }
+        self.with_access(&[(&at.dir, None)], |target| {
+            let dir = target.held(&at.dir)?;
+            file::put_sparse(&target.root, &dir, &mut target.temps, at.name.as_name(), meta, (extents, data))
+        })
+    }
+
+    fn stage_hole(&mut self, id: u64, offset: u64, len: u64) -> Result<(), Errno> {
+        self.writable()?;
+        self.with_access(&[(&RelPath::root(), None)], |target| target.root.staging.hole(&target.root, id, offset, len))
     }
 
     fn stage(&mut self, id: u64, offset: u64, data: &[u8]) -> Result<(), Errno> {

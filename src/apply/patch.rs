@@ -15,11 +15,15 @@ use crate::apply::target::Errno;
 use crate::delta::code::{Steps, take_shape};
 use crate::delta::patch::check;
 use crate::delta::{Digester, Flaw, Shape, Step};
-use crate::limits::{DELTA_LITERAL_BYTES_MAX, PATCH_COPIES_MAX, PATCH_SLICE_BYTES};
+use crate::limits::{DELTA_LITERAL_BYTES_MAX, HOLE_BYTES_MIN, PATCH_COPIES_MAX, PATCH_SLICE_BYTES};
 use crate::model::meta::Kind;
 use crate::model::path::Name;
 use crate::sys::copy;
 use crate::sys::dir::{Dir, stat_fd};
+use crate::sys::holes::{self, Holes};
+
+/// How much faster a hole is taken into a digest than data.
+const HOLE_PASS_SPEEDUP: u64 = 64;
 
 /// A staged file in the making.
 ///
@@ -34,7 +38,16 @@ struct Patch {
     /// The base's bytes are at the same places already: they share its blocks.
     cloned: bool,
     /// Once it is sealed: what is expected, and how far the reading back is.
-    sealed: Option<([u8; 32], Digester, u64)>,
+    sealed: Option<Sealed>,
+    base_holes: Holes,
+}
+
+/// The reading back of a patch: what is before `at` was taken into the digest.
+struct Sealed {
+    expected: [u8; 32],
+    digester: Digester,
+    at: u64,
+    holes: Holes,
 }
 
 /// A part of the base and where it goes.
@@ -77,7 +90,9 @@ impl Patches {
         let file = root.staging.create(root, id)?;
         let cloned = copy::clone_all(&base, &file)?;
         file.set_len(shape.len())?;
-        self.open.insert(id, Patch { base, base_shape, file, shape, at: 0, copies: VecDeque::new(), cloned, sealed: None });
+        let base_holes = Holes::of(&base, base_shape.len());
+        let patch = Patch { base, base_shape, file, shape, at: 0, copies: VecDeque::new(), cloned, sealed: None, base_holes };
+        self.open.insert(id, patch);
         Ok(())
     }
 
@@ -106,7 +121,9 @@ impl Patches {
         }
         match self.open.get_mut(&id) {
             Some(patch) if patch.at == patch.shape.len() && patch.sealed.is_none() => {
-                patch.sealed = Some((digest, Digester::new(patch.shape), 0));
+                // What is a hole is known once all is copied.
+                let holes = Holes::none(0);
+                patch.sealed = Some(Sealed { expected: digest, digester: Digester::new(patch.shape), at: 0, holes });
                 None
             }
             _ => Some(libc::EPROTO),
@@ -154,6 +171,9 @@ impl Patch {
         check(step, self.base_shape, self.shape, self.at).map_err(flawed)?;
         match *step {
             Step::Literal { bytes, .. } => self.file.write_all_at(bytes, self.at)?,
+            // What was not cloned is new, and a hole where nothing is written.
+            Step::Hole { at, len } if self.cloned => holes::punch(&self.file, at, len)?,
+            Step::Hole { .. } => {}
             Step::Copy { at, from, len } => {
                 if !(self.cloned && at == from) {
                     if self.copies.len() >= PATCH_COPIES_MAX {
@@ -172,13 +192,24 @@ impl Patch {
         while budget > 0
             && let Some(part) = self.copies.front_mut()
         {
-            let len = part.len.min(budget);
-            let done = copy::copy_range(&self.base, part.from, &self.file, part.at, len)?;
-            if done == 0 {
-                // The base has become shorter.
-                return Err(stale());
-            }
-            budget -= done.min(budget);
+            let hole = self.base_holes.hole(&self.base, part.from).min(part.len);
+            let done = if hole > 0 {
+                if self.cloned {
+                    holes::punch(&self.file, part.at, hole)?;
+                }
+                // It costs little, however long it is.
+                budget -= HOLE_BYTES_MIN.min(budget);
+                hole
+            } else {
+                let data = self.base_holes.data(&self.base, part.from).max(1);
+                let done = copy::copy_range(&self.base, part.from, &self.file, part.at, part.len.min(budget).min(data))?;
+                if done == 0 {
+                    // The base has become shorter.
+                    return Err(stale());
+                }
+                budget -= done.min(budget);
+                done
+            };
             part.at += done;
             part.from += done;
             part.len -= done;
@@ -192,19 +223,33 @@ impl Patch {
     /// A slice of the copies, or of the reading back; true at the end.
     fn slice(&mut self, buffer: &mut Vec<u8>) -> io::Result<bool> {
         let mut budget = self.copy(PATCH_SLICE_BYTES)?;
-        let Some((expected, mut digester, mut at)) = self.sealed.take() else { return Ok(false) };
-        while budget > 0 && at < self.shape.len() {
-            let len = (self.shape.len() - at).min(DELTA_LITERAL_BYTES_MAX as u64);
-            buffer.resize(len as usize, 0);
-            self.file.read_exact_at(buffer, at)?;
-            digester.update(buffer).map_err(flawed)?;
-            at += len;
-            budget -= len.min(budget);
+        let Some(mut sealed) = self.sealed.take() else { return Ok(false) };
+        let Sealed { digester, at, holes, .. } = &mut sealed;
+        if budget > 0 && *at == 0 {
+            *holes = Holes::of(&self.file, self.shape.len());
         }
-        if at < self.shape.len() || !self.copies.is_empty() {
-            self.sealed = Some((expected, digester, at));
+        while budget > 0 && *at < self.shape.len() {
+            let hole = holes.hole(&self.file, *at);
+            let len = if hole > 0 {
+                digester.zeros(hole).map_err(flawed)?;
+                // A slice of the time that its bytes would take: a hash for each block.
+                budget -= (hole / HOLE_PASS_SPEEDUP).max(HOLE_BYTES_MIN).min(budget);
+                hole
+            } else {
+                let len = holes.data(&self.file, *at).min(DELTA_LITERAL_BYTES_MAX as u64);
+                buffer.resize(len as usize, 0);
+                self.file.read_exact_at(buffer, *at)?;
+                digester.update(buffer).map_err(flawed)?;
+                budget -= len.min(budget);
+                len
+            };
+            *at += len;
+        }
+        if *at < self.shape.len() || !self.copies.is_empty() {
+            self.sealed = Some(sealed);
             return Ok(false);
         }
+        let Sealed { expected, digester, .. } = sealed;
         let digest = digester.finish().map_err(flawed)?;
         if digest.0 == expected { Ok(true) } else { Err(stale()) }
     }

@@ -19,7 +19,7 @@ use crate::apply::temp::IdName;
 use crate::limits::STAGED_FILES_MAX;
 use crate::model::meta::Kind;
 use crate::model::path::{Name, STAGING_NAME};
-use crate::sys::dir::{self, Dir};
+use crate::sys::dir::{self, Dir, stat_fd};
 
 /// Invariant: every file in `files` is `f<id>` in the staging directory unless somebody else removed it; `made` if this session made or used the directory.
 #[derive(Default)]
@@ -66,12 +66,26 @@ impl Staging {
 
     /// Writes a piece of the staged file `id`. Why it failed is also what `complete` will say.
     pub(super) fn write(&self, root: &Root, id: u64, offset: u64, data: &[u8]) -> io::Result<()> {
-        let done = self.write_piece(root, id, offset, data);
+        self.piece(root, id, offset, data.len() as u64, |file| file.write_all_at(data, offset))
+    }
+
+    /// Leaves a hole in the staged file `id`. Why it failed is also what `complete` will say.
+    pub(super) fn hole(&self, root: &Root, id: u64, offset: u64, len: u64) -> io::Result<()> {
+        self.piece(root, id, offset, len, |file| {
+            // Nothing was written there: it is one already, but for where the file ends.
+            let end = offset + len;
+            if stat_fd(file.as_fd())?.meta.size < end { file.set_len(end) } else { Ok(()) }
+        })
+    }
+
+    fn piece(&self, root: &Root, id: u64, offset: u64, len: u64, make: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+        let done = self.open_piece(root, id, offset, len).and_then(|file| make(&file));
         let mut state = self.lock();
         match &done {
             Ok(()) => {
                 if let Some(progress) = state.files.get_mut(&id) {
-                    progress.received += data.len() as u64;
+                    // Beyond any file's length it is wrong anyway.
+                    progress.received = progress.received.saturating_add(len);
                 }
             }
             // Not for good: the caller may loosen permissions and try again.
@@ -85,31 +99,27 @@ impl Staging {
         done
     }
 
-    fn write_piece(&self, root: &Root, id: u64, offset: u64, data: &[u8]) -> io::Result<()> {
-        let end = offset.checked_add(data.len() as u64).filter(|end| i64::try_from(*end).is_ok());
+    fn open_piece(&self, root: &Root, id: u64, offset: u64, len: u64) -> io::Result<File> {
+        let end = offset.checked_add(len).filter(|end| i64::try_from(*end).is_ok());
         if end.is_none() {
             return Err(io::Error::from_raw_os_error(libc::EFBIG));
         }
         let id_name = IdName::new(b'f', id);
-        let file = {
-            let mut state = self.lock();
-            let progress = state.files.get(&id).copied();
-            if let Some(errno) = progress.and_then(|progress| progress.failed) {
-                return Err(io::Error::from_raw_os_error(errno));
-            }
-            let dir = state.enter(root)?;
-            if progress.is_some() {
-                dir.open_write(id_name.name())?
-            } else {
-                if state.files.len() >= STAGED_FILES_MAX {
-                    return Err(io::Error::from_raw_os_error(libc::EDQUOT));
-                }
-                let file = create_over(&dir, id_name.name())?;
-                state.files.insert(id, Progress::default());
-                file
-            }
-        };
-        file.write_all_at(data, offset)
+        let mut state = self.lock();
+        let progress = state.files.get(&id).copied();
+        if let Some(errno) = progress.and_then(|progress| progress.failed) {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        let dir = state.enter(root)?;
+        if progress.is_some() {
+            return dir.open_write(id_name.name());
+        }
+        if state.files.len() >= STAGED_FILES_MAX {
+            return Err(io::Error::from_raw_os_error(libc::EDQUOT));
+        }
+        let file = create_over(&dir, id_name.name())?;
+        state.files.insert(id, Progress::default());
+        Ok(file)
     }
 
     /// Makes the staged file `id`, which must be a new one, to be filled by the caller.

@@ -95,6 +95,12 @@ pub(super) struct MirrorArgs {
     /// Keep in DEST what SRC does not have
     #[arg(long)]
     pub(super) no_delete: bool,
+    /// Keep the holes of files [default]
+    #[arg(short = 'S', long, overrides_with = "no_sparse")]
+    pub(super) sparse: bool,
+    /// Write the zeros that holes stand for
+    #[arg(long, overrides_with = "sparse")]
+    pub(super) no_sparse: bool,
     /// Leave the kernel's watch limits as they are
     #[arg(long)]
     pub(super) no_tune: bool,

@@ -35,7 +35,7 @@ fn config(args: &MirrorArgs, matches: &ArgMatches) -> Result<config::Mirror> {
     let config = config::Mirror {
         source: args.source.clone(),
         dests: args.dests.iter().map(|dest| Dest::parse(dest, args.port)).collect::<Result<_>>()?,
-        options: Options { delete: !args.no_delete, delete_excluded: args.delete_excluded, ..Options::mirror() },
+        options: Options { delete: !args.no_delete, delete_excluded: args.delete_excluded, sparse: !args.no_sparse, ..Options::mirror() },
         filter: Arc::new(rules::filter(matches)?),
         threads: args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX)),
         watch: args.watch.into(),

@@ -19,6 +19,8 @@ pub struct Options {
     pub specials: bool,
     /// Carry hard links as such (`--hard-links`).
     pub hard_links: bool,
+    /// Keep holes (`--sparse`).
+    pub sparse: bool,
     /// Delete what the source does not have (`--delete`).
     pub delete: bool,
     /// Delete also what the filter excludes (`--delete-excluded`).
@@ -37,6 +39,7 @@ impl Options {
             devices: true,
             specials: true,
             hard_links: true,
+            sparse: true,
             delete: true,
             delete_excluded: false,
         }

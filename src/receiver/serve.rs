@@ -5,7 +5,7 @@
 use crate::apply::{Errno, FsTarget, Listed, Target};
 use crate::error::{Error, Result};
 use crate::limits::FILES_STALL_MAX;
-use crate::model::meta::Meta;
+use crate::model::meta::{Extent, Meta};
 use crate::model::op::{Op, OpError, Section, Spot};
 use crate::model::path::RelPath;
 use crate::receiver::session::{Session, Stop};
@@ -81,8 +81,11 @@ impl<'a> Conn<'a> {
         self.note(Section::Files, index, done);
     }
 
-    fn put(&mut self, index: u32, at: &Spot, meta: &Meta, data: &[u8]) {
-        let done = self.target.put(at, meta, data);
+    fn put(&mut self, index: u32, at: &Spot, meta: &Meta, extents: Option<&[Extent]>, data: &[u8]) {
+        let done = match extents {
+            None => self.target.put(at, meta, data),
+            Some(extents) => self.target.put_sparse(at, meta, extents, data),
+        };
         self.files += 1;
         self.note(Section::Files, index, done);
     }
@@ -92,6 +95,15 @@ impl<'a> Conn<'a> {
         self.refuse_read_only()?;
         if let Err(errno) = self.target.stage(id, offset, data) {
             tracing::debug!(id, offset, errno, "a piece of a file could not be staged");
+        }
+        Ok(())
+    }
+
+    /// A hole in place of a piece.
+    fn hole(&mut self, id: u64, offset: u64, len: u64) -> Result<()> {
+        self.refuse_read_only()?;
+        if let Err(errno) = self.target.stage_hole(id, offset, len) {
+            tracing::debug!(id, offset, errno, "a hole of a file could not be staged");
         }
         Ok(())
     }
@@ -153,7 +165,8 @@ impl<'a> Conn<'a> {
                 self.session.open(cycle);
             }
             Message::File { index, op } => self.file(index, &op),
-            Message::Put { index, at, meta, data } => self.put(index, &at, &meta, data),
+            Message::Put { index, at, meta, data } => self.put(index, &at, &meta, None, data),
+            Message::PutSparse { index, at, meta, extents, data } => self.put(index, &at, &meta, Some(&extents), data),
             Message::Close { files } => {
                 self.count()?;
                 // What is due must not wait for files that the client may hold back until it has come.
@@ -174,6 +187,7 @@ impl<'a> Conn<'a> {
                 self.out.ack(cycle);
             }
             Message::Stage { id, offset, data } => self.stage(id, offset, data)?,
+            Message::Hole { id, offset, len } => self.hole(id, offset, len)?,
             Message::StageDrop { id } => self.target.drop_stage(id),
             Message::Ping => self.out.pong(),
             Message::Bye => self.session.end(None),
@@ -231,9 +245,14 @@ impl<'a> Conn<'a> {
                 }
                 Message::Put { index, at, meta, data } => {
                     self.enter(rules)?;
-                    self.put(index, &at, &meta, data);
+                    self.put(index, &at, &meta, None, data);
+                }
+                Message::PutSparse { index, at, meta, extents, data } => {
+                    self.enter(rules)?;
+                    self.put(index, &at, &meta, Some(&extents), data);
                 }
                 Message::Stage { id, offset, data } => self.stage(id, offset, data)?,
+                Message::Hole { id, offset, len } => self.hole(id, offset, len)?,
                 Message::StageDrop { id } => self.target.drop_stage(id),
                 Message::Patch { id, base, shapes } => self.target.patch(id, &base, shapes),
                 Message::Steps { id, data } => self.target.steps(id, data),

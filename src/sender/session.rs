@@ -135,7 +135,12 @@ impl<'a> Session<'a> {
         slot.wake_by(wake.clone());
         let eyes = if config.once { None } else { Some(Eyes::open(config, &wake, stats, peer.is_local())?) };
         let coverer = eyes.as_ref().map(|eyes| eyes.watch.coverer());
-        let source = Arc::new(Source { root: root.dir()?, cover: Box::new(Watched(coverer)), signatures: Signatures::new(!config.once) });
+        let source = Arc::new(Source {
+            root: root.dir()?,
+            cover: Box::new(Watched(coverer)),
+            signatures: Signatures::new(!config.once),
+            sparse: config.options.sparse,
+        });
         let crew = Crew::start(config.threads, &source, peer, welcome.token, &wake)?;
         tracing::debug!("connected: {}, {} workers", link.describe(), crew.len());
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);

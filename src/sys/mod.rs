@@ -8,6 +8,7 @@ pub mod copy;
 pub mod dir;
 pub mod fanotify;
 pub mod handle;
+pub mod holes;
 pub mod inotify;
 pub mod mmap;
 pub mod nice;

@@ -4,10 +4,10 @@
 //! may stand where it stands is the session's business. Encoding is in `payload`; the layout of each is in PROTOCOL.md.
 
 use crate::limits::{
-    ERRNO_MAX, INLINE_FILE_BYTES_MAX, LINK_TARGET_BYTES_MAX, MODULE_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, SHAPES_BYTES_MAX,
-    STAGE_CHUNK_BYTES, TEXT_BYTES_MAX,
+    ERRNO_MAX, INLINE_FILE_BYTES_MAX, LINK_TARGET_BYTES_MAX, MODULE_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, PUT_EXTENTS_MAX,
+    SHAPES_BYTES_MAX, STAGE_CHUNK_BYTES, TEXT_BYTES_MAX,
 };
-use crate::model::meta::{Kind, Meta, Time};
+use crate::model::meta::{Extent, Kind, Meta, Time};
 use crate::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
 use crate::model::path::{Name, RelPath};
 use crate::wire::codec::Reader;
@@ -35,6 +35,8 @@ pub(super) mod tag {
     pub const PATCH: u8 = 0x0f;
     pub const STEPS: u8 = 0x10;
     pub const SEAL: u8 = 0x11;
+    pub const HOLE: u8 = 0x15;
+    pub const PUT_SPARSE: u8 = 0x16;
 
     pub const WELCOME: u8 = 0x81;
     pub const REFUSED: u8 = 0x82;
@@ -152,6 +154,28 @@ pub enum Message<'a> {
         meta: Meta,
         /// Its content.
         data: &'a [u8],
+    },
+    /// A whole small file with holes.
+    PutSparse {
+        /// Its number in the cycle's FILES.
+        index: u32,
+        /// Its place.
+        at: Spot,
+        /// Its metadata.
+        meta: Meta,
+        /// Where it has data, in order: 0 to [`PUT_EXTENTS_MAX`], within its size.
+        extents: Vec<Extent>,
+        /// What stands there, one behind the other.
+        data: &'a [u8],
+    },
+    /// A hole of a large file in staging, in place of a piece.
+    Hole {
+        /// Number of the staged file, unique in a session.
+        id: u64,
+        /// Where it begins.
+        offset: u64,
+        /// How long it is; not 0.
+        len: u64,
     },
     /// A piece of a large file, into staging.
     Stage {
@@ -391,6 +415,37 @@ impl<'a> Messages<'a> {
         Ok(Message::Put { index, at, meta, data: self.rest.take(len)? })
     }
 
+    fn put_sparse(&mut self) -> Result<Message<'a>, WireError> {
+        let index = self.rest.varint_u32()?;
+        let at = self.spot()?;
+        let meta = self.meta_of(|kind| kind == Kind::File)?;
+        if meta.size > INLINE_FILE_BYTES_MAX as u64 {
+            return Err(WireError::Value("inline file beyond its limit"));
+        }
+        let count = self.rest.varint()?;
+        if count > PUT_EXTENTS_MAX as u64 {
+            return Err(WireError::Value("too many pieces of a file with holes"));
+        }
+        let (mut extents, mut end, mut sum) = (Vec::with_capacity(count as usize), 0u64, 0);
+        for _ in 0..count {
+            let (gap, len) = (self.rest.varint()?, self.rest.varint()?);
+            let at = end.checked_add(gap);
+            let after = at.and_then(|at| at.checked_add(len)).filter(|after| *after <= meta.size && len > 0);
+            let (Some(at), Some(after)) = (at, after) else { return Err(WireError::Value("piece beyond the file's end")) };
+            extents.push(Extent { at, len });
+            (end, sum) = (after, sum + len);
+        }
+        Ok(Message::PutSparse { index, at, meta, extents, data: self.rest.take(sum as usize)? })
+    }
+
+    fn hole(&mut self) -> Result<Message<'a>, WireError> {
+        let (id, offset, len) = (self.rest.varint()?, self.rest.varint()?, self.rest.varint()?);
+        if len == 0 || offset.checked_add(len).is_none_or(|end| end > i64::MAX.cast_unsigned()) {
+            return Err(WireError::Value("hole beyond the largest file, or of nothing"));
+        }
+        Ok(Message::Hole { id, offset, len })
+    }
+
     fn message(&mut self) -> Result<Message<'a>, WireError> {
         Ok(match self.rest.u8()? {
             tag::HELLO => Message::Hello(self.hello()?),
@@ -403,6 +458,8 @@ impl<'a> Messages<'a> {
             tag::FILES_OF => Message::FilesOf { cycle: self.rest.varint()? },
             tag::FILE => Message::File { index: self.rest.varint_u32()?, op: self.op()? },
             tag::PUT => self.put()?,
+            tag::PUT_SPARSE => self.put_sparse()?,
+            tag::HOLE => self.hole()?,
             tag::STAGE => {
                 let id = self.rest.varint()?;
                 let offset = self.rest.varint()?;

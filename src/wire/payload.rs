@@ -6,7 +6,7 @@
 use crate::limits::{
     ERRNO_MAX, FRAME_FILL_BYTES, INLINE_FILE_BYTES_MAX, MODULE_BYTES_MAX, SHAPES_BYTES_MAX, STAGE_CHUNK_BYTES, TEXT_BYTES_MAX,
 };
-use crate::model::meta::{Kind, Meta};
+use crate::model::meta::{Extent, Kind, Meta};
 use crate::model::op::{Abilities, Entry, Op, OpError, Spot};
 use crate::model::path::RelPath;
 use crate::wire::Token;
@@ -299,6 +299,31 @@ impl Payload {
         self.space(len)
     }
 
+    /// [`Message::PutSparse`]: returns the room for the content of `extents`, which are in order, lie within the size of `meta` and are
+    /// [`PUT_EXTENTS_MAX`](crate::limits::PUT_EXTENTS_MAX) at most.
+    pub fn put_sparse(&mut self, index: u32, at: &Spot, meta: &Meta, extents: &[Extent]) -> &mut [u8] {
+        self.bytes.push(tag::PUT_SPARSE);
+        self.varint(index.into());
+        self.spot(at);
+        self.meta(meta, meta.size);
+        self.varint(extents.len() as u64);
+        let (mut end, mut sum) = (0, 0);
+        for extent in extents {
+            self.varint(extent.at - end);
+            self.varint(extent.len);
+            (end, sum) = (extent.at + extent.len, sum + extent.len);
+        }
+        self.space(sum as usize)
+    }
+
+    /// [`Message::Hole`]
+    pub fn hole(&mut self, id: u64, offset: u64, len: u64) {
+        self.bytes.push(tag::HOLE);
+        self.varint(id);
+        self.varint(offset);
+        self.varint(len);
+    }
+
     /// [`Message::StageDrop`]
     pub fn stage_drop(&mut self, id: u64) {
         self.bytes.push(tag::STAGE_DROP);
@@ -431,6 +456,8 @@ impl Payload {
             Message::FilesOf { cycle } => self.files_of(*cycle),
             Message::File { index, op } => self.file(*index, op),
             Message::Put { index, at, meta, data } => self.put(*index, at, meta, data.len()).copy_from_slice(data),
+            Message::PutSparse { index, at, meta, extents, data } => self.put_sparse(*index, at, meta, extents).copy_from_slice(data),
+            Message::Hole { id, offset, len } => self.hole(*id, *offset, *len),
             Message::Stage { id, offset, data } => self.stage(*id, *offset, data.len()).copy_from_slice(data),
             Message::StageDrop { id } => self.stage_drop(*id),
             Message::Patch { id, base, shapes } => self.patch(*id, base, shapes),

@@ -165,7 +165,7 @@ impl ControlServer {
     pub fn check(&mut self, message: &Message<'_>) -> std::result::Result<(), WireError> {
         self.at = match (self.at, message) {
             (At::Ended, _) => return Err(WireError::Order("one after Bye")),
-            (at, Message::Ping | Message::Stage { .. } | Message::StageDrop { .. }) => at,
+            (at, Message::Ping | Message::Stage { .. } | Message::Hole { .. } | Message::StageDrop { .. }) => at,
             (At::Idle, Message::List { .. }) => At::Idle,
             (At::Idle, Message::Bye) => At::Ended,
             (At::Idle, Message::Begin { cycle }) => {
@@ -182,7 +182,9 @@ impl ControlServer {
                 At::Files
             }
             (At::Files, Message::File { index, op }) => check_file(*index, op).and_then(|()| self.count(At::Files))?,
-            (At::Files, Message::Put { index, .. }) => check_index(*index).and_then(|()| self.count(At::Files))?,
+            (At::Files, Message::Put { index, .. } | Message::PutSparse { index, .. }) => {
+                check_index(*index).and_then(|()| self.count(At::Files))?
+            }
             (At::Files, Message::Close { files }) => {
                 if *files > OPS_MAX {
                     return Err(WireError::Order("more files than a cycle has"));
@@ -242,7 +244,7 @@ impl ContentServer {
             return Err(WireError::Order("one after Bye"));
         }
         match message {
-            Message::Ping | Message::Stage { .. } | Message::StageDrop { .. } => Ok(()),
+            Message::Ping | Message::Stage { .. } | Message::Hole { .. } | Message::StageDrop { .. } => Ok(()),
             Message::Patch { .. } | Message::Steps { .. } | Message::Seal { .. } => Ok(()),
             Message::Bye => {
                 self.ended = true;
@@ -255,9 +257,11 @@ impl ContentServer {
                 self.cycle = Some(*cycle);
                 Ok(())
             }
-            Message::File { .. } | Message::Put { .. } if self.cycle.is_none() => Err(WireError::Order("a file before its cycle")),
+            Message::File { .. } | Message::Put { .. } | Message::PutSparse { .. } if self.cycle.is_none() => {
+                Err(WireError::Order("a file before its cycle"))
+            }
             Message::File { index, op } => check_file(*index, op),
-            Message::Put { index, .. } => check_index(*index),
+            Message::Put { index, .. } | Message::PutSparse { index, .. } => check_index(*index),
             _ => Err(WireError::Order("not allowed on a content connection")),
         }
     }

@@ -6,17 +6,18 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
-use crate::limits::{INLINE_FILE_BYTES_MAX, MMAP_BYTES_MIN};
+use crate::limits::{HOLE_BYTES_MIN, INLINE_FILE_BYTES_MAX, MMAP_BYTES_MIN, PUT_EXTENTS_MAX};
 use crate::model::cycle::{FileBatch, FileDone, FileTask, Racy, Read};
 use crate::model::meta::{Ident, Kind, Stat, Time};
 use crate::model::op::Spot;
+use crate::model::path::Name;
 use crate::model::probe::{Ask, Probe, ProbeError};
 use crate::sys::clock::{Grain, coarse_now, grain};
-use crate::sys::dir::{Dir, stat_fd};
+use crate::sys::dir::{Dir, stat_blocks, stat_fd};
 use crate::sys::mmap::Guarded;
 use crate::wire::Payload;
-use crate::work::Source;
 use crate::work::probe::{errno, open_dir};
+use crate::work::{Source, sparse};
 
 /// A change of a file on a filesystem of unknown clock is told from an earlier one if so long is between them.
 const UNKNOWN_GRAIN_NS: i64 = 20_000_000;
@@ -44,7 +45,7 @@ pub fn pack<E>(
     };
     let grain = grain(dir.as_fd());
     for task in &batch.files {
-        report(task, pack_file(&dir, batch, task, grain, payload));
+        report(task, pack_file(&dir, batch, task, (grain, source.sparse), payload));
         if payload.is_full() {
             full(payload)?;
         }
@@ -52,8 +53,8 @@ pub fn pack<E>(
     Ok(done)
 }
 
-fn pack_file(dir: &Dir, batch: &FileBatch, task: &FileTask, grain: Grain, payload: &mut Payload) -> Read {
-    let (file, before) = match open(dir, task.name.as_name(), &task.ident) {
+fn pack_file(dir: &Dir, batch: &FileBatch, task: &FileTask, (grain, told): (Grain, bool), payload: &mut Payload) -> Read {
+    let (file, before, blocks) = match open_with_blocks(dir, task.name.as_name(), &task.ident) {
         Ok(opened) => opened,
         Err(read) => return read,
     };
@@ -63,7 +64,16 @@ fn pack_file(dir: &Dir, batch: &FileBatch, task: &FileTask, grain: Grain, payloa
     };
     let mark = payload.mark();
     let at = Spot { dir: batch.dir.clone(), name: task.name.clone() };
-    let read = match read_into(&file, 0, payload.put(task.index, &at, &before.meta, len)) {
+    // What has room for all its bytes is not asked for holes.
+    let has_holes = before.meta.size.saturating_sub(blocks) >= HOLE_BYTES_MIN;
+    let filled = match if has_holes { sparse::extents(&file, &before.meta) } else { None } {
+        None => read_into(&file, 0, payload.put(task.index, &at, &before.meta, len)),
+        Some(extents) if told && extents.len() <= PUT_EXTENTS_MAX => {
+            sparse::read(&file, &extents, payload.put_sparse(task.index, &at, &before.meta, &extents))
+        }
+        Some(extents) => sparse::read_spread(&file, &extents, payload.put(task.index, &at, &before.meta, len)),
+    };
+    let read = match filled {
         Ok(true) => settle(&file, &before, grain, task.insist),
         Ok(false) => Read::Changed,
         Err(e) => Read::Failed(errno(&e)),
@@ -75,17 +85,22 @@ fn pack_file(dir: &Dir, batch: &FileBatch, task: &FileTask, grain: Grain, payloa
 }
 
 /// Opens a file if it is the object it should be.
-pub(super) fn open(dir: &Dir, name: crate::model::path::Name<'_>, ident: &Ident) -> Result<(File, Stat), Read> {
+pub(super) fn open(dir: &Dir, name: Name<'_>, ident: &Ident) -> Result<(File, Stat), Read> {
+    open_with_blocks(dir, name, ident).map(|(file, stat, _)| (file, stat))
+}
+
+/// [`open`], and how many bytes it takes on its filesystem.
+fn open_with_blocks(dir: &Dir, name: Name<'_>, ident: &Ident) -> Result<(File, Stat, u64), Read> {
     let file = dir.open_read(name).map_err(|e| match e.raw_os_error() {
         // Gone, or something else by now: a symbolic link, a socket or device without a driver, a directory.
         Some(libc::ENOENT | libc::ELOOP | libc::ENXIO | libc::ENODEV | libc::EISDIR | libc::ESTALE) => Read::Gone,
         _ => Read::Failed(errno(&e)),
     })?;
-    let stat = stat_fd(file.as_fd()).map_err(|e| Read::Failed(errno(&e)))?;
+    let (stat, blocks) = stat_blocks(file.as_fd()).map_err(|e| Read::Failed(errno(&e)))?;
     if stat.meta.kind != Kind::File || stat.ident != *ident {
         return Err(Read::Gone);
     }
-    Ok((file, stat))
+    Ok((file, stat, blocks))
 }
 
 /// Fills `buffer` from `offset` on; false if the file ends before.

@@ -6,6 +6,7 @@
 pub mod files;
 mod patch;
 pub mod probe;
+mod sparse;
 pub mod stage;
 pub mod worker;
 
@@ -38,6 +39,8 @@ pub struct Source {
     pub cover: Box<dyn Cover>,
     /// What is known of the mirror's content.
     pub signatures: Signatures,
+    /// Holes are told; otherwise they are read and sent as the zeros that they stand for.
+    pub sparse: bool,
 }
 
 /// Signatures of the large files that went to the mirror, by the object in the source that they were read from.

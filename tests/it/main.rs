@@ -26,6 +26,7 @@ mod receive;
 mod refuse;
 mod rng;
 mod sim;
+mod sparse;
 mod tidy;
 mod twin;
 mod unfriendly;

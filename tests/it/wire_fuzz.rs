@@ -2,8 +2,9 @@
 //!
 //! `RINGSYNC_SEED=<number>` repeats a run; the seed is printed.
 
-use ringsync::limits::{FRAME_PAYLOAD_BYTES_MAX, PATH_BYTES_MAX, TEXT_BYTES_MAX};
-use ringsync::model::meta::{Kind, Meta, Time};
+use ringsync::apply::target::fits;
+use ringsync::limits::{FRAME_PAYLOAD_BYTES_MAX, PATH_BYTES_MAX, PUT_EXTENTS_MAX, TEXT_BYTES_MAX};
+use ringsync::model::meta::{Extent, Kind, Meta, Time};
 use ringsync::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
 use ringsync::model::path::{Name, RelPath};
 use ringsync::wire::frame::{Deframer, Framer};
@@ -102,7 +103,7 @@ impl Random {
         let token = self.next().to_le_bytes().repeat(2).try_into().unwrap();
         let text = ["", "Unknown module 'x'", "caf\u{e9}"][self.below(3)];
         let errno = 1 + self.below(4095) as i32;
-        match self.below(31) {
+        match self.below(33) {
             0 => {
                 let role = Role::Control { module: "m".repeat(1 + self.below(255)), path: self.dir(), threads: self.next() as u16 };
                 Message::Hello(Hello { version_min: 1, version_max: 1 + self.below(9) as u16, role })
@@ -149,6 +150,15 @@ impl Random {
             27 => Message::Steps { id: self.number(), data },
             28 => Message::Seal { id: self.number(), digest: [self.next() as u8; 32] },
             29 => Message::Sealed { id: self.number(), errno: [0, errno][self.below(2)] },
+            30 => Message::Hole { id: self.number(), offset: self.number() >> 2, len: 1 + (self.number() >> 2) },
+            31 => {
+                let half = data.len() as u64 / 2;
+                let (first, gap) = (Extent { at: self.number() % 1000, len: half }, self.number() % 1000);
+                let second = Extent { at: first.at + half + gap, len: data.len() as u64 - half };
+                let extents: Vec<_> = [first, second].into_iter().filter(|extent| extent.len > 0).collect();
+                let meta = Meta { size: second.at + second.len + gap, ..self.meta(Kind::File) };
+                Message::PutSparse { index: self.number() as u32, at: self.spot(), meta, extents, data }
+            }
             _ => Message::Op(self.op()),
         }
     }
@@ -192,6 +202,8 @@ fn swallow(payload: &[u8]) -> usize {
         // Whatever passed the decoder is within its limits.
         match &message {
             Message::Put { meta, data, .. } => assert_eq!(meta.size, data.len() as u64),
+            Message::PutSparse { meta, extents, data, .. } => assert!(fits(meta, extents, data) && extents.len() <= PUT_EXTENTS_MAX),
+            Message::Hole { offset, len, .. } => assert!(*len > 0 && offset + len <= i64::MAX as u64),
             Message::List { dir } | Message::Listing { dir, .. } => assert!(dir.as_bytes().len() <= PATH_BYTES_MAX),
             Message::Refused { text, .. } | Message::Fatal { text, .. } => assert!(text.len() <= TEXT_BYTES_MAX),
             _ => {}
