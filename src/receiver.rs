@@ -96,7 +96,7 @@ impl Drop for Member<'_> {
             self.session.end(Some(why));
         }
         if self.session.leave() {
-            self.session.root.end_session();
+            self.session.root.end_session(!self.session.ended_well());
             self.inner.table().remove(&self.session.token);
             self.inner.gone.notify_all();
         }

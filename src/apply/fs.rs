@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::apply::dirs::{Dirs, Held};
 use crate::apply::manifest::{self, errno};
 use crate::apply::meta::left_behind;
+use crate::apply::partial::{Found, Key, Partials};
 use crate::apply::patch::Patches;
 use crate::apply::root::Root;
 use crate::apply::target::{Errno, Listed, Target, fits, is_at_or_beneath, may_name, may_name_dir};
@@ -29,6 +30,7 @@ pub struct FsTarget {
     dirs: Dirs,
     temps: TempNames,
     patches: Patches,
+    partials: Partials,
 }
 
 fn fail<T>(errno: Errno) -> io::Result<T> {
@@ -55,7 +57,7 @@ fn look(dir: &Dir, name: Name<'_>) -> io::Result<Option<Stat>> {
 impl FsTarget {
     /// A target for one thread.
     pub fn new(root: Arc<Root>) -> Self {
-        Self { root, dirs: Dirs::new(), temps: TempNames::new(), patches: Patches::default() }
+        Self { root, dirs: Dirs::new(), temps: TempNames::new(), patches: Patches::default(), partials: Partials::default() }
     }
 
     /// Begins a staged file that is made from what is at `base`; `shapes` are the base's and its own. Why it cannot be is said when it is sealed.
@@ -86,9 +88,31 @@ impl FsTarget {
         self.patches.seal(id, digest)
     }
 
-    /// Whether [`FsTarget::work`] has something to do.
+    /// The staged file `id`, which must be a new one, will have `size` bytes of the content that `key` names. False if nothing is there of it; otherwise
+    /// [`FsTarget::found`] says what.
+    pub fn resume(&mut self, id: u64, key: &Key, size: u64) -> bool {
+        let begun = self.writable().and_then(|()| {
+            let mut found = false;
+            self.with_access(&[(&RelPath::root(), None)], |target| {
+                found = target.partials.begin(&target.root, id, key, size)?;
+                Ok(())
+            })
+            .map(|()| found)
+        });
+        begun.unwrap_or_else(|errno| {
+            tracing::debug!(id, errno, "a part of a file could not be taken up");
+            false
+        })
+    }
+
+    /// Whether [`FsTarget::work`] or [`FsTarget::found`] has something to do.
     pub fn has_work(&self) -> bool {
-        self.patches.has_work()
+        self.patches.has_work() || self.partials.has_work()
+    }
+
+    /// Does a slice of what [`FsTarget::resume`] asks for; for which of them it came to its end by that, and what is there.
+    pub fn found(&mut self) -> Option<(u64, Found)> {
+        self.partials.work(&self.root)
     }
 
     /// Does a slice of what patches ask for; which of them came to its end by that, and how.
@@ -411,7 +435,11 @@ impl Target for FsTarget {
 
     fn drop_stage(&mut self, id: u64) {
         self.patches.drop_patch(id);
+        self.partials.drop_reading(id);
         self.root.staging.drop_file(&self.root, id);
+        if id == 0 {
+            self.root.staging.forget_partials(&self.root);
+        }
     }
 
     fn list(&mut self, dir: &RelPath, each: &mut dyn FnMut(Listed)) -> Result<(), Errno> {

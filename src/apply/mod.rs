@@ -9,6 +9,7 @@ mod file;
 pub mod fs;
 mod manifest;
 mod meta;
+pub mod partial;
 mod patch;
 pub mod root;
 mod staging;
@@ -17,6 +18,7 @@ pub mod target;
 mod temp;
 
 pub use fs::FsTarget;
+pub use partial::Found;
 pub use root::Root;
 pub use target::{Errno, Listed, Target};
 

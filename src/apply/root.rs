@@ -63,9 +63,10 @@ impl Root {
         self.dir.stat().map(|stat| stat.ident)
     }
 
-    /// The session is over and no thread applies any more: what it staged goes, permissions are restored.
-    pub fn end_session(&self) {
-        self.staging.end_session(self);
+    /// The session is over and no thread applies any more: permissions are restored, and what it staged goes; with `keep`, because it broke, not what the next
+    /// one may take up.
+    pub fn end_session(&self, keep: bool) {
+        self.staging.end_session(self, keep);
         self.loosened.restore_all();
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Never applies anything that the wire's checker did not pass. Each runs in its own thread, with its own target.
 
-use crate::apply::{Errno, FsTarget, Listed, Target};
+use crate::apply::{Errno, Found, FsTarget, Listed, Target};
 use crate::error::{Error, Result};
 use crate::limits::FILES_STALL_MAX;
 use crate::model::meta::{Extent, Meta};
@@ -53,6 +53,10 @@ impl<'a> Conn<'a> {
                 Incoming::TimedOut => {
                     if let Some((id, ended)) = self.target.work() {
                         self.sealed(id, ended.err());
+                        self.send()?;
+                    }
+                    if let Some((id, found)) = self.target.found() {
+                        self.out.resumed(id, &found.shape, &found.digest);
                         self.send()?;
                     }
                 }
@@ -259,6 +263,13 @@ impl<'a> Conn<'a> {
                 Message::Seal { id, digest } => {
                     if let Some(errno) = self.target.seal(id, digest) {
                         self.sealed(id, Some(errno));
+                    }
+                }
+                Message::Resume { id, key, size } => {
+                    self.refuse_read_only()?;
+                    if !self.target.resume(id, &key, size) {
+                        let Found { shape, digest } = Found::nothing();
+                        self.out.resumed(id, &shape, &digest);
                     }
                 }
                 Message::Ping => self.out.pong(),

@@ -190,7 +190,7 @@ impl<'a> Session<'a> {
             self.send()?;
             self.report_troubles();
             if !busy && self.planner.is_idle() && self.outbox.is_empty() {
-                self.at_rest();
+                self.at_rest()?;
                 if self.config.once {
                     return self.finish(false);
                 }
@@ -426,13 +426,18 @@ impl<'a> Session<'a> {
     }
 
     /// The mirror is equal, but for what is in trouble.
-    fn at_rest(&mut self) {
+    fn at_rest(&mut self) -> Result<()> {
         self.stats.dirty.set(0);
         self.stats.failing.set(self.planner.failing() as u64);
         if self.synced {
-            return;
+            return Ok(());
         }
         self.synced = true;
+        // What earlier sessions left of large files was of use, or will not be.
+        if !matches!(self.link, Link::Local(_)) {
+            self.payload.stage_drop(0);
+            flush(&mut self.link, &mut self.payload)?;
+        }
         self.stats.synced.set(1);
         let stats = self.stats;
         tracing::info!(
@@ -442,6 +447,7 @@ impl<'a> Session<'a> {
             "the mirror is equal to the source{}",
             if self.planner.failing() > 0 { ", but for the entries named above" } else { "" }
         );
+        Ok(())
     }
 
     /// Waits until what was sent is acknowledged, and closes.

@@ -37,6 +37,7 @@ pub(super) mod tag {
     pub const SEAL: u8 = 0x11;
     pub const HOLE: u8 = 0x15;
     pub const PUT_SPARSE: u8 = 0x16;
+    pub const RESUME: u8 = 0x17;
 
     pub const WELCOME: u8 = 0x81;
     pub const REFUSED: u8 = 0x82;
@@ -49,6 +50,7 @@ pub(super) mod tag {
     pub const PONG: u8 = 0x89;
     pub const FATAL: u8 = 0x8a;
     pub const SEALED: u8 = 0x8b;
+    pub const RESUMED: u8 = 0x8f;
 
     pub const ROLE_CONTROL: u8 = 1;
     pub const ROLE_CONTENT: u8 = 2;
@@ -186,7 +188,16 @@ pub enum Message<'a> {
         /// The piece.
         data: &'a [u8],
     },
-    /// A staged file will not be used.
+    /// Names the content of a staged file before its first piece: a [`Message::Resumed`] is due.
+    Resume {
+        /// Number of the staged file.
+        id: u64,
+        /// What the content is called: the same as long as it is.
+        key: [u8; 16],
+        /// How long it is.
+        size: u64,
+    },
+    /// A staged file will not be used. The file 0, which is none, stands for all that earlier sessions left.
     StageDrop {
         /// Its number.
         id: u64,
@@ -234,6 +245,15 @@ pub enum Message<'a> {
         id: u64,
         /// 0: it has the digest. Otherwise it is dropped: `ESTALE` if the base was not what it should be, or why it could not be made.
         errno: i32,
+    },
+    /// The answer to a [`Message::Resume`].
+    Resumed {
+        /// Number of the staged file.
+        id: u64,
+        /// The shape of what is there of it, from its start on (`delta::code::take_shape`).
+        shape: &'a [u8],
+        /// The digest of that (`delta::Digest`); zeros if it is nothing.
+        digest: [u8; 32],
     },
     /// Refuses the connection; the last message on it.
     Refused {
@@ -473,6 +493,11 @@ impl<'a> Messages<'a> {
             tag::PATCH => Message::Patch { id: self.rest.varint()?, base: self.spot()?, shapes: self.rest.bytes(SHAPES_BYTES_MAX)? },
             tag::STEPS => Message::Steps { id: self.rest.varint()?, data: self.rest.bytes(STAGE_CHUNK_BYTES)? },
             tag::SEAL => Message::Seal { id: self.rest.varint()?, digest: self.rest.array()? },
+            tag::RESUME => Message::Resume { id: self.rest.varint()?, key: self.rest.array()?, size: self.rest.varint()? },
+            tag::RESUMED => {
+                let (id, shape) = (self.rest.varint()?, self.rest.bytes(SHAPES_BYTES_MAX)?);
+                Message::Resumed { id, shape, digest: self.rest.array()? }
+            }
             tag::SEALED => Message::Sealed { id: self.rest.varint()?, errno: self.errno_or_zero()? },
             tag::PING => Message::Ping,
             tag::BYE => Message::Bye,

@@ -363,6 +363,23 @@ impl Payload {
         if errno == 0 { self.u16(0) } else { self.errno(errno) }
     }
 
+    /// [`Message::Resume`]
+    pub fn resume(&mut self, id: u64, key: &[u8; 16], size: u64) {
+        self.bytes.push(tag::RESUME);
+        self.varint(id);
+        self.bytes.extend_from_slice(key);
+        self.varint(size);
+    }
+
+    /// [`Message::Resumed`]
+    pub fn resumed(&mut self, id: u64, shape: &[u8], digest: &[u8; 32]) {
+        debug_assert!(shape.len() <= SHAPES_BYTES_MAX);
+        self.bytes.push(tag::RESUMED);
+        self.varint(id);
+        put_bytes(&mut self.bytes, shape);
+        self.bytes.extend_from_slice(digest);
+    }
+
     /// [`Message::Ping`]
     pub fn ping(&mut self) {
         self.bytes.push(tag::PING);
@@ -463,6 +480,8 @@ impl Payload {
             Message::Patch { id, base, shapes } => self.patch(*id, base, shapes),
             Message::Steps { id, data } => self.steps(*id, data),
             Message::Seal { id, digest } => self.seal(*id, digest),
+            Message::Resume { id, key, size } => self.resume(*id, key, *size),
+            Message::Resumed { id, shape, digest } => self.resumed(*id, shape, digest),
             Message::Sealed { id, errno } => self.sealed(*id, *errno),
             Message::Ping => self.ping(),
             Message::Bye => self.bye(),

@@ -245,7 +245,7 @@ impl ContentServer {
         }
         match message {
             Message::Ping | Message::Stage { .. } | Message::Hole { .. } | Message::StageDrop { .. } => Ok(()),
-            Message::Patch { .. } | Message::Steps { .. } | Message::Seal { .. } => Ok(()),
+            Message::Patch { .. } | Message::Steps { .. } | Message::Seal { .. } | Message::Resume { .. } => Ok(()),
             Message::Bye => {
                 self.ended = true;
                 Ok(())
@@ -375,6 +375,7 @@ impl ControlClient {
 #[derive(Debug, Default)]
 pub struct ContentClient {
     pings: u32,
+    resumes: u32,
     seals: u32,
 }
 
@@ -387,6 +388,11 @@ impl ContentClient {
     /// Says that a Ping was sent.
     pub fn sent_ping(&mut self) {
         self.pings += 1;
+    }
+
+    /// Says that a Resume was sent.
+    pub fn sent_resume(&mut self) {
+        self.resumes += 1;
     }
 
     /// Says that a Seal was sent.
@@ -403,6 +409,10 @@ impl ContentClient {
             Message::Fatal { .. } => Ok(()),
             Message::Pong => {
                 self.pings = self.pings.checked_sub(1).ok_or(WireError::Order("a Pong without a Ping"))?;
+                Ok(())
+            }
+            Message::Resumed { .. } => {
+                self.resumes = self.resumes.checked_sub(1).ok_or(WireError::Order("a Resumed without a Resume"))?;
                 Ok(())
             }
             Message::Sealed { .. } => {
@@ -454,8 +464,13 @@ mod tests {
     }
 
     /// Those of patches.
-    fn patches() -> [Message<'static>; 3] {
-        [Message::Patch { id: 1, base: spot(), shapes: b"" }, Message::Steps { id: 1, data: b"" }, Message::Seal { id: 1, digest: [0; 32] }]
+    fn patches() -> [Message<'static>; 4] {
+        [
+            Message::Resume { id: 1, key: [0; 16], size: 9 },
+            Message::Patch { id: 1, base: spot(), shapes: b"" },
+            Message::Steps { id: 1, data: b"" },
+            Message::Seal { id: 1, digest: [0; 32] },
+        ]
     }
 
     #[test]
@@ -467,6 +482,11 @@ mod tests {
         let mut client = ContentClient::new();
         let sealed = Message::Sealed { id: 1, errno: 0 };
         assert!(client.check(&sealed).is_err());
+        let resumed = Message::Resumed { id: 1, shape: b"", digest: [0; 32] };
+        assert!(client.check(&resumed).is_err());
+        client.sent_resume();
+        client.check(&resumed).unwrap();
+        assert!(client.check(&resumed).is_err());
         client.sent_seal();
         client.check(&sealed).unwrap();
         assert!(client.check(&sealed).is_err());

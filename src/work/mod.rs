@@ -6,6 +6,7 @@
 pub mod files;
 mod patch;
 pub mod probe;
+mod resume;
 mod sparse;
 pub mod stage;
 pub mod worker;

@@ -18,6 +18,7 @@ use crate::wire::Payload;
 use crate::work::Source;
 use crate::work::files::{open, read_into, settle};
 use crate::work::probe::{errno, open_dir};
+use crate::work::resume::Check;
 
 /// Fills `buffer` from `offset` on, with zeros where holes are; false if the file ends before.
 fn fill(file: &File, holes: &mut Holes, mut offset: u64, mut buffer: &mut [u8]) -> io::Result<bool> {
@@ -41,7 +42,7 @@ pub struct Job {
     /// What is to be read.
     pub task: StageTask,
     pub(super) file: File,
-    before: Stat,
+    pub(super) before: Stat,
     grain: Grain,
     offset: u64,
     /// Where they are: what is not there is not read, since on tmpfs a look through a mapping puts pages there.
@@ -49,6 +50,10 @@ pub struct Job {
     /// They are told.
     pub(super) sparse: bool,
     signer: Option<Signer>,
+    /// What the mirror has of this very content, until it has been compared.
+    pub(super) check: Option<Check>,
+    /// How often it was asked for what it has.
+    pub(super) asked: u8,
     /// What the mirror has, if a delta is to be made.
     pub(super) base: Option<Arc<Signature>>,
 }
@@ -70,7 +75,19 @@ impl Job {
         let signer = if signed { Shape::of(before.meta.size).map(Signer::new) } else { None };
         let len = before.meta.size;
         let (holes, sparse) = (Holes::of(&file, len), source.sparse);
-        Ok(Self { task: task.clone(), file, before, grain: grain(dir.as_fd()), offset: 0, holes, sparse, signer, base })
+        Ok(Self {
+            task: task.clone(),
+            file,
+            before,
+            grain: grain(dir.as_fd()),
+            offset: 0,
+            holes,
+            sparse,
+            signer,
+            check: None,
+            asked: 0,
+            base,
+        })
     }
 
     /// Fills `buffer` from `offset` on; false if the file ends before.
@@ -128,8 +145,21 @@ impl Job {
         self.end(source)
     }
 
+    /// From here on it is sent: what lies before was given to the signer. From 0 on it begins anew.
+    pub(super) fn begin_at(&mut self, offset: u64) {
+        self.offset = offset;
+        if offset == 0 && self.signer.is_some() {
+            self.signer = Shape::of(self.len()).map(Signer::new);
+        }
+    }
+
+    /// Fills `buffer` from `offset` on; false if the file ends before.
+    pub(super) fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<bool> {
+        fill(&self.file, &mut self.holes, offset, buffer)
+    }
+
     /// Has the signer take something. It cannot fail: it was made for this length.
-    fn sign(&mut self, take: impl FnOnce(&mut Signer) -> Result<(), Flaw>) {
+    pub(super) fn sign(&mut self, take: impl FnOnce(&mut Signer) -> Result<(), Flaw>) {
         self.signer = self.signer.take().and_then(|mut signer| take(&mut signer).is_ok().then_some(signer));
     }
 

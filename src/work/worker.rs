@@ -14,6 +14,7 @@ use crate::sys::wake::Wake;
 use crate::wire::session::{ContentClient, fatal, welcomed};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
 use crate::work::patch::{Halt, Way};
+use crate::work::resume::Checked;
 use crate::work::stage::Job;
 use crate::work::{Source, files, probe};
 
@@ -107,7 +108,15 @@ impl Worker {
         flush(&mut link, &mut payload)?;
         greet(&mut link)?;
         self.report(Report::Ready(link.wake()));
-        let mut desk = Desk { link, payload, jobs: VecDeque::new(), cycle: None, checker: ContentClient::new(), sealing: HashMap::new() };
+        let mut desk = Desk {
+            link,
+            payload,
+            jobs: VecDeque::new(),
+            cycle: None,
+            checker: ContentClient::new(),
+            sealing: HashMap::new(),
+            asking: HashMap::new(),
+        };
         loop {
             if self.small(&mut desk)? || self.piece(&mut desk)? {
                 continue;
@@ -137,6 +146,13 @@ impl Worker {
             match message {
                 Message::Fatal { code, text } => return Err(fatal(code, text)),
                 Message::Sealed { id, errno } => self.sealed(desk, id, errno),
+                Message::Resumed { id, shape, digest } => {
+                    // It may have been given up meanwhile.
+                    if let Some(mut job) = desk.asking.remove(&id) {
+                        job.check(shape, digest).map_err(|flaw| Error::Protocol(flaw.to_string()))?;
+                        desk.jobs.push_back(job);
+                    }
+                }
                 _ => {}
             }
         }
@@ -157,6 +173,7 @@ impl Worker {
 
     fn start(&mut self, desk: &mut Desk, task: &StageTask, whole: bool) {
         match Job::start(&self.source, task, whole) {
+            Ok(job) if job.base.is_none() => desk.ask(job),
             Ok(job) => desk.jobs.push_back(job),
             Err(read) => self.staged(task, read),
         }
@@ -201,6 +218,18 @@ impl Worker {
         let Some(mut job) = desk.jobs.pop_front() else { return Ok(false) };
         if let Some(base) = job.base.take() {
             self.delta(desk, &job, &base)?;
+            return Ok(true);
+        }
+        if job.check.is_some() {
+            match job.compare() {
+                Checked::Going | Checked::Equal => desk.jobs.push_back(job),
+                Checked::Other => {
+                    desk.payload.stage_drop(job.task.stage);
+                    desk.ask(job);
+                }
+                Checked::Read(read) => self.read(desk, &job.task, read),
+            }
+            desk.send_full()?;
             return Ok(true);
         }
         let ended = job.step(&self.source, &mut desk.payload);
@@ -259,9 +288,24 @@ struct Desk {
     checker: ContentClient,
     /// Deltas that the receiver has not answered.
     sealing: HashMap<u64, (StageTask, Read, Arc<Signature>)>,
+    /// Files of which it is not known yet what the receiver has.
+    asking: HashMap<u64, Job>,
 }
 
 impl Desk {
+    /// Asks what the mirror has of the file already, where that may save something, before it is sent. Twice at the most: what it has may be something else.
+    fn ask(&mut self, mut job: Job) {
+        match job.key().filter(|_| !matches!(self.link, Link::Local(_))) {
+            Some(key) if job.asked < 2 => {
+                job.asked += 1;
+                self.payload.resume(job.task.stage, &key, job.before.meta.size);
+                self.checker.sent_resume();
+                self.asking.insert(job.task.stage, job);
+            }
+            _ => self.jobs.push_back(job),
+        }
+    }
+
     /// Names the cycle of the files that follow, where it is another than before.
     fn enter(&mut self, cycle: u64) {
         if self.cycle != Some(cycle) {

@@ -103,7 +103,7 @@ impl Random {
         let token = self.next().to_le_bytes().repeat(2).try_into().unwrap();
         let text = ["", "Unknown module 'x'", "caf\u{e9}"][self.below(3)];
         let errno = 1 + self.below(4095) as i32;
-        match self.below(33) {
+        match self.below(35) {
             0 => {
                 let role = Role::Control { module: "m".repeat(1 + self.below(255)), path: self.dir(), threads: self.next() as u16 };
                 Message::Hello(Hello { version_min: 1, version_max: 1 + self.below(9) as u16, role })
@@ -159,6 +159,8 @@ impl Random {
                 let meta = Meta { size: second.at + second.len + gap, ..self.meta(Kind::File) };
                 Message::PutSparse { index: self.number() as u32, at: self.spot(), meta, extents, data }
             }
+            32 => Message::Resume { id: self.number(), key: token, size: self.number() },
+            33 => Message::Resumed { id: self.number(), shape: &data[..data.len().min(22)], digest: [self.next() as u8; 32] },
             _ => Message::Op(self.op()),
         }
     }
