@@ -26,6 +26,9 @@ pub const PATCH_SLICE_BYTES: u64 = 8 * 1024 * 1024;
 /// Copies of a patch that wait; what is beyond is done at once.
 pub const PATCH_COPIES_MAX: usize = 64 * 1024;
 
+/// Ranges that one patch of a file that is written in place may have: 16 MiB of memory. A patch of more is refused, and the file comes whole.
+pub const PATCH_RANGES_MAX: usize = 1024 * 1024;
+
 /// One piece of a staged file.
 pub const STAGE_CHUNK_BYTES: usize = 512 * 1024;
 

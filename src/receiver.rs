@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use crate::apply::Root;
 use crate::error::{Error, Exit, Result};
 use crate::limits::{ACCEPT_PAUSE, HANDSHAKE_TIME_MAX, HANDSHAKES_MAX, LINGER_TIME_MAX, SESSIONS_MAX, TAKEOVER_TIME_MAX};
-use crate::model::options::{Compress, IoChoice};
+use crate::model::options::{Compress, IoChoice, Writing};
 use crate::model::path::{Name, RelPath, Shown};
 use crate::receiver::serve::Conn;
 use crate::receiver::session::{Session, Stop};
@@ -283,7 +283,7 @@ impl Inner {
     fn admit(&self, first: Message<'_>, link: &Link) -> std::result::Result<(Member<'_>, u16, Option<u16>), Refusal> {
         let (version, role) = greet(first)?;
         let (session, index) = match role {
-            Role::Control { module, path, threads } => (self.open(&module, &path, threads, link.wake())?, None),
+            Role::Control { module, path, threads, writing } => (self.open((&module, &path), threads, writing, link.wake())?, None),
             Role::Content { token, index } => {
                 let found = self.table().get(&token).cloned();
                 let session = found.ok_or_else(|| refusal(Exit::Socket, "the session does not exist any more"))?;
@@ -295,7 +295,13 @@ impl Inner {
     }
 
     /// Opens a session that has its control connection, which `wake` wakes, as its first member.
-    fn open(&self, module: &str, path: &RelPath, threads: u16, wake: Wake) -> std::result::Result<Arc<Session>, Refusal> {
+    fn open(
+        &self,
+        (module, path): (&str, &RelPath),
+        threads: u16,
+        writing: Writing,
+        wake: Wake,
+    ) -> std::result::Result<Arc<Session>, Refusal> {
         let Some(module) = self.modules.iter().find(|m| m.name == module) else {
             return Err(refusal(Exit::Handshake, format!("Unknown module '{}'", Shown(module.as_bytes()))));
         };
@@ -320,7 +326,7 @@ impl Inner {
         if sessions.len() >= SESSIONS_MAX {
             return Err(refusal(Exit::Socket, format!("max connections ({SESSIONS_MAX}) reached -- try again later")));
         }
-        let session = Arc::new(Session::new(token, Root::new(dir, module.read_only), place, threads));
+        let session = Arc::new(Session::new(token, Root::new(dir, module.read_only, writing), place, threads));
         session.join(None, wake).map_err(|why| refusal(Exit::Socket, why))?;
         sessions.insert(token, Arc::clone(&session));
         Ok(session)

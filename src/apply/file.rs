@@ -1,6 +1,6 @@
 //! Files put into place: written beside their destination, complete with metadata, then renamed over it.
 //!
-//! Never writes to a file that has its name already.
+//! Never writes to a file that has its name already, but where the session asks for that (`inplace`).
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use crate::apply::dirs::Held;
+use crate::apply::inplace::{self, Overlay};
 use crate::apply::meta::{Identity, left_behind};
 use crate::apply::root::Root;
 use crate::apply::temp::{TempName, TempNames};
@@ -17,10 +18,13 @@ use crate::sys::copy;
 use crate::sys::dir::stat_fd;
 
 /// No file is that old: the time of a new one is always to be set.
-const NO_TIME: Time = Time { sec: i64::MIN, nsec: 0 };
+pub(super) const NO_TIME: Time = Time { sec: i64::MIN, nsec: 0 };
 
 /// Puts a file with content `data` at `name`.
 pub(super) fn put(root: &Root, held: &Held, temps: &mut TempNames, name: Name<'_>, meta: &Meta, data: &[u8]) -> io::Result<()> {
+    if let Some((file, there)) = inplace::open(root, held, name) {
+        return inplace::overwrite(root, (&file, &there), meta, |file| file.write_all_at(data, 0));
+    }
     beside(root, held, temps, name, meta, |mut file| file.write_all(data))
 }
 
@@ -33,6 +37,10 @@ pub(super) fn put_sparse(
     meta: &Meta,
     (extents, mut data): (&[Extent], &[u8]),
 ) -> io::Result<()> {
+    if let Some((file, there)) = inplace::open(root, held, name) {
+        let old = there.meta.size;
+        return inplace::overwrite(root, (&file, &there), meta, |file| inplace::spread(file, old, extents, data, meta.size));
+    }
     beside(root, held, temps, name, meta, |file| {
         for extent in extents {
             let short = || io::Error::from_raw_os_error(libc::EINVAL);
@@ -43,8 +51,21 @@ pub(super) fn put_sparse(
 }
 
 /// Puts the staged file `id` at `name`; where that is another filesystem than the staging directory's, a copy of it.
-pub(super) fn place(root: &Root, held: &Held, temps: &mut TempNames, name: Name<'_>, meta: &Meta, id: u64) -> io::Result<()> {
+pub(super) fn place(
+    root: &Root,
+    held: &Held,
+    temps: &mut TempNames,
+    name: Name<'_>,
+    meta: &Meta,
+    (id, overlay): (u64, Option<&Overlay>),
+) -> io::Result<()> {
     let staged = root.staging.complete(root, id, meta.size)?;
+    if let Some(done) = inplace::place(root, held, name, meta, (&staged.file, overlay)) {
+        if done.is_ok() {
+            root.staging.drop_file(root, id);
+        }
+        return done;
+    }
     let have = stat_fd(staged.file.as_fd())?.meta;
     root.who.settle_fd(staged.file.as_fd(), &have, meta)?;
     match staged.dir.rename(staged.id_name.name(), &held.dir, name) {

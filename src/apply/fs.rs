@@ -191,7 +191,10 @@ impl FsTarget {
                 // What is staged is looked at first: a place for an incomplete file need not be looked for.
                 self.root.staging.complete(&self.root, *stage, meta.size)?;
                 let dir = self.held(&at.dir)?;
-                file::place(&self.root, &dir, &mut self.temps, at.name.as_name(), meta, *stage)
+                let overlay = self.patches.overlay(*stage);
+                file::place(&self.root, &dir, &mut self.temps, at.name.as_name(), meta, (*stage, overlay))?;
+                self.patches.drop_patch(*stage);
+                Ok(())
             }
             Op::Link { from, to } => {
                 require(may_name(from) && may_name(to))?;

@@ -7,6 +7,7 @@ mod access;
 mod dirs;
 mod file;
 pub mod fs;
+mod inplace;
 mod manifest;
 mod meta;
 pub mod partial;

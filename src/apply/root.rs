@@ -12,6 +12,7 @@ use crate::apply::meta::Identity;
 use crate::apply::staging::Staging;
 use crate::model::meta::Ident;
 use crate::model::op::Abilities;
+use crate::model::options::Writing;
 use crate::sys::dir::Dir;
 
 /// A mirror's root during a session.
@@ -21,6 +22,7 @@ pub struct Root {
     pub(super) staging: Staging,
     pub(super) loosened: Loosened,
     pub(super) read_only: bool,
+    pub(super) writing: Writing,
     sweep: AtomicBool,
 }
 
@@ -30,17 +32,18 @@ impl Root {
     /// # Errors
     /// As `open(2)`.
     pub fn open(path: &Path, read_only: bool) -> io::Result<Arc<Self>> {
-        Dir::open_root(path).map(|dir| Self::new(dir, read_only))
+        Dir::open_root(path).map(|dir| Self::new(dir, read_only, Writing::default()))
     }
 
     /// The root that is open as `dir`. A read-only one refuses every change with `EROFS`.
-    pub fn new(dir: Dir, read_only: bool) -> Arc<Self> {
+    pub fn new(dir: Dir, read_only: bool, writing: Writing) -> Arc<Self> {
         Arc::new(Self {
             dir,
             who: Identity::of_process(),
             staging: Staging::new(),
             loosened: Loosened::new(),
             read_only,
+            writing,
             sweep: AtomicBool::new(!read_only),
         })
     }

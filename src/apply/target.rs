@@ -35,7 +35,8 @@ pub enum Listed {
 /// Executes operations on a mirror. Each thread has its own; those of one session share what is staged.
 ///
 /// Every operation is safe to repeat. Those that take something from elsewhere (`Move`, `Park`, `Link`, `Place`, `SetMeta`) need it to be there and
-/// say `ENOENT` otherwise; nothing is half done when an operation fails, but that the modification time of the directory may have changed.
+/// say `ENOENT` otherwise; nothing is half done when an operation fails, but that the modification time of the directory may have changed, and that a file which the
+/// session asked to be written in place may be half written.
 pub trait Target {
     /// Executes one operation.
     ///

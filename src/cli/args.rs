@@ -101,6 +101,9 @@ pub(super) struct MirrorArgs {
     /// Write the zeros that holes stand for
     #[arg(long, overrides_with = "sparse")]
     pub(super) no_sparse: bool,
+    /// Write into the files that are there instead of beside them: readers, and a crash, see them half written
+    #[arg(long)]
+    pub(super) inplace: bool,
     /// Leave the kernel's watch limits as they are
     #[arg(long)]
     pub(super) no_tune: bool,

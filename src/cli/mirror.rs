@@ -10,7 +10,7 @@ use super::{log, rules, signals};
 use crate::config::{self, Dest};
 use crate::error::{Exit, Result};
 use crate::limits::{NICE_DEFAULT, THREADS_MAX};
-use crate::model::options::Options;
+use crate::model::options::{Options, Writing};
 use crate::sender::{self, Outcome};
 use crate::stats::Stats;
 use crate::stop::Stop;
@@ -35,7 +35,13 @@ fn config(args: &MirrorArgs, matches: &ArgMatches) -> Result<config::Mirror> {
     let config = config::Mirror {
         source: args.source.clone(),
         dests: args.dests.iter().map(|dest| Dest::parse(dest, args.port)).collect::<Result<_>>()?,
-        options: Options { delete: !args.no_delete, delete_excluded: args.delete_excluded, sparse: !args.no_sparse, ..Options::mirror() },
+        options: Options {
+            delete: !args.no_delete,
+            delete_excluded: args.delete_excluded,
+            sparse: !args.no_sparse,
+            writing: Writing { in_place: args.inplace, preallocate: false },
+            ..Options::mirror()
+        },
         filter: Arc::new(rules::filter(matches)?),
         threads: args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX)),
         watch: args.watch.into(),

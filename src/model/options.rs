@@ -21,6 +21,8 @@ pub struct Options {
     pub hard_links: bool,
     /// Keep holes (`--sparse`).
     pub sparse: bool,
+    /// How the mirror's files are written.
+    pub writing: Writing,
     /// Delete what the source does not have (`--delete`).
     pub delete: bool,
     /// Delete also what the filter excludes (`--delete-excluded`).
@@ -40,10 +42,20 @@ impl Options {
             specials: true,
             hard_links: true,
             sparse: true,
+            writing: Writing::default(),
             delete: true,
             delete_excluded: false,
         }
     }
+}
+
+/// How a receiver writes files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Writing {
+    /// Into the file that is there, where it has no other name, instead of beside it (`--inplace`).
+    pub in_place: bool,
+    /// After room for all of it was taken (`--preallocate`).
+    pub preallocate: bool,
 }
 
 /// How changes are found (`--watch`).

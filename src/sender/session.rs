@@ -96,7 +96,7 @@ pub(super) struct Session<'a> {
 pub(super) fn connect(config: &config::Mirror, peer: &Peer, (module, path): (&str, &RelPath)) -> Result<(Link, Welcomed)> {
     let mut link = peer.connect()?;
     let mut payload = Payload::over(link.buffer());
-    payload.hello(&Hello::control(module, path.clone(), config.threads as u16)?);
+    payload.hello(&Hello::control(module, path.clone(), config.threads as u16)?.with_writing(config.options.writing));
     flush(&mut link, &mut payload)?;
     let welcome = greet(&mut link)?;
     tell_abilities(welcome.abilities);

@@ -9,6 +9,7 @@ use crate::limits::{
 };
 use crate::model::meta::{Extent, Kind, Meta, Time};
 use crate::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
+use crate::model::options::Writing;
 use crate::model::path::{Name, RelPath};
 use crate::wire::codec::Reader;
 use crate::wire::{Token, WireError};
@@ -72,6 +73,9 @@ pub(super) mod tag {
     /// A directory's path follows.
     pub const DIR_NEW: u8 = 1;
 
+    pub const WRITING_IN_PLACE: u8 = 1;
+    pub const WRITING_PREALLOCATE: u8 = 1 << 1;
+
     pub const ABILITY_CHOWN: u8 = 1;
     pub const ABILITY_MKNOD: u8 = 1 << 1;
 }
@@ -87,6 +91,17 @@ pub struct Hello {
     pub role: Role,
 }
 
+impl Hello {
+    /// The same, with the mirror's files written so. Nothing for a content connection.
+    #[must_use]
+    pub fn with_writing(mut self, how: Writing) -> Self {
+        if let Role::Control { writing, .. } = &mut self.role {
+            *writing = how;
+        }
+        self
+    }
+}
+
 /// What a connection is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
@@ -98,6 +113,8 @@ pub enum Role {
         path: RelPath,
         /// Content connections that will follow, at most.
         threads: u16,
+        /// How files are to be written.
+        writing: Writing,
     },
     /// Joins a session.
     Content {
@@ -393,7 +410,12 @@ impl<'a> Messages<'a> {
                 if module.is_empty() {
                     return Err(WireError::Value("module without a name"));
                 }
-                Role::Control { module: module.into(), path: self.dir()?, threads: self.rest.u16()? }
+                let (path, threads, bits) = (self.dir()?, self.rest.u16()?, self.rest.u8()?);
+                if bits & !(tag::WRITING_IN_PLACE | tag::WRITING_PREALLOCATE) != 0 {
+                    return Err(WireError::Value("unknown way of writing"));
+                }
+                let (in_place, preallocate) = (bits & tag::WRITING_IN_PLACE != 0, bits & tag::WRITING_PREALLOCATE != 0);
+                Role::Control { module: module.into(), path, threads, writing: Writing { in_place, preallocate } }
             }
             tag::ROLE_CONTENT => Role::Content { token: self.rest.array()?, index: self.rest.u16()? },
             _ => return Err(WireError::Value("unknown role")),

@@ -157,11 +157,14 @@ impl Payload {
         self.u16(hello.version_min);
         self.u16(hello.version_max);
         match &hello.role {
-            Role::Control { module, path, threads } => {
+            Role::Control { module, path, threads, writing } => {
                 self.bytes.push(tag::ROLE_CONTROL);
                 put_text(&mut self.bytes, module, MODULE_BYTES_MAX);
                 self.dir(path);
                 self.u16(*threads);
+                let in_place = if writing.in_place { tag::WRITING_IN_PLACE } else { 0 };
+                let preallocate = if writing.preallocate { tag::WRITING_PREALLOCATE } else { 0 };
+                self.bytes.push(in_place | preallocate);
             }
             Role::Content { token, index } => {
                 self.bytes.push(tag::ROLE_CONTENT);

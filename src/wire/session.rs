@@ -9,6 +9,7 @@ use std::io;
 use crate::error::{Error, Exit, Result};
 use crate::limits::{CYCLE_OPS_MAX, CYCLES_IN_FLIGHT_MAX, MODULE_BYTES_MAX, THREADS_MAX};
 use crate::model::op::{Abilities, Op, OpError};
+use crate::model::options::Writing;
 use crate::model::path::RelPath;
 use crate::wire::message::{Hello, Message, Role};
 use crate::wire::{Token, VERSION_MAX, VERSION_MIN, WireError};
@@ -25,7 +26,7 @@ impl Hello {
         if module.is_empty() || module.len() > MODULE_BYTES_MAX || module.chars().any(char::is_control) {
             return Err(Error::Usage(format!("{module:?} can be no module: 1 to {MODULE_BYTES_MAX} bytes without control characters")));
         }
-        Ok(Self::with(Role::Control { module: module.into(), path, threads }))
+        Ok(Self::with(Role::Control { module: module.into(), path, threads, writing: Writing::default() }))
     }
 
     /// Joins the session that gave `token`, as its content connection `index`.

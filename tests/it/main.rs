@@ -10,6 +10,7 @@ mod content;
 mod delta;
 mod filter;
 mod fixture;
+mod inplace;
 mod link;
 mod memsource;
 mod memtarget;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ringsync::limits;
 use ringsync::model::meta::{Extent, Kind, Meta, Time};
 use ringsync::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
+use ringsync::model::options::Writing;
 use ringsync::model::path::{Name, RelPath};
 use ringsync::wire::frame::{Deframer, Framer};
 use ringsync::wire::{Hello, Message, Messages, Payload, Role, WireError};
@@ -67,7 +68,12 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
             one(Message::Hello(Hello {
                 version_min: 1,
                 version_max: 1,
-                role: Role::Control { module: "www".into(), path: dir("a/b"), threads: 10 },
+                role: Role::Control {
+                    module: "www".into(),
+                    path: dir("a/b"),
+                    threads: 10,
+                    writing: Writing { in_place: true, preallocate: false },
+                },
             })),
         ),
         ("hello-content", one(Message::Hello(Hello { version_min: 1, version_max: 2, role: Role::Content { token, index: 3 } }))),

@@ -6,6 +6,7 @@ use ringsync::apply::target::fits;
 use ringsync::limits::{FRAME_PAYLOAD_BYTES_MAX, PATH_BYTES_MAX, PUT_EXTENTS_MAX, TEXT_BYTES_MAX};
 use ringsync::model::meta::{Extent, Kind, Meta, Time};
 use ringsync::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
+use ringsync::model::options::Writing;
 use ringsync::model::path::{Name, RelPath};
 use ringsync::wire::frame::{Deframer, Framer};
 use ringsync::wire::session::{ContentClient, ContentServer, ControlClient, ControlServer, greet, welcomed};
@@ -105,7 +106,9 @@ impl Random {
         let errno = 1 + self.below(4095) as i32;
         match self.below(35) {
             0 => {
-                let role = Role::Control { module: "m".repeat(1 + self.below(255)), path: self.dir(), threads: self.next() as u16 };
+                let writing = Writing { in_place: self.below(2) == 0, preallocate: self.below(2) == 0 };
+                let module = "m".repeat(1 + self.below(255));
+                let role = Role::Control { module, path: self.dir(), threads: self.next() as u16, writing };
                 Message::Hello(Hello { version_min: 1, version_max: 1 + self.below(9) as u16, role })
             }
             1 => Message::Hello(Hello::content(token, self.next() as u16)),
