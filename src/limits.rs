@@ -186,6 +186,12 @@ pub const COMPRESS_BYTES_MIN: usize = 256;
 /// How much of a payload is compressed first to see whether it shrinks: at the slowest stage of all, 4 KiB is 9 µs against 280 µs for a full frame.
 pub const COMPRESS_SAMPLE_BYTES: usize = 4096;
 
+/// So much has to be compressed before it is judged whether that pays on a link: some milliseconds of compressing, eight frames at least.
+pub const COMPRESS_JUDGED_BYTES: u64 = 1024 * 1024;
+
+/// While it does not pay, it is tried again after so much was sent: 2 % of the time that it would take.
+pub const COMPRESS_TRIAL_BYTES: u64 = 64 * 1024 * 1024;
+
 /// Frames waiting inside an in-process link, one way.
 pub const LOCAL_QUEUE_FRAMES_MAX: usize = 64;
 

@@ -162,11 +162,7 @@ impl Receiver {
             return;
         };
         let inner = Arc::clone(&self.0);
-        let compress = match inner.sockets.compress {
-            Compress::Auto => !is_local,
-            Compress::Lz4 => true,
-            Compress::None => false,
-        };
+        let compress = inner.sockets.compress.towards(is_local);
         let spawned = spawn(move || {
             let linked = stream.set_nonblocking(false).map_err(|e| Error::socket("accept", e));
             match linked.and_then(|()| Link::tcp(stream, inner.sockets.io, compress, None)) {

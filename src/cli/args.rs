@@ -71,7 +71,7 @@ pub(super) struct MirrorArgs {
     /// How sockets are driven
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Io::Auto)]
     pub(super) io: Io,
-    /// Compression of what goes over the network; auto leaves it out towards this host
+    /// Compression of what goes over the network; auto leaves it out where the link is faster
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Compression::Auto)]
     pub(super) compress: Compression,
     /// Port of HOST::MODULE [default: 873]
@@ -195,7 +195,7 @@ impl From<Io> for IoChoice {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum Compression {
-    /// lz4 unless the peer is on this host
+    /// lz4 where it saves time: not towards this host
     Auto,
     /// lz4 for all that shrinks
     Lz4,

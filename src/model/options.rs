@@ -85,11 +85,19 @@ pub enum IoChoice {
 /// Whether frames are compressed (`--compress`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compress {
-    /// lz4 unless the peer is on this machine.
+    /// lz4 where it pays: not on this machine, nor where the link is faster than it.
     #[default]
     Auto,
     /// lz4 always, but for frames that do not shrink.
     Lz4,
     /// Never.
     None,
+}
+
+impl Compress {
+    /// What it means towards a peer that is on this machine, or not.
+    #[must_use]
+    pub fn towards(self, is_local: bool) -> Self {
+        if self == Self::Auto && is_local { Self::None } else { self }
+    }
 }

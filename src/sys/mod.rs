@@ -13,5 +13,6 @@ pub mod inotify;
 pub mod mmap;
 pub mod nice;
 mod spare;
+pub mod tcp;
 pub mod uring;
 pub mod wake;

@@ -6,6 +6,7 @@
 mod codec;
 mod epoll;
 pub mod frame;
+pub mod judge;
 pub mod link;
 mod local;
 pub mod message;
