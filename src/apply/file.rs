@@ -16,6 +16,7 @@ use crate::model::meta::{Extent, Meta, Time};
 use crate::model::path::Name;
 use crate::sys::copy;
 use crate::sys::dir::stat_fd;
+use crate::sys::holes;
 
 /// No file is that old: the time of a new one is always to be set.
 pub(super) const NO_TIME: Time = Time { sec: i64::MIN, nsec: 0 };
@@ -25,7 +26,12 @@ pub(super) fn put(root: &Root, held: &Held, temps: &mut TempNames, name: Name<'_
     if let Some((file, there)) = inplace::open(root, held, name) {
         return inplace::overwrite(root, (&file, &there), meta, |file| file.write_all_at(data, 0));
     }
-    beside(root, held, temps, name, meta, |mut file| file.write_all(data))
+    beside(root, held, temps, name, meta, |mut file| {
+        if root.writing.preallocate {
+            holes::allocate(file, meta.size)?;
+        }
+        file.write_all(data)
+    })
 }
 
 /// Puts a file at `name` that has `data` in the places `extents` and holes between them.

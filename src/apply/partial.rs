@@ -19,7 +19,7 @@ use crate::sys::clock::coarse_now;
 use crate::sys::dir::{Dir, stat_fd};
 use crate::sys::holes::Holes;
 
-/// What a sender calls the content that it stages: the same as long as its file is.
+/// What a sender calls the content that it stages: the same as long as its file is. Zeros for content without a name.
 pub type Key = [u8; 16];
 
 /// What is there of a staged file, from its start on.
@@ -64,9 +64,10 @@ struct Reading {
 impl Partials {
     /// The staged file `id` will have `size` bytes of the content that `key` names: takes up what is there of it. False if that is nothing.
     pub(super) fn begin(&mut self, root: &Root, id: u64, key: &Key, size: u64) -> io::Result<bool> {
-        let Some(file) = root.staging.take_up(root, id, key)? else { return Ok(false) };
+        let key = Some(*key).filter(|key| *key != Key::default());
+        let Some(file) = root.staging.take_up(root, id, key, size)? else { return Ok(false) };
         let len = stat_fd(file.as_fd())?.meta.size;
-        match Shape::of(len).filter(|_| (1..=size).contains(&len)) {
+        match Shape::of(len) {
             Some(shape) => {
                 let holes = Holes::of(&file, len);
                 self.reading.push_back(Reading { id, file, shape, digester: Digester::new(shape), at: 0, holes });

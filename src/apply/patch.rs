@@ -38,6 +38,8 @@ struct Patch {
     copies: VecDeque<Copy>,
     /// The base's bytes are at the same places already: they share its blocks.
     cloned: bool,
+    /// What nothing is written to is no hole of itself: it is cloned, or room was taken for it.
+    filled: bool,
     /// Once it is sealed: what is expected, and how far the reading back is.
     sealed: Option<Sealed>,
     base_holes: Holes,
@@ -98,9 +100,11 @@ impl Patches {
         let file = root.staging.create(root, id)?;
         let overlay = (root.writing.in_place && inplace::may_be_written(&stat)).then(|| Overlay::new(stat));
         let cloned = overlay.is_none() && copy::clone_all(&base, &file)?;
+        let filled = cloned || (overlay.is_none() && root.writing.preallocate && holes::allocate(&file, shape.len())?);
         file.set_len(shape.len())?;
         let base_holes = Holes::of(&base, base_shape.len());
-        let patch = Patch { base, base_shape, file, shape, at: 0, copies: VecDeque::new(), cloned, sealed: None, base_holes, overlay };
+        let patch =
+            Patch { base, base_shape, file, shape, at: 0, copies: VecDeque::new(), cloned, filled, sealed: None, base_holes, overlay };
         self.open.insert(id, patch);
         Ok(())
     }
@@ -210,8 +214,7 @@ impl Patch {
         }
         match *step {
             Step::Literal { bytes, .. } => self.file.write_all_at(bytes, self.at)?,
-            // What was not cloned is new, and a hole where nothing is written.
-            Step::Hole { at, len } if self.cloned => holes::punch(&self.file, at, len)?,
+            Step::Hole { at, len } if self.filled => holes::punch(&self.file, at, len)?,
             Step::Hole { .. } => {}
             Step::Copy { at, from, len } => {
                 if !(stays && (self.cloned || self.overlay.is_some())) {
@@ -233,7 +236,7 @@ impl Patch {
         {
             let hole = self.base_holes.hole(&self.base, part.from).min(part.len);
             let done = if hole > 0 {
-                if self.cloned {
+                if self.filled {
                     holes::punch(&self.file, part.at, hole)?;
                 }
                 // It costs little, however long it is.

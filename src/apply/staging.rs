@@ -19,9 +19,10 @@ use crate::apply::sweep;
 use crate::apply::target::Errno;
 use crate::apply::temp::IdName;
 use crate::limits::{PARTIALS_KEPT_MAX, RESUME_BYTES_MIN, STAGED_FILES_MAX};
-use crate::model::meta::Kind;
+use crate::model::meta::{Kind, Stat};
 use crate::model::path::{Name, STAGING_NAME};
 use crate::sys::dir::{self, Dir, stat_fd};
+use crate::sys::holes;
 
 /// Invariant: every file in `files` is in the staging directory, as `f<id>` or `k<key>`, unless somebody else removed it; no two have one key; `made` if this session
 /// made or used the directory, or found something in it.
@@ -83,7 +84,13 @@ impl Staging {
     /// Leaves a hole in the staged file `id`. Why it failed is also what `complete` will say.
     pub(super) fn hole(&self, root: &Root, id: u64, offset: u64, len: u64) -> io::Result<()> {
         self.piece(root, id, offset, len, |file| {
-            // Nothing was written there: it is one already, but for where the file ends.
+            // Nothing was written there: it is one already, but for where the file ends, unless room was taken for it.
+            if root.writing.preallocate {
+                match holes::punch(file, offset, len) {
+                    Err(e) if e.raw_os_error() != Some(libc::EOPNOTSUPP) => return Err(e),
+                    _ => {}
+                }
+            }
             let end = offset + len;
             if stat_fd(file.as_fd())?.meta.size < end { file.set_len(end) } else { Ok(()) }
         })
@@ -145,26 +152,37 @@ impl Staging {
         Ok(file)
     }
 
-    /// The staged file `id`, which must be a new one, will have the content that `key` names. The file, for reading, if an earlier session left a part of it.
-    pub(super) fn take_up(&self, root: &Root, id: u64, key: &Key) -> io::Result<Option<File>> {
+    /// The staged file `id`, which must be a new one, will have `size` bytes of the content that `key` names, or that has no name and is not kept.
+    /// The file, for reading, if an earlier session left a part of it.
+    pub(super) fn take_up(&self, root: &Root, id: u64, key: Option<Key>, size: u64) -> io::Result<Option<File>> {
         let mut state = self.lock();
         if state.files.contains_key(&id) || state.files.len() >= STAGED_FILES_MAX {
             return Err(io::Error::from_raw_os_error(libc::EDQUOT));
         }
-        if state.files.values().any(|other| other.key == Some(*key)) {
-            // It is on its way already, and cannot be two.
+        // What is on its way already cannot be two.
+        let key = key.filter(|key| state.files.values().all(|other| other.key != Some(*key)));
+        if key.is_none() && !root.writing.preallocate {
             return Ok(None);
         }
-        let mut progress = Progress { key: Some(*key), ..Progress::default() };
+        let mut progress = Progress { key, ..Progress::default() };
         let id_name = progress.name(id);
         let dir = state.enter(root)?;
-        let there = dir.open_read(id_name.name()).ok().filter(|file| {
+        let there = dir.open_write(id_name.name()).ok().filter(|file| {
             let stat = stat_fd(file.as_fd());
-            stat.is_ok_and(|stat| stat.meta.kind == Kind::File && stat.nlink == 1 && stat.meta.uid == root.who.uid() && stat.meta.size > 0)
+            let is_ours = |stat: Stat| stat.meta.kind == Kind::File && stat.nlink == 1 && stat.meta.uid == root.who.uid();
+            key.is_some() && stat.is_ok_and(|stat| is_ours(stat) && (1..=size).contains(&stat.meta.size))
         });
-        match &there {
-            Some(file) => progress.received = stat_fd(file.as_fd())?.meta.size,
-            None => drop(create_over(&dir, id_name.name())?),
+        let file = match &there {
+            Some(file) => file.try_clone()?,
+            None => create_over(&dir, id_name.name())?,
+        };
+        if there.is_some() {
+            progress.received = stat_fd(file.as_fd())?.meta.size;
+        }
+        if root.writing.preallocate
+            && let Err(e) = holes::allocate(&file, size)
+        {
+            progress.failed = Some(errno(&e));
         }
         state.files.insert(id, progress);
         Ok(there)

@@ -104,6 +104,9 @@ pub(super) struct MirrorArgs {
     /// Write into the files that are there instead of beside them: readers, and a crash, see them half written
     #[arg(long)]
     pub(super) inplace: bool,
+    /// Take room for a file before it is written: less scattered, and a full disk is found at once
+    #[arg(long)]
+    pub(super) preallocate: bool,
     /// Leave the kernel's watch limits as they are
     #[arg(long)]
     pub(super) no_tune: bool,

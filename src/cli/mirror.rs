@@ -39,7 +39,7 @@ fn config(args: &MirrorArgs, matches: &ArgMatches) -> Result<config::Mirror> {
             delete: !args.no_delete,
             delete_excluded: args.delete_excluded,
             sparse: !args.no_sparse,
-            writing: Writing { in_place: args.inplace, preallocate: false },
+            writing: Writing { in_place: args.inplace, preallocate: args.preallocate },
             ..Options::mirror()
         },
         filter: Arc::new(rules::filter(matches)?),

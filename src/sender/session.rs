@@ -140,6 +140,7 @@ impl<'a> Session<'a> {
             cover: Box::new(Watched(coverer)),
             signatures: Signatures::new(!config.once),
             sparse: config.options.sparse,
+            preallocate: config.options.writing.preallocate,
         });
         let crew = Crew::start(config.threads, &source, peer, welcome.token, &wake)?;
         tracing::debug!("connected: {}, {} workers", link.describe(), crew.len());

@@ -83,6 +83,21 @@ pub fn punch(file: &File, at: u64, len: u64) -> io::Result<()> {
     Ok(fallocate(file, flags, at.cast_signed(), len.cast_signed())?)
 }
 
+/// Takes room for the first `len` bytes, all of it or none; the length of the file stays. False where the filesystem cannot.
+///
+/// # Errors
+/// As `fallocate(2)`: `ENOSPC` above all.
+pub fn allocate(file: &File, len: u64) -> io::Result<bool> {
+    if len == 0 {
+        return Ok(true);
+    }
+    match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, i64::try_from(len).unwrap_or(i64::MAX)) {
+        Ok(()) => Ok(true),
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -42,6 +42,8 @@ pub struct Source {
     pub signatures: Signatures,
     /// Holes are told; otherwise they are read and sent as the zeros that they stand for.
     pub sparse: bool,
+    /// The receiver is told how long a large file will be before its first piece comes.
+    pub preallocate: bool,
 }
 
 /// Signatures of the large files that went to the mirror, by the object in the source that they were read from.

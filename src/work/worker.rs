@@ -173,7 +173,7 @@ impl Worker {
 
     fn start(&mut self, desk: &mut Desk, task: &StageTask, whole: bool) {
         match Job::start(&self.source, task, whole) {
-            Ok(job) if job.base.is_none() => desk.ask(job),
+            Ok(job) if job.base.is_none() => desk.ask(job, self.source.preallocate),
             Ok(job) => desk.jobs.push_back(job),
             Err(read) => self.staged(task, read),
         }
@@ -225,7 +225,7 @@ impl Worker {
                 Checked::Going | Checked::Equal => desk.jobs.push_back(job),
                 Checked::Other => {
                     desk.payload.stage_drop(job.task.stage);
-                    desk.ask(job);
+                    desk.ask(job, self.source.preallocate);
                 }
                 Checked::Read(read) => self.read(desk, &job.task, read),
             }
@@ -294,8 +294,10 @@ struct Desk {
 
 impl Desk {
     /// Asks what the mirror has of the file already, where that may save something, before it is sent. Twice at the most: what it has may be something else.
-    fn ask(&mut self, mut job: Job) {
-        match job.key().filter(|_| !matches!(self.link, Link::Local(_))) {
+    /// With `always` its length at least is told.
+    fn ask(&mut self, mut job: Job, always: bool) {
+        let key = job.key().filter(|_| !matches!(self.link, Link::Local(_)));
+        match key.or(always.then_some([0; 16])) {
             Some(key) if job.asked < 2 => {
                 job.asked += 1;
                 self.payload.resume(job.task.stage, &key, job.before.meta.size);

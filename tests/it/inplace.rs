@@ -1,4 +1,4 @@
-//! `--inplace`: files keep their inodes, nothing else is written to, and what does not fit is refused before anything is changed.
+//! `--inplace` and `--preallocate`. In place: files keep their inodes, nothing else is written to, and what does not fit is refused before anything is changed.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
@@ -20,8 +20,11 @@ use crate::rng::Rng;
 const BLOCK: u64 = 4096;
 
 fn mirror() -> Mirror {
+    writing(Writing { in_place: true, preallocate: false })
+}
+
+fn writing(writing: Writing) -> Mirror {
     let mut m = Mirror::new();
-    let writing = Writing { in_place: true, preallocate: false };
     m.target = FsTarget::new(Root::new(Dir::open_root(&m.path).unwrap(), false, writing));
     m
 }
@@ -221,4 +224,60 @@ fn a_live_mirror_keeps_inodes_local() {
 #[test]
 fn a_live_mirror_keeps_inodes_tcp() {
     live(Way::Tcp);
+}
+
+#[test]
+fn room_is_taken_before_it_is_filled_and_holes_are_given_back() {
+    let mut m = writing(Writing { in_place: false, preallocate: true });
+    let room = |m: &Mirror, name: &str| m.stat(name).blocks() * 512;
+    assert!(!m.target.resume(1, &[0; 16], 100 * BLOCK));
+    assert_eq!((room(&m, ".ringsync-staging/f1"), m.stat(".ringsync-staging/f1").len()), (100 * BLOCK, 0));
+    m.target.stage(1, 0, &[1; 4096]).unwrap();
+    m.target.stage_hole(1, BLOCK, 98 * BLOCK).unwrap();
+    m.target.stage(1, 99 * BLOCK, &[1; 4096]).unwrap();
+    m.ok(&Op::Place { at: spot("x"), meta: Meta { size: 100 * BLOCK, ..file_meta(b"") }, stage: 1 });
+    assert_eq!(room(&m, "x"), 2 * BLOCK);
+    let base = fs::read(m.at("x")).unwrap();
+    let new = patched(&mut m, 2, &base);
+    assert_eq!(worked(&mut m), Ok(()));
+    m.ok(&place(2, &new));
+    assert!(fs::read(m.at("x")).unwrap() == new);
+    assert_eq!(room(&m, "x"), 4 * BLOCK, "the base's holes are holes");
+    m.put("y", &[3; 5000]);
+    assert_eq!(fs::read(m.at("y")).unwrap(), [3; 5000]);
+    m.target.end_cycle();
+    assert_eq!(m.names(), ["x", "y"]);
+}
+
+/// Where there is no room, that is known before anything is written.
+#[test]
+fn a_file_that_has_no_room_is_refused_at_once() {
+    const NAME: &str = "a_file_that_has_no_room_is_refused_at_once";
+    crate::mounts::privately(NAME, || {
+        let at = tempfile::tempdir_in(crate::place::base()).expect("a temporary directory");
+        let mounted = crate::mounts::Mounted::new(crate::mounts::Fs::Tmpfs, at.path()).expect("a tmpfs");
+        mounted.resize("1m");
+        let how = Writing { in_place: false, preallocate: true };
+        let mut target = FsTarget::new(Root::new(Dir::open_root(at.path()).unwrap(), false, how));
+        assert!(!target.resume(1, &[0; 16], 2 << 20));
+        assert_eq!(target.stage(1, 0, b"piece"), Err(libc::ENOSPC));
+        target.drop_stage(1);
+        assert_eq!(target.put(&spot("x"), &Meta { size: 2 << 20, ..file_meta(b"") }, &vec![0; 2 << 20]), Err(libc::ENOSPC));
+        assert_eq!(fs::read_dir(at.path()).unwrap().count(), 0);
+        drop(mounted);
+    });
+}
+
+#[test]
+fn a_live_mirror_preallocates() {
+    for way in [Way::Local, Way::Tcp] {
+        let place = Place::new();
+        fs::write(place.src.join("small"), [1; 10_000]).unwrap();
+        fs::write(place.src.join("large"), vec![2; 10_000_000]).unwrap();
+        let mirror = Live::start(As::Us, way, &place, &["--preallocate"]);
+        mirror.settle("the first sync");
+        OpenOptions::new().append(true).open(place.src.join("large")).unwrap().write_all_at(&[3; 9000], 10_000_000).unwrap();
+        mirror.settle("grown");
+        mirror.terminate();
+    }
 }
