@@ -119,7 +119,7 @@ pub(super) fn copy_over(from: &File, to: &File, old: u64, ranges: &[Extent]) -> 
 
 /// Makes zeros of what was there, without room where the filesystem can.
 fn clear(file: &File, at: u64, len: u64, old: u64) -> io::Result<()> {
-    const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+    static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
     let end = at.saturating_add(len).min(old);
     if at >= end {
         return Ok(());

@@ -26,8 +26,11 @@ fn allocated(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |meta| meta.blocks() * 512)
 }
 
-/// The data of a file: where it is, and what.
-fn data(path: &Path) -> Option<(u64, Vec<(u64, Vec<u8>)>)> {
+/// Where pages of data are, and what is in them.
+type Pages = Vec<(u64, Vec<u8>)>;
+
+/// The length of a file, and its data.
+fn data(path: &Path) -> Option<(u64, Pages)> {
     let file = File::open(path).ok()?;
     let len = file.metadata().ok()?.len();
     let (mut holes, mut at, mut found) = (Holes::of(&file, len), 0, Vec::new());
@@ -66,7 +69,7 @@ fn a_tebibyte_of_holes() {
             let (src, dst) = (place.src.join("disk"), place.dst.join("disk"));
             let file = OpenOptions::new().create_new(true).read(true).write(true).open(&src).unwrap();
             file.set_len(TIB + 5).unwrap();
-            for at in [0, 3 * MIB, TIB / 3 & !4095, TIB - 65_536] {
+            for at in [0, 3 * MIB, (TIB / 3) & !4095, TIB - 65_536] {
                 file.write_all_at(&[7; 65_536], at).unwrap();
             }
             let mirror = Live::start(As::Us, Way::Local, &place, &["-v"]);
