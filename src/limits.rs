@@ -26,8 +26,31 @@ pub const PATCH_SLICE_BYTES: u64 = 8 * 1024 * 1024;
 /// Copies of a patch that wait; what is beyond is done at once.
 pub const PATCH_COPIES_MAX: usize = 64 * 1024;
 
+/// Ranges that one patch of a file that is written in place may have: 16 MiB of memory. A patch of more is refused, and the file comes whole.
+pub const PATCH_RANGES_MAX: usize = 1024 * 1024;
+
 /// One piece of a staged file.
 pub const STAGE_CHUNK_BYTES: usize = 512 * 1024;
+
+/// Shorter holes inside of data are sent as the zeros that they are read as: no filesystem that matters has smaller blocks.
+pub const HOLE_BYTES_MIN: u64 = 4096;
+
+/// A hole of the source that is so long is told in every delta, so that it becomes one in the mirror even where that has the zeros written out; shorter ones are told only where
+/// the content differs: a message for a million of small ones is not worth it.
+pub const HOLE_TOLD_BYTES_MIN: u64 = 1024 * 1024;
+
+/// Pieces of data of a small file with holes; one with more is sent with its zeros.
+pub const PUT_EXTENTS_MAX: usize = 64;
+
+/// A file that is as long as this is asked for before it is sent: perhaps an earlier session left a part of it. Shorter ones are sent in the time that it takes to ask
+/// (0.6 s at 100 Mbit/s).
+pub const RESUME_BYTES_MIN: u64 = 8 * 1024 * 1024;
+
+/// Parts of large files that a receiver keeps for the next session. One for each content connection is usual.
+pub const PARTIALS_KEPT_MAX: usize = 64;
+
+/// How long it keeps them: a link that is down for the night.
+pub const PARTIAL_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// From here on content is mapped, below it is read: `pread` wins below 64 to 128 KiB, mapping above.
 pub const MMAP_BYTES_MIN: u64 = 128 * 1024;
@@ -185,6 +208,12 @@ pub const COMPRESS_BYTES_MIN: usize = 256;
 
 /// How much of a payload is compressed first to see whether it shrinks: at the slowest stage of all, 4 KiB is 9 µs against 280 µs for a full frame.
 pub const COMPRESS_SAMPLE_BYTES: usize = 4096;
+
+/// So much has to be compressed before it is judged whether that pays on a link: some milliseconds of compressing, eight frames at least.
+pub const COMPRESS_JUDGED_BYTES: u64 = 1024 * 1024;
+
+/// While it does not pay, it is tried again after so much was sent: 2 % of the time that it would take.
+pub const COMPRESS_TRIAL_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Frames waiting inside an in-process link, one way.
 pub const LOCAL_QUEUE_FRAMES_MAX: usize = 64;

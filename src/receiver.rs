@@ -25,7 +25,7 @@ use crate::apply::Root;
 use crate::error::{Error, Exit, Result};
 use crate::limits::{ACCEPT_PAUSE, HANDSHAKE_TIME_MAX, HANDSHAKES_MAX, LINGER_TIME_MAX, SESSIONS_MAX, TAKEOVER_TIME_MAX};
 use crate::model::attrs::Namespaces;
-use crate::model::options::{Compress, IoChoice};
+use crate::model::options::{Compress, IoChoice, Writing};
 use crate::model::path::{Name, RelPath, Shown};
 use crate::receiver::serve::Conn;
 use crate::receiver::session::{Session, Stop};
@@ -97,7 +97,7 @@ impl Drop for Member<'_> {
             self.session.end(Some(why));
         }
         if self.session.leave() {
-            self.session.root.end_session();
+            self.session.root.end_session(!self.session.ended_well());
             self.inner.table().remove(&self.session.token);
             self.inner.gone.notify_all();
         }
@@ -163,11 +163,7 @@ impl Receiver {
             return;
         };
         let inner = Arc::clone(&self.0);
-        let compress = match inner.sockets.compress {
-            Compress::Auto => !is_local,
-            Compress::Lz4 => true,
-            Compress::None => false,
-        };
+        let compress = inner.sockets.compress.towards(is_local);
         let spawned = spawn(move || {
             let linked = stream.set_nonblocking(false).map_err(|e| Error::socket("accept", e));
             match linked.and_then(|()| Link::tcp(stream, inner.sockets.io, compress, None)) {
@@ -284,8 +280,8 @@ impl Inner {
     fn admit(&self, first: Message<'_>, link: &Link) -> std::result::Result<(Member<'_>, u16, Option<u16>), Refusal> {
         let (version, role) = greet(first)?;
         let (session, index) = match role {
-            Role::Control { module, path, threads, attrs, read_only } => {
-                (self.open(&module, &path, (threads, attrs, read_only), link.wake())?, None)
+            Role::Control { module, path, threads, attrs, read_only, writing } => {
+                (self.open((&module, &path), (threads, read_only), (attrs, writing), link.wake())?, None)
             }
             Role::Content { token, index } => {
                 let found = self.table().get(&token).cloned();
@@ -300,9 +296,9 @@ impl Inner {
     /// Opens a session that has its control connection, which `wake` wakes, as its first member.
     fn open(
         &self,
-        module: &str,
-        path: &RelPath,
-        (threads, attrs, read_only): (u16, Namespaces, bool),
+        (module, path): (&str, &RelPath),
+        (threads, read_only): (u16, bool),
+        how: (Namespaces, Writing),
         wake: Wake,
     ) -> std::result::Result<Arc<Session>, Refusal> {
         let Some(module) = self.modules.iter().find(|m| m.name == module) else {
@@ -332,7 +328,7 @@ impl Inner {
         if sessions.len() >= SESSIONS_MAX {
             return Err(refusal(Exit::Socket, format!("max connections ({SESSIONS_MAX}) reached -- try again later")));
         }
-        let session = Arc::new(Session::new(token, Root::new(dir, read_only, attrs), place, threads));
+        let session = Arc::new(Session::new(token, Root::new(dir, read_only, how), place, threads));
         session.join(None, wake).map_err(|why| refusal(Exit::Socket, why))?;
         sessions.insert(token, Arc::clone(&session));
         Ok(session)

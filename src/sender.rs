@@ -89,12 +89,7 @@ impl Peer {
             Self::Tcp { host, port, io, compress, stats } => {
                 let stream = dial(host, *port)?;
                 let is_local = stream.peer_addr().is_ok_and(|peer| peer.ip().is_loopback());
-                let compress = match compress {
-                    Compress::Auto => !is_local,
-                    Compress::Lz4 => true,
-                    Compress::None => false,
-                };
-                Link::tcp(stream, *io, compress, Some(Arc::clone(stats)))
+                Link::tcp(stream, *io, compress.towards(is_local), Some(Arc::clone(stats)))
             }
         }
     }

@@ -1,22 +1,26 @@
 //! Files put into place: written beside their destination, complete with metadata, then renamed over it; new ones without a name until they are complete.
 //!
-//! Never writes to a file that has its name already.
+//! Never writes to a file that has its name already, but where the session asks for that (`inplace`).
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 
 use crate::apply::dirs::Held;
+use crate::apply::inplace::{self, Overlay};
 use crate::apply::meta::{Identity, left_behind};
 use crate::apply::root::Root;
 use crate::apply::temp::TempNames;
 use crate::model::attrs::{ACL_ACCESS, Attrs};
-use crate::model::meta::{Meta, Time};
+use crate::model::meta::{Extent, Meta, Time};
 use crate::model::path::Name;
+use crate::sys::copy;
 use crate::sys::dir::stat_fd;
+use crate::sys::holes;
 
 /// No file is that old: the time of a new one is always to be set.
-const NO_TIME: Time = Time { sec: i64::MIN, nsec: 0 };
+pub(super) const NO_TIME: Time = Time { sec: i64::MIN, nsec: 0 };
 
 /// What a file shall have beside its content.
 #[derive(Clone, Copy)]
@@ -27,7 +31,15 @@ pub(super) struct Finish<'a> {
 
 /// Puts a file with content `data` at `name`.
 pub(super) fn put(root: &Root, held: &Held, temps: &mut TempNames, name: Name<'_>, finish: Finish<'_>, data: &[u8]) -> io::Result<()> {
-    beside(root, held, temps, name, finish, |mut file| file.write_all(data))
+    if let Some((file, there)) = inplace::open(root, held, name) {
+        return inplace::overwrite(root, (&file, &there), finish, |file| file.write_all_at(data, 0));
+    }
+    beside(root, held, temps, name, finish, |mut file| {
+        if root.writing.preallocate {
+            holes::allocate(file, finish.meta.size)?;
+        }
+        file.write_all(data)
+    })
 }
 
 /// As [`put`], for a name that nothing should have: without a temporary one, which saves a rename and leaves nothing behind after a crash.
@@ -53,6 +65,9 @@ pub(super) fn put_new(root: &Root, held: &Held, temps: &mut TempNames, name: Nam
 
 fn unnamed(root: &Root, held: &Held, name: Name<'_>, finish: Finish<'_>, data: &[u8]) -> io::Result<()> {
     let ((), mut file, have) = create(&root.who, held, finish, |mode| Ok(((), held.dir.create_unnamed(mode)?)))?;
+    if root.writing.preallocate {
+        holes::allocate(&file, finish.meta.size)?;
+    }
     file.write_all(data)?;
     settle(root, held, &file, &have?, finish)?;
     held.dir.link_unnamed(&file, name)
@@ -63,17 +78,51 @@ fn settle(root: &Root, held: &Held, file: &File, have: &Meta, Finish { meta, att
     root.who.settle_fd(file.as_fd(), have, meta, &root.attrs.of_new(attrs, held.inherits))
 }
 
+/// Puts a file at `name` that has `data` in the places `extents` and holes between them.
+pub(super) fn put_sparse(
+    root: &Root,
+    held: &Held,
+    temps: &mut TempNames,
+    name: Name<'_>,
+    finish: Finish<'_>,
+    (extents, mut data): (&[Extent], &[u8]),
+) -> io::Result<()> {
+    if let Some((file, there)) = inplace::open(root, held, name) {
+        let old = there.meta.size;
+        return inplace::overwrite(root, (&file, &there), finish, |file| inplace::spread(file, old, extents, data, finish.meta.size));
+    }
+    beside(root, held, temps, name, finish, |file| {
+        for extent in extents {
+            let short = || io::Error::from_raw_os_error(libc::EINVAL);
+            file.write_all_at(data.split_off(..extent.len as usize).ok_or_else(short)?, extent.at)?;
+        }
+        file.set_len(finish.meta.size)
+    })
+}
+
 /// Puts the staged file `id` at `name`; where that is another filesystem than the staging directory's, a copy of it.
-pub(super) fn place(root: &Root, held: &Held, temps: &mut TempNames, name: Name<'_>, finish: Finish<'_>, id: u64) -> io::Result<()> {
+pub(super) fn place(
+    root: &Root,
+    held: &Held,
+    temps: &mut TempNames,
+    name: Name<'_>,
+    finish: Finish<'_>,
+    (id, overlay): (u64, Option<&Overlay>),
+) -> io::Result<()> {
     let Finish { meta, attrs } = finish;
     let staged = root.staging.complete(root, id, meta.size)?;
+    if let Some(done) = inplace::place(root, held, name, finish, (&staged.file, overlay)) {
+        if done.is_ok() {
+            root.staging.drop_file(root, id);
+        }
+        return done;
+    }
     let have = stat_fd(staged.file.as_fd())?.meta;
     root.who.settle_fd(staged.file.as_fd(), &have, meta, &root.attrs.of(attrs))?;
     match staged.dir.rename(staged.id_name.name(), &held.dir, name) {
         Err(e) if e.raw_os_error() == Some(libc::EXDEV) => {
-            beside(root, held, temps, name, finish, |mut file| {
-                let copied = io::copy(&mut &staged.file, &mut file)?;
-                if copied == meta.size { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENODATA)) }
+            beside(root, held, temps, name, finish, |file| {
+                if copy::copy_sparse(&staged.file, file, meta.size)? { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENODATA)) }
             })?;
             root.staging.drop_file(root, id);
             Ok(())

@@ -9,15 +9,16 @@ use crate::apply::dirs::{Dirs, Held};
 use crate::apply::file::{self, Finish};
 use crate::apply::manifest::{self, errno};
 use crate::apply::meta::left_behind;
+use crate::apply::partial::{Found, Key, Partials};
 use crate::apply::patch::Patches;
 use crate::apply::root::Root;
 use crate::apply::sum::{Answer, Sums};
 use crate::apply::sweep;
-use crate::apply::target::{Errno, Listed, Target, is_at_or_beneath, may_name, may_name_dir};
+use crate::apply::target::{Errno, Listed, Target, fits, is_at_or_beneath, may_name, may_name_dir};
 use crate::apply::temp::TempNames;
 use crate::limits::LINK_TARGET_BYTES_MAX;
 use crate::model::attrs::Attrs;
-use crate::model::meta::{Kind, Meta, Stat};
+use crate::model::meta::{Extent, Kind, Meta, Stat};
 use crate::model::op::{Op, Spot};
 use crate::model::path::{Name, NameBuf, RelPath};
 use crate::model::scrub::Part;
@@ -36,6 +37,7 @@ pub struct FsTarget {
     /// The last that came, for operations whose metadata names them.
     attrs: Option<Arc<Attrs>>,
     sums: Sums,
+    partials: Partials,
 }
 
 fn fail<T>(errno: Errno) -> io::Result<T> {
@@ -65,7 +67,15 @@ type Put = fn(&Root, &Held, &mut TempNames, Name<'_>, Finish<'_>, &[u8]) -> io::
 impl FsTarget {
     /// A target for one thread.
     pub fn new(root: Arc<Root>) -> Self {
-        Self { root, dirs: Dirs::new(), temps: TempNames::new(), patches: Patches::default(), attrs: None, sums: Sums::default() }
+        Self {
+            root,
+            dirs: Dirs::new(),
+            temps: TempNames::new(),
+            patches: Patches::default(),
+            attrs: None,
+            sums: Sums::default(),
+            partials: Partials::default(),
+        }
     }
 
     /// Begins a staged file that is made from what is at `base`; `shapes` are the base's and its own. Why it cannot be is said when it is sealed.
@@ -96,9 +106,31 @@ impl FsTarget {
         self.patches.seal(id, digest)
     }
 
-    /// Whether [`FsTarget::work`] has something to do.
+    /// The staged file `id`, which must be a new one, will have `size` bytes of the content that `key` names. False if nothing is there of it; otherwise
+    /// [`FsTarget::found`] says what.
+    pub fn resume(&mut self, id: u64, key: &Key, size: u64) -> bool {
+        let begun = self.writable().and_then(|()| {
+            let mut found = false;
+            self.with_access(&[(&RelPath::root(), None)], |target| {
+                found = target.partials.begin(&target.root, id, key, size)?;
+                Ok(())
+            })
+            .map(|()| found)
+        });
+        begun.unwrap_or_else(|errno| {
+            tracing::debug!(id, errno, "a part of a file could not be taken up");
+            false
+        })
+    }
+
+    /// Whether [`FsTarget::work`] or [`FsTarget::found`] has something to do.
     pub fn has_work(&self) -> bool {
-        self.patches.has_work()
+        self.patches.has_work() || self.partials.has_work()
+    }
+
+    /// Does a slice of what [`FsTarget::resume`] asks for; for which of them it came to its end by that, and what is there.
+    pub fn found(&mut self) -> Option<(u64, Found)> {
+        self.partials.work(&self.root)
     }
 
     /// Does a slice of what patches ask for; which of them came to its end by that, and how.
@@ -227,7 +259,10 @@ impl FsTarget {
                 let dir = self.held(&at.dir)?;
                 let attrs = self.attrs_of(meta)?;
                 let finish = Finish { meta, attrs: attrs.as_deref() };
-                file::place(&self.root, &dir, &mut self.temps, at.name.as_name(), finish, *stage)
+                let overlay = self.patches.overlay(*stage);
+                file::place(&self.root, &dir, &mut self.temps, at.name.as_name(), finish, (*stage, overlay))?;
+                self.patches.drop_patch(*stage);
+                Ok(())
             }
             Op::Link { from, to } => {
                 require(may_name(from) && may_name(to))?;
@@ -453,6 +488,24 @@ impl Target for FsTarget {
         self.attrs = Some(Arc::clone(attrs));
     }
 
+    fn put_sparse(&mut self, at: &Spot, meta: &Meta, extents: &[Extent], data: &[u8]) -> Result<(), Errno> {
+        self.writable()?;
+        if !may_name(at) || !fits(meta, extents, data) {
+            return Err(libc::EINVAL);
+        }
+        self.with_access(&[(&at.dir, None)], |target| {
+            let dir = target.held(&at.dir)?;
+            let attrs = target.attrs_of(meta)?;
+            let finish = Finish { meta, attrs: attrs.as_deref() };
+            file::put_sparse(&target.root, &dir, &mut target.temps, at.name.as_name(), finish, (extents, data))
+        })
+    }
+
+    fn stage_hole(&mut self, id: u64, offset: u64, len: u64) -> Result<(), Errno> {
+        self.writable()?;
+        self.with_access(&[(&RelPath::root(), None)], |target| target.root.staging.hole(&target.root, id, offset, len))
+    }
+
     fn stage(&mut self, id: u64, offset: u64, data: &[u8]) -> Result<(), Errno> {
         self.writable()?;
         self.with_access(&[(&RelPath::root(), None)], |target| target.root.staging.write(&target.root, id, offset, data))
@@ -460,7 +513,11 @@ impl Target for FsTarget {
 
     fn drop_stage(&mut self, id: u64) {
         self.patches.drop_patch(id);
+        self.partials.drop_reading(id);
         self.root.staging.drop_file(&self.root, id);
+        if id == 0 {
+            self.root.staging.forget_partials(&self.root);
+        }
     }
 
     fn list(&mut self, dir: &RelPath, each: &mut dyn FnMut(Listed)) -> Result<(), Errno> {

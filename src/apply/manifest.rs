@@ -10,7 +10,7 @@ use crate::apply::sweep;
 use crate::apply::target::{Errno, Listed};
 use crate::model::meta::{Ident, Kind, Stat};
 use crate::model::op::Entry;
-use crate::model::path::{Name, RelPath};
+use crate::model::path::{Name, RelPath, STAGING_NAME};
 use crate::sys::dir::Dir;
 use crate::sys::xattr::At;
 use std::os::fd::AsFd;
@@ -62,10 +62,13 @@ impl Manifest<'_> {
     fn directory(&mut self, dir: &Dir, path: &RelPath, stat: &Stat) {
         (self.each)(Listed::Dir { dir: path.clone(), meta: stat.meta });
         let mut leftovers = Vec::new();
+        let mut staging = false;
         let mut trouble = Ok(());
         let listed = dir.list(|name| {
             if name.is_reserved() {
-                if self.sweep || (name.is_parked() && !self.root.read_only) {
+                if self.sweep && path.is_root() && name.as_bytes() == STAGING_NAME {
+                    staging = true;
+                } else if self.sweep || (name.is_parked() && !self.root.read_only) {
                     leftovers.push(name.to_owned());
                 }
                 return;
@@ -80,6 +83,9 @@ impl Manifest<'_> {
                 Err(e) => trouble = Err(e),
             }
         });
+        if staging && !self.root.staging.sweep(self.root) {
+            leftovers.extend(Name::new(STAGING_NAME).ok().map(|name| name.to_owned()));
+        }
         sweep::remove_all(dir, &self.root.who, &leftovers);
         if let Err(e) = listed.and(trouble) {
             (self.each)(Listed::Failed { dir: path.clone(), errno: errno(&e) });

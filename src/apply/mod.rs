@@ -8,8 +8,10 @@ mod attrs;
 mod dirs;
 mod file;
 pub mod fs;
+mod inplace;
 mod manifest;
 mod meta;
+pub mod partial;
 mod patch;
 pub mod root;
 mod staging;
@@ -19,6 +21,7 @@ pub mod target;
 mod temp;
 
 pub use fs::FsTarget;
+pub use partial::Found;
 pub use root::Root;
 pub use sum::Answer;
 pub use target::{Errno, Listed, Target};

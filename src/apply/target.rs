@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::model::attrs::Attrs;
-use crate::model::meta::Meta;
+use crate::model::meta::{Extent, Kind, Meta};
 use crate::model::op::{Entry, Op, Spot};
 use crate::model::path::{Name, RelPath};
 
@@ -38,7 +38,8 @@ pub enum Listed {
 /// Executes operations on a mirror. Each thread has its own; those of one session share what is staged.
 ///
 /// Every operation is safe to repeat. Those that take something from elsewhere (`Move`, `Park`, `Link`, `Place`, `SetMeta`) need it to be there and
-/// say `ENOENT` otherwise; nothing is half done when an operation fails, but that the modification time of the directory may have changed.
+/// say `ENOENT` otherwise; nothing is half done when an operation fails, but that the modification time of the directory may have changed, and that a file which the
+/// session asked to be written in place may be half written.
 pub trait Target {
     /// Executes one operation.
     ///
@@ -65,6 +66,18 @@ pub trait Target {
     /// Takes the attributes that the metadata of operations from here on may name by their digest.
     fn attrs(&mut self, attrs: &Arc<Attrs>);
 
+    /// [`Target::put`] of a file with holes: `data` is what stands in `extents`, one behind the other, which are in order, do not overlap and lie within the size.
+    ///
+    /// # Errors
+    /// As [`Target::op`].
+    fn put_sparse(&mut self, at: &Spot, meta: &Meta, extents: &[Extent], data: &[u8]) -> Result<(), Errno>;
+
+    /// Leaves a hole in a staged file, in place of a piece. Its first piece may be one.
+    ///
+    /// # Errors
+    /// As [`Target::stage`].
+    fn stage_hole(&mut self, id: u64, offset: u64, len: u64) -> Result<(), Errno>;
+
     /// Writes a piece of a staged file, which is made by its first piece. Pieces come in any order and from any thread, each once.
     ///
     /// # Errors
@@ -86,6 +99,15 @@ pub trait Target {
 
     /// All operations of a cycle are done: what was made only for its sake goes (an empty staging directory, loosened permissions).
     fn end_cycle(&mut self);
+}
+
+/// Whether `data` can be what stands in `extents` of a file of this size.
+pub fn fits(meta: &Meta, extents: &[Extent], data: &[u8]) -> bool {
+    let end = extents.iter().try_fold((0u64, 0u64), |(end, sum), extent| {
+        let after = extent.at.checked_add(extent.len)?;
+        (extent.at >= end && extent.len > 0 && after <= meta.size).then_some((after, sum + extent.len))
+    });
+    meta.kind == Kind::File && end.is_some_and(|(_, sum)| sum == data.len() as u64)
 }
 
 /// Whether a peer may name `at`: reserved names are ours, but for those of parked entries.

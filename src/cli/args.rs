@@ -84,7 +84,7 @@ pub(super) struct MirrorArgs {
     /// How sockets are driven
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Io::Auto)]
     pub(super) io: Io,
-    /// Compression of what goes over the network; auto leaves it out towards this host
+    /// Compression of what goes over the network; auto leaves it out where the link is faster
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Compression::Auto)]
     pub(super) compress: Compression,
     /// Port of HOST::MODULE [default: 873]
@@ -153,6 +153,18 @@ pub(super) struct FilterArgs {
     /// Leave extended attributes and capabilities alone
     #[arg(long, alias = "no-X", overrides_with = "xattrs")]
     pub(super) no_xattrs: bool,
+    /// Keep the holes of files; the default
+    #[arg(short = 'S', long, overrides_with = "no_sparse")]
+    pub(super) sparse: bool,
+    /// Write the zeros that holes stand for
+    #[arg(long, alias = "no-S", overrides_with = "sparse")]
+    pub(super) no_sparse: bool,
+    /// Write into the files that are there instead of beside them: readers, and a crash, see them half written
+    #[arg(long)]
+    pub(super) inplace: bool,
+    /// Take room for a file before it is written: less scattered, and a full disk is found at once
+    #[arg(long)]
+    pub(super) preallocate: bool,
 }
 
 #[derive(Debug, Args)]
@@ -282,7 +294,7 @@ impl From<Io> for IoChoice {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum Compression {
-    /// lz4 unless the peer is on this host
+    /// lz4 where it saves time: not towards this host
     Auto,
     /// lz4 for all that shrinks
     Lz4,

@@ -12,7 +12,7 @@ use super::args::FilterArgs;
 use crate::error::{Error, Result};
 use crate::limits::FILTER_FILE_BYTES_MAX;
 use crate::model::filter::{Decision, Filter};
-use crate::model::options::Options;
+use crate::model::options::{Options, Writing};
 use crate::model::path::Shown;
 
 enum Source<'a> {
@@ -28,6 +28,8 @@ pub(super) fn options(args: &FilterArgs) -> Options {
         hard_links: args.hard_links || !args.no_hard_links,
         acls: args.acls || !args.no_acls,
         xattrs: args.xattrs || !args.no_xattrs,
+        sparse: args.sparse || !args.no_sparse,
+        writing: Writing { in_place: args.inplace, preallocate: args.preallocate },
         ..Options::mirror()
     }
 }

@@ -75,20 +75,27 @@ pub enum Step<'a> {
         /// At least one, at most [`DELTA_LITERAL_BYTES_MAX`](crate::limits::DELTA_LITERAL_BYTES_MAX).
         bytes: &'a [u8],
     },
+    /// Zeros that take no room: a hole.
+    Hole {
+        /// Where it is in the new content.
+        at: u64,
+        /// How long it is; not 0.
+        len: u64,
+    },
 }
 
 impl Step<'_> {
     /// Where its bytes go in the new content.
     pub fn at(&self) -> u64 {
         match self {
-            Self::Copy { at, .. } | Self::Literal { at, .. } => *at,
+            Self::Copy { at, .. } | Self::Literal { at, .. } | Self::Hole { at, .. } => *at,
         }
     }
 
     /// How many bytes of the new content it makes.
     pub fn len(&self) -> u64 {
         match self {
-            Self::Copy { len, .. } => *len,
+            Self::Copy { len, .. } | Self::Hole { len, .. } => *len,
             Self::Literal { bytes, .. } => bytes.len() as u64,
         }
     }

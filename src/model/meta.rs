@@ -105,6 +105,15 @@ pub struct Meta {
     pub attrs: u64,
 }
 
+/// Where a file with holes has data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Where it begins.
+    pub at: u64,
+    /// How long it is; not 0.
+    pub len: u64,
+}
+
 /// Which object an entry names: two names with one identity are one object. Stable across renames.
 ///
 /// The birth time tells an inode number that was used again from its former holder, down to the clock's grain; what was born or

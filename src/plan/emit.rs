@@ -522,6 +522,12 @@ impl Emit<'_> {
             }
             None => {}
         }
+        if !self.planner.staged.contains_key(&stat.ident)
+            && let Some(until) = self.planner.rests_until(node, self.now)
+        {
+            self.look_again.push((self.planner.tree.reference(parent), spot.name, until));
+            return;
+        }
         let Some(expect) = self.planner.tree.ident(parent) else {
             self.defer(at);
             return;

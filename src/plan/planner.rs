@@ -106,7 +106,7 @@ pub struct Planner {
     pub(super) reports: Vec<Trouble>,
     /// Staged files, by worker, that could not be put in place.
     pub(super) drops: Vec<(usize, u64)>,
-    pub(super) restless: NodeMap<NodeRef, u32>,
+    pub(super) restless: NodeMap<NodeRef, super::reports::Restless>,
     /// Content that workers have and did not report.
     pub(super) busy: usize,
     /// Keys of events that no directory has, while listings are out.

@@ -2,10 +2,10 @@
 //!
 //! Never applies anything that the wire's checker did not pass. Each runs in its own thread, with its own target.
 
-use crate::apply::{Answer, Errno, FsTarget, Listed, Target};
+use crate::apply::{Answer, Errno, Found, FsTarget, Listed, Target};
 use crate::error::{Error, Result};
 use crate::limits::FILES_STALL_MAX;
-use crate::model::meta::Meta;
+use crate::model::meta::{Extent, Meta};
 use crate::model::op::{Op, OpError, Section, Spot};
 use crate::model::path::RelPath;
 use crate::receiver::session::{Session, Stop};
@@ -57,6 +57,10 @@ impl<'a> Conn<'a> {
                         self.sealed(id, ended.err());
                         self.send()?;
                     }
+                    if let Some((id, found)) = self.target.found() {
+                        self.out.resumed(id, &found.shape, &found.digest);
+                        self.send()?;
+                    }
                 }
                 Incoming::Closed => return Ok(None),
             }
@@ -105,10 +109,24 @@ impl<'a> Conn<'a> {
         self.note(Section::Files, index, done);
     }
 
+    fn put_sparse(&mut self, index: u32, at: &Spot, meta: &Meta, extents: &[Extent], data: &[u8]) {
+        let done = self.target.put_sparse(at, meta, extents, data);
+        self.files += 1;
+        self.note(Section::Files, index, done);
+    }
+
     /// A piece of a staged file. Why it failed is said by the operation that would put the file into place.
     fn stage(&mut self, id: u64, offset: u64, data: &[u8]) -> Result<()> {
         if let Err(errno) = self.target.stage(id, offset, data) {
             tracing::debug!(id, offset, errno, "a piece of a file could not be staged");
+        }
+        Ok(())
+    }
+
+    /// A hole in place of a piece.
+    fn hole(&mut self, id: u64, offset: u64, len: u64) -> Result<()> {
+        if let Err(errno) = self.target.stage_hole(id, offset, len) {
+            tracing::debug!(id, offset, errno, "a hole of a file could not be staged");
         }
         Ok(())
     }
@@ -178,6 +196,7 @@ impl<'a> Conn<'a> {
             }
             Message::File { index, op } => self.file(index, &op),
             Message::Put { index, at, meta, data, new } => self.put(index, &at, &meta, data, new),
+            Message::PutSparse { index, at, meta, extents, data } => self.put_sparse(index, &at, &meta, &extents, data),
             Message::Close { files } => {
                 self.count()?;
                 // What is due must not wait for files that the client may hold back until it has come.
@@ -199,6 +218,7 @@ impl<'a> Conn<'a> {
             }
             Message::Attrs(attrs) => self.target.attrs(&attrs),
             Message::Stage { id, offset, data } => self.stage(id, offset, data)?,
+            Message::Hole { id, offset, len } => self.hole(id, offset, len)?,
             Message::StageDrop { id } => self.target.drop_stage(id),
             Message::Ping => self.out.pong(),
             Message::Bye => self.session.end(None),
@@ -259,8 +279,13 @@ impl<'a> Conn<'a> {
                     self.enter(rules)?;
                     self.put(index, &at, &meta, data, new);
                 }
+                Message::PutSparse { index, at, meta, extents, data } => {
+                    self.enter(rules)?;
+                    self.put_sparse(index, &at, &meta, &extents, data);
+                }
                 Message::Attrs(attrs) => self.target.attrs(&attrs),
                 Message::Stage { id, offset, data } => self.stage(id, offset, data)?,
+                Message::Hole { id, offset, len } => self.hole(id, offset, len)?,
                 Message::StageDrop { id } => self.target.drop_stage(id),
                 Message::Patch { id, base, shapes } => self.target.patch(id, &base, shapes),
                 Message::Steps { id, data } => self.target.steps(id, data),
@@ -271,6 +296,12 @@ impl<'a> Conn<'a> {
                 }
                 Message::Sum { id, dir, parts } => asked(self.target.sum(id, dir, parts))?,
                 Message::Look { id, dir } => asked(self.target.look(id, dir))?,
+                Message::Resume { id, key, size } => {
+                    if !self.target.resume(id, &key, size) {
+                        let Found { shape, digest } = Found::nothing();
+                        self.out.resumed(id, &shape, &digest);
+                    }
+                }
                 Message::Ping => self.out.pong(),
                 // `Bye` was noted by the checker.
                 _ => {}

@@ -101,7 +101,7 @@ pub(super) fn connect(config: &config::Mirror, peer: &Peer, (module, path): (&st
     let mut link = peer.connect()?;
     let mut payload = Payload::over(link.buffer());
     let wanted = attrs::wanted(&config.options);
-    let hello = Hello::control(module, path.clone(), config.threads as u16)?.carrying(wanted);
+    let hello = Hello::control(module, path.clone(), config.threads as u16)?.carrying(wanted).with_writing(config.options.writing);
     payload.hello(&if config.scrub.is_read_only() { hello.read_only() } else { hello });
     flush(&mut link, &mut payload)?;
     let mut welcome = greet(&mut link)?;
@@ -152,6 +152,8 @@ impl<'a> Session<'a> {
             signatures: Signatures::new(!config.once),
             carried: Carried::new(welcome.abilities.attrs),
             rate,
+            sparse: config.options.sparse,
+            preallocate: config.options.writing.preallocate,
         });
         let crew = Crew::start(config.threads, &source, peer, welcome.token, &wake)?;
         tracing::debug!("connected: {}, {} workers", link.describe(), crew.len());
@@ -207,7 +209,7 @@ impl<'a> Session<'a> {
             self.report_troubles();
             let idle = !busy && self.planner.is_idle() && self.outbox.is_empty();
             if idle {
-                self.at_rest();
+                self.at_rest()?;
                 if self.config.once && self.pump.verified() != Some(false) {
                     return self.finish(false);
                 }
@@ -457,13 +459,18 @@ impl<'a> Session<'a> {
     }
 
     /// The mirror is equal, but for what is in trouble.
-    fn at_rest(&mut self) {
+    fn at_rest(&mut self) -> Result<()> {
         self.stats.dirty.set(0);
         self.stats.failing.set(self.planner.failing() as u64);
         if self.synced || self.pump.verified().is_some() {
-            return;
+            return Ok(());
         }
         self.synced = true;
+        // What earlier sessions left of large files was of use, or will not be.
+        if !matches!(self.link, Link::Local(_)) {
+            self.payload.stage_drop(0);
+            flush(&mut self.link, &mut self.payload)?;
+        }
         self.stats.synced.set(1);
         let stats = self.stats;
         tracing::info!(
@@ -473,6 +480,7 @@ impl<'a> Session<'a> {
             "the mirror is equal to the source{}",
             if self.planner.failing() > 0 { ", but for the entries named above" } else { "" }
         );
+        Ok(())
     }
 
     /// Waits until what was sent is acknowledged, and closes.

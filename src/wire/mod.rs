@@ -6,6 +6,7 @@
 mod codec;
 mod epoll;
 pub mod frame;
+pub mod judge;
 pub mod link;
 mod local;
 pub mod message;
@@ -16,6 +17,7 @@ pub mod session;
 #[cfg(test)]
 mod session_tests;
 mod stream;
+mod tag;
 
 pub use link::{Incoming, Link};
 pub use local::LocalEnd;

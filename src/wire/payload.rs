@@ -9,12 +9,13 @@ use crate::limits::{
 };
 use crate::model::attrs::Attrs;
 use crate::model::cycle::AttrsTable;
-use crate::model::meta::{Kind, Meta};
+use crate::model::meta::{Extent, Kind, Meta};
 use crate::model::op::{Abilities, Entry, Op, OpError, Spot};
 use crate::model::path::RelPath;
 use crate::wire::Token;
 use crate::wire::codec::{put_bytes, put_signed, put_text, put_varint};
-use crate::wire::message::{Hello, MAGIC, Message, Role, tag};
+use crate::wire::message::{Hello, MAGIC, Message, Role};
+use crate::wire::tag;
 
 /// Said of an error number that the wire does not carry.
 const ERRNO_OTHER: i32 = 5;
@@ -169,13 +170,16 @@ impl Payload {
         self.u16(hello.version_min);
         self.u16(hello.version_max);
         match &hello.role {
-            Role::Control { module, path, threads, attrs, read_only } => {
+            Role::Control { module, path, threads, attrs, read_only, writing } => {
                 self.bytes.push(tag::ROLE_CONTROL);
                 put_text(&mut self.bytes, module, MODULE_BYTES_MAX);
                 self.dir(path);
                 self.u16(*threads);
                 self.bytes.push(attrs.bits());
                 self.bytes.push((*read_only).into());
+                let in_place = if writing.in_place { tag::WRITING_IN_PLACE } else { 0 };
+                let preallocate = if writing.preallocate { tag::WRITING_PREALLOCATE } else { 0 };
+                self.bytes.push(in_place | preallocate);
             }
             Role::Content { token, index } => {
                 self.bytes.push(tag::ROLE_CONTENT);
@@ -313,6 +317,31 @@ impl Payload {
         self.space(len)
     }
 
+    /// [`Message::PutSparse`]: returns the room for the content of `extents`, which are in order, lie within the size of `meta` and are
+    /// [`PUT_EXTENTS_MAX`](crate::limits::PUT_EXTENTS_MAX) at most.
+    pub fn put_sparse(&mut self, index: u32, at: &Spot, meta: &Meta, extents: &[Extent]) -> &mut [u8] {
+        self.bytes.push(tag::PUT_SPARSE);
+        self.varint(index.into());
+        self.spot(at);
+        self.meta(meta, meta.size);
+        self.varint(extents.len() as u64);
+        let (mut end, mut sum) = (0, 0);
+        for extent in extents {
+            self.varint(extent.at - end);
+            self.varint(extent.len);
+            (end, sum) = (extent.at + extent.len, sum + extent.len);
+        }
+        self.space(sum as usize)
+    }
+
+    /// [`Message::Hole`]
+    pub fn hole(&mut self, id: u64, offset: u64, len: u64) {
+        self.bytes.push(tag::HOLE);
+        self.varint(id);
+        self.varint(offset);
+        self.varint(len);
+    }
+
     /// [`Message::StageDrop`]
     pub fn stage_drop(&mut self, id: u64) {
         self.bytes.push(tag::STAGE_DROP);
@@ -371,6 +400,23 @@ impl Payload {
                 self.attrs(attrs);
             }
         }
+    }
+
+    /// [`Message::Resume`]
+    pub fn resume(&mut self, id: u64, key: &[u8; 16], size: u64) {
+        self.bytes.push(tag::RESUME);
+        self.varint(id);
+        self.bytes.extend_from_slice(key);
+        self.varint(size);
+    }
+
+    /// [`Message::Resumed`]
+    pub fn resumed(&mut self, id: u64, shape: &[u8], digest: &[u8; 32]) {
+        debug_assert!(shape.len() <= SHAPES_BYTES_MAX);
+        self.bytes.push(tag::RESUMED);
+        self.varint(id);
+        put_bytes(&mut self.bytes, shape);
+        self.bytes.extend_from_slice(digest);
     }
 
     /// [`Message::Ping`]
@@ -470,11 +516,15 @@ impl Payload {
             Message::FilesOf { cycle } => self.files_of(*cycle),
             Message::File { index, op } => self.file(*index, op),
             Message::Put { index, at, meta, data, new } => self.put(*index, at, meta, data.len(), *new).copy_from_slice(data),
+            Message::PutSparse { index, at, meta, extents, data } => self.put_sparse(*index, at, meta, extents).copy_from_slice(data),
+            Message::Hole { id, offset, len } => self.hole(*id, *offset, *len),
             Message::Stage { id, offset, data } => self.stage(*id, *offset, data.len()).copy_from_slice(data),
             Message::StageDrop { id } => self.stage_drop(*id),
             Message::Patch { id, base, shapes } => self.patch(*id, base, shapes),
             Message::Steps { id, data } => self.steps(*id, data),
             Message::Seal { id, digest } => self.seal(*id, digest),
+            Message::Resume { id, key, size } => self.resume(*id, key, *size),
+            Message::Resumed { id, shape, digest } => self.resumed(*id, shape, digest),
             Message::Sealed { id, errno } => self.sealed(*id, *errno),
             Message::Attrs(attrs) => self.attrs(attrs),
             Message::Sum { id, dir, parts } => self.sum(*id, dir, parts),

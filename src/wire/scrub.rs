@@ -6,7 +6,8 @@ use crate::model::op::Entry;
 use crate::model::path::{Name, RelPath};
 use crate::model::scrub::{LookDone, Part, PartSum};
 use crate::wire::codec::put_bytes;
-use crate::wire::message::{Message, Messages, tag};
+use crate::wire::message::{Message, Messages};
+use crate::wire::tag;
 use crate::wire::{Payload, WireError};
 
 impl<'a> Messages<'a> {

@@ -10,6 +10,7 @@ use crate::error::{Error, Exit, Result};
 use crate::limits::{CYCLE_OPS_MAX, CYCLES_IN_FLIGHT_MAX, MODULE_BYTES_MAX, THREADS_MAX};
 use crate::model::attrs::Namespaces;
 use crate::model::op::{Abilities, Op, OpError};
+use crate::model::options::Writing;
 use crate::model::path::RelPath;
 use crate::wire::message::{Hello, Message, Role};
 use crate::wire::{Token, VERSION_MAX, VERSION_MIN, WireError};
@@ -26,7 +27,14 @@ impl Hello {
         if module.is_empty() || module.len() > MODULE_BYTES_MAX || module.chars().any(char::is_control) {
             return Err(Error::Usage(format!("{module:?} can be no module: 1 to {MODULE_BYTES_MAX} bytes without control characters")));
         }
-        Ok(Self::with(Role::Control { module: module.into(), path, threads, attrs: Namespaces::NONE, read_only: false }))
+        Ok(Self::with(Role::Control {
+            module: module.into(),
+            path,
+            threads,
+            attrs: Namespaces::NONE,
+            read_only: false,
+            writing: Writing::default(),
+        }))
     }
 
     /// The same, of a session that carries these attributes.
@@ -184,7 +192,7 @@ impl ControlServer {
     pub fn check(&mut self, message: &Message<'_>) -> std::result::Result<(), WireError> {
         self.at = match (self.at, message) {
             (At::Ended, _) => return Err(WireError::Order("one after Bye")),
-            (at, Message::Ping | Message::Stage { .. } | Message::StageDrop { .. }) => at,
+            (at, Message::Ping | Message::Stage { .. } | Message::Hole { .. } | Message::StageDrop { .. }) => at,
             (at @ (At::Pre | At::Files | At::Post), Message::Attrs(_)) => at,
             (At::Idle, Message::List { .. }) => At::Idle,
             (At::Idle, Message::Bye) => At::Ended,
@@ -202,7 +210,9 @@ impl ControlServer {
                 At::Files
             }
             (At::Files, Message::File { index, op }) => check_file(*index, op).and_then(|()| self.count(At::Files))?,
-            (At::Files, Message::Put { index, .. }) => check_index(*index).and_then(|()| self.count(At::Files))?,
+            (At::Files, Message::Put { index, .. } | Message::PutSparse { index, .. }) => {
+                check_index(*index).and_then(|()| self.count(At::Files))?
+            }
             (At::Files, Message::Close { files }) => {
                 if *files > OPS_MAX {
                     return Err(WireError::Order("more files than a cycle has"));
@@ -262,8 +272,8 @@ impl ContentServer {
             return Err(WireError::Order("one after Bye"));
         }
         match message {
-            Message::Ping | Message::Stage { .. } | Message::StageDrop { .. } => Ok(()),
-            Message::Patch { .. } | Message::Steps { .. } | Message::Seal { .. } | Message::Attrs(_) => Ok(()),
+            Message::Ping | Message::Stage { .. } | Message::Hole { .. } | Message::StageDrop { .. } => Ok(()),
+            Message::Patch { .. } | Message::Steps { .. } | Message::Seal { .. } | Message::Attrs(_) | Message::Resume { .. } => Ok(()),
             Message::Sum { .. } | Message::Look { .. } => Ok(()),
             Message::Bye => {
                 self.ended = true;
@@ -276,9 +286,11 @@ impl ContentServer {
                 self.cycle = Some(*cycle);
                 Ok(())
             }
-            Message::File { .. } | Message::Put { .. } if self.cycle.is_none() => Err(WireError::Order("a file before its cycle")),
+            Message::File { .. } | Message::Put { .. } | Message::PutSparse { .. } if self.cycle.is_none() => {
+                Err(WireError::Order("a file before its cycle"))
+            }
             Message::File { index, op } => check_file(*index, op),
-            Message::Put { index, .. } => check_index(*index),
+            Message::Put { index, .. } | Message::PutSparse { index, .. } => check_index(*index),
             _ => Err(WireError::Order("not allowed on a content connection")),
         }
     }
@@ -392,6 +404,7 @@ impl ControlClient {
 #[derive(Debug, Default)]
 pub struct ContentClient {
     pings: u32,
+    resumes: u32,
     seals: u32,
     sums: u32,
     looks: u32,
@@ -406,6 +419,11 @@ impl ContentClient {
     /// Says that a Ping was sent.
     pub fn sent_ping(&mut self) {
         self.pings += 1;
+    }
+
+    /// Says that a Resume was sent.
+    pub fn sent_resume(&mut self) {
+        self.resumes += 1;
     }
 
     /// Says that a Seal was sent.
@@ -441,6 +459,10 @@ impl ContentClient {
             }
             Message::Pong => {
                 self.pings = self.pings.checked_sub(1).ok_or(WireError::Order("a Pong without a Ping"))?;
+                Ok(())
+            }
+            Message::Resumed { .. } => {
+                self.resumes = self.resumes.checked_sub(1).ok_or(WireError::Order("a Resumed without a Resume"))?;
                 Ok(())
             }
             Message::Sealed { .. } => {

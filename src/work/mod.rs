@@ -8,6 +8,8 @@ pub mod files;
 mod patch;
 pub mod probe;
 pub mod rate;
+mod resume;
+mod sparse;
 pub mod stage;
 mod sum;
 pub mod worker;
@@ -47,6 +49,10 @@ pub struct Source {
     pub carried: Carried,
     /// How fast content is read to be compared.
     pub rate: rate::Rate,
+    /// Holes are told; otherwise they are read and sent as the zeros that they stand for.
+    pub sparse: bool,
+    /// The receiver is told how long a large file will be before its first piece comes.
+    pub preallocate: bool,
 }
 
 /// Signatures of the large files that went to the mirror, by the object in the source that they were read from.

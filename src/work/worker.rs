@@ -16,6 +16,7 @@ use crate::sys::wake::Wake;
 use crate::wire::session::{ContentClient, fatal, welcomed};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
 use crate::work::patch::{Halt, Way};
+use crate::work::resume::Checked;
 use crate::work::stage::Job;
 use crate::work::sum::{Asking, Step, Sums};
 use crate::work::{Source, files, probe};
@@ -139,6 +140,7 @@ impl Worker {
             sealing: HashMap::new(),
             sums: Sums::default(),
             looks: Vec::new(),
+            asking: HashMap::new(),
         };
         loop {
             if self.small(&mut desk)? || self.piece(&mut desk)? {
@@ -189,6 +191,13 @@ impl Worker {
                     }
                     self.report(Report::Looked(part));
                 }
+                Message::Resumed { id, shape, digest } => {
+                    // It may have been given up meanwhile.
+                    if let Some(mut job) = desk.asking.remove(&id) {
+                        job.check(shape, digest).map_err(|flaw| Error::Protocol(flaw.to_string()))?;
+                        desk.jobs.push_back(job);
+                    }
+                }
                 _ => {}
             }
         }
@@ -209,6 +218,7 @@ impl Worker {
 
     fn start(&mut self, desk: &mut Desk, task: &StageTask, whole: bool) {
         match Job::start(&self.source, task, whole) {
+            Ok(job) if job.base.is_none() => desk.ask(job, self.source.preallocate),
             Ok(job) => desk.jobs.push_back(job),
             Err(read) => self.staged(task, read),
         }
@@ -260,6 +270,18 @@ impl Worker {
         let Some(mut job) = desk.jobs.pop_front() else { return Ok(false) };
         if let Some(base) = job.base.take() {
             self.delta(desk, &job, &base)?;
+            return Ok(true);
+        }
+        if job.check.is_some() {
+            match job.compare() {
+                Checked::Going | Checked::Equal => desk.jobs.push_back(job),
+                Checked::Other => {
+                    desk.payload.stage_drop(job.task.stage);
+                    desk.ask(job, self.source.preallocate);
+                }
+                Checked::Read(read) => self.read(desk, &job.task, read),
+            }
+            desk.send_full()?;
             return Ok(true);
         }
         let ended = job.step(&self.source, &mut desk.payload);
@@ -335,6 +357,8 @@ struct Desk {
     checker: ContentClient,
     /// Deltas that the receiver has not answered.
     sealing: HashMap<u64, (StageTask, Read, Arc<Signature>)>,
+    /// Files of which it is not known yet what the receiver has.
+    asking: HashMap<u64, Job>,
     sums: Sums,
     /// Looks that the receiver has not answered to the end.
     looks: Vec<u64>,
@@ -359,6 +383,21 @@ impl Asking for Question<'_> {
 }
 
 impl Desk {
+    /// Asks what the mirror has of the file already, where that may save something, before it is sent. Twice at the most: what it has may be something else.
+    /// With `always` its length at least is told.
+    fn ask(&mut self, mut job: Job, always: bool) {
+        let key = job.key().filter(|_| !matches!(self.link, Link::Local(_)));
+        match key.or(always.then_some([0; 16])) {
+            Some(key) if job.asked < 2 => {
+                job.asked += 1;
+                self.payload.resume(job.task.stage, &key, job.before.meta.size);
+                self.checker.sent_resume();
+                self.asking.insert(job.task.stage, job);
+            }
+            _ => self.jobs.push_back(job),
+        }
+    }
+
     /// Names the cycle of the files that follow, where it is another than before.
     fn enter(&mut self, cycle: u64) {
         if self.cycle != Some(cycle) {

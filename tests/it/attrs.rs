@@ -11,6 +11,7 @@ use ringsync::apply::{FsTarget, Root, Target};
 use ringsync::model::attrs::{Attrs, Namespaces};
 use ringsync::model::meta::{Kind, Meta};
 use ringsync::model::op::Op;
+use ringsync::model::options::Writing;
 use ringsync::sys::dir::Dir;
 use rustix::fs::{XattrFlags, getxattr, lgetxattr, llistxattr, lremovexattr, lsetxattr};
 
@@ -385,7 +386,7 @@ fn attributes_that_did_not_come_are_refused() {
     m.ok(&Op::SetMeta { at: spot("g"), meta: file_meta(b"x") });
     assert_eq!([get(&m.at("f"), "user.x"), get(&m.at("g"), "user.x")], [Some(b"2".to_vec()), None]);
     // Without root's rights `trusted.*` is no part of a session; nor is anything that nobody wants.
-    let carrying = |namespaces| FsTarget::new(Root::new(Dir::open_root(&m.path).unwrap(), false, namespaces));
+    let carrying = |namespaces| FsTarget::new(Root::new(Dir::open_root(&m.path).unwrap(), false, (namespaces, Writing::default())));
     for (namespaces, attrs) in [(Namespaces::NONE, &one), (Namespaces::ACL, &one), (Namespaces::USER, &of(b"trusted.x", b""))] {
         let mut target = carrying(namespaces);
         target.attrs(attrs);

@@ -1,16 +1,21 @@
 //! A strict mirror in memory that does what `FsTarget` does as root on a filesystem of its own, or several, with faults on demand.
 //! It never touches a disk. The simulation of the planner runs on it, and a random comparison with `FsTarget` keeps it honest.
 
+mod staged;
+
 use std::collections::{BTreeMap, HashMap};
 
 use ringsync::apply::target::{is_at_or_beneath, may_name, may_name_dir};
 use ringsync::apply::{Errno, Listed, Target};
 use ringsync::limits::LINK_TARGET_BYTES_MAX;
-use ringsync::model::meta::{Kind, Meta, Time};
+use ringsync::model::meta::{Extent, Kind, Meta, Time};
 use ringsync::model::op::{Entry, Op, Spot};
 use ringsync::model::path::{Name, NameBuf, RelPath, STAGING_NAME};
 
 mod spoil;
+
+use staged::Staged;
+
 const ROOT: u64 = 1;
 /// Modification times of directories whose entries changed start here, one second apart: no test sets such a time.
 pub const TOUCHED_SEC: i64 = 1 << 40;
@@ -46,13 +51,6 @@ struct Node {
     nlink: u32,
     /// The filesystem that it is on: 0, or the number of the directory where that is mounted.
     volume: u64,
-}
-
-#[derive(Debug, Default)]
-struct Staged {
-    content: Vec<u8>,
-    received: u64,
-    failed: Option<Errno>,
 }
 
 /// What a snapshot says of one entry.
@@ -256,32 +254,6 @@ impl MemTarget {
         }
     }
 
-    /// The staging directory, made if need be; the root's modification time stays.
-    fn staging(&mut self) -> u64 {
-        let name = Name::new(STAGING_NAME).unwrap();
-        if let Some(ino) = self.lookup(ROOT, name) {
-            return ino;
-        }
-        let kept = self.nodes[&ROOT].meta.mtime;
-        let meta = Meta { kind: Kind::Dir, mode: 0o700, uid: 0, gid: 0, mtime: kept, size: 0, rdev: 0, attrs: 0 };
-        let ino = self.create(meta, Body::Dir(BTreeMap::new()));
-        self.attach(ROOT, STAGING_NAME, ino);
-        self.nodes.get_mut(&ROOT).unwrap().meta.mtime = kept;
-        ino
-    }
-
-    fn remove_empty_staging(&mut self) {
-        if !self.has_staging() || !self.staged.is_empty() {
-            return;
-        }
-        let staging = self.staging();
-        if self.entries(staging).is_empty() {
-            let kept = self.nodes[&ROOT].meta.mtime;
-            self.detach(ROOT, STAGING_NAME);
-            self.nodes.get_mut(&ROOT).unwrap().meta.mtime = kept;
-        }
-    }
-
     /// Between cycles nothing is parked: what is there was left by one that failed.
     fn sweep_parked(&mut self, dir: u64) {
         let kept = self.nodes[&dir].meta.mtime;
@@ -372,24 +344,6 @@ impl MemTarget {
             node.meta.mode = meta.mode;
         }
         (node.meta.uid, node.meta.gid, node.meta.mtime, node.meta.attrs) = (meta.uid, meta.gid, meta.mtime, meta.attrs);
-        Ok(())
-    }
-
-    fn place(&mut self, at: &Spot, meta: &Meta, id: u64) -> Result<(), Errno> {
-        let staged = self.staged.get(&id).ok_or(libc::ENOENT)?;
-        if let Some(errno) = staged.failed {
-            return Err(errno);
-        }
-        if staged.content.len() as u64 != meta.size || staged.received != meta.size {
-            return Err(libc::ENODATA);
-        }
-        let dir = self.resolve(&at.dir)?;
-        if self.lookup(dir, at.name.as_name()).is_some_and(|there| self.is_dir(there)) {
-            return Err(libc::EISDIR);
-        }
-        let staged = self.staged.remove(&id).unwrap();
-        let ino = self.create(*meta, Body::File(staged.content));
-        self.attach(dir, at.name.as_bytes(), ino);
         Ok(())
     }
 
@@ -533,27 +487,16 @@ impl Target for MemTarget {
 
     fn attrs(&mut self, _: &std::sync::Arc<ringsync::model::attrs::Attrs>) {}
 
+    fn put_sparse(&mut self, at: &Spot, meta: &Meta, extents: &[Extent], data: &[u8]) -> Result<(), Errno> {
+        self.put_filled(at, meta, extents, data)
+    }
+
+    fn stage_hole(&mut self, id: u64, offset: u64, len: u64) -> Result<(), Errno> {
+        self.piece(id, offset, len, None)
+    }
+
     fn stage(&mut self, id: u64, offset: u64, data: &[u8]) -> Result<(), Errno> {
-        if let Some(errno) = self.staged.get(&id).and_then(|staged| staged.failed) {
-            return Err(errno);
-        }
-        let end = usize::try_from(offset).ok().and_then(|o| o.checked_add(data.len())).filter(|end| *end <= isize::MAX as usize);
-        let checked = self.faulty(Act::Stage(id)).and(end.ok_or(libc::EFBIG));
-        let end = match checked {
-            Ok(end) => end,
-            Err(errno) => {
-                self.staged.entry(id).or_default().failed = Some(errno);
-                return Err(errno);
-            }
-        };
-        self.staging();
-        let Staged { content, received, .. } = self.staged.entry(id).or_default();
-        if content.len() < end {
-            content.resize(end, 0);
-        }
-        content[end - data.len()..end].copy_from_slice(data);
-        *received += data.len() as u64;
-        Ok(())
+        self.piece(id, offset, data.len() as u64, Some(data))
     }
 
     fn drop_stage(&mut self, id: u64) {

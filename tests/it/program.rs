@@ -183,6 +183,11 @@ impl Server {
         format!("ringsync://127.0.0.1:{}/m", self.port)
     }
 
+    /// The port that it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The program.
     pub fn program(&mut self) -> &mut Program {
         &mut self.program

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringsync::apply::{Errno, Listed, Target};
 use ringsync::model::attrs::Attrs;
-use ringsync::model::meta::{Kind, Meta, Time};
+use ringsync::model::meta::{Extent, Kind, Meta, Time};
 use ringsync::model::op::{Op, Spot};
 use ringsync::model::path::{Name, NameBuf, RelPath};
 
@@ -186,6 +186,16 @@ fn run(seed: u64, steps: usize) {
                 let data = [&b"ab"[..], b"abcd"][rng.below(2) as usize];
                 ([m.target.stage(id, offset, data), mem.stage(id, offset, data)], format!("stage {id} at {offset}"))
             }
+            1 if rng.below(2) == 0 => {
+                let (id, offset) = (rng.below(3), [0, 2][rng.below(2) as usize]);
+                ([m.target.stage_hole(id, offset, 2), mem.stage_hole(id, offset, 2)], format!("hole of {id} at {offset}"))
+            }
+            3 => {
+                let (at, meta) = (a_spot(&mut rng), Meta { size: 4 + rng.below(3), ..a_meta(&mut rng, Kind::File) });
+                let extents = [Extent { at: 1, len: 1 }, Extent { at: 3, len: 2 }];
+                let results = [m.target.put_sparse(&at, &meta, &extents, b"abc"), mem.put_sparse(&at, &meta, &extents, b"abc")];
+                (results, format!("put with holes {at:?}"))
+            }
             1 => {
                 let id = rng.below(3);
                 m.target.drop_stage(id);
@@ -199,7 +209,7 @@ fn run(seed: u64, steps: usize) {
                 assert_eq!(m.at(".ringsync-staging").exists(), mem.has_staging(), "seed {seed}, step {step}");
                 ([Ok(()); 2], "end of a cycle".into())
             }
-            3..7 => {
+            4..7 => {
                 let (at, data) = (a_spot(&mut rng), vec![b'x'; rng.below(5) as usize]);
                 let meta = Meta { size: data.len() as u64, ..a_meta(&mut rng, Kind::File) };
                 give(&mut m.target, Some(&meta));

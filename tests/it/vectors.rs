@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use ringsync::limits;
 use ringsync::model::attrs::{Attrs, Namespaces};
-use ringsync::model::meta::{Kind, Meta, Time};
+use ringsync::model::meta::{Extent, Kind, Meta, Time};
 use ringsync::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
+use ringsync::model::options::Writing;
 use ringsync::model::path::{Name, RelPath};
 use ringsync::model::scrub::{LookDone, Part, PartSum};
 use ringsync::wire::frame::{Deframer, Framer};
@@ -83,6 +84,7 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
                     threads: 10,
                     attrs: Namespaces::USER.or(Namespaces::ACL),
                     read_only: false,
+                    writing: Writing { in_place: true, preallocate: false },
                 },
             })),
         ),
@@ -97,6 +99,7 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
                     threads: 10,
                     attrs: Namespaces::USER.or(Namespaces::ACL),
                     read_only: true,
+                    writing: Writing { in_place: false, preallocate: true },
                 },
             })),
         ),
@@ -128,6 +131,20 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
         ("put", one(Message::Put { index: 1, at: spot("etc", "motd"), meta: file, data: b"hello\n", new: false })),
         ("put-new", one(Message::Put { index: 1, at: spot("etc", "motd"), meta: file, data: b"hello\n", new: true })),
         ("stage", one(Message::Stage { id: 7, offset: 1 << 20, data: b"\x00\x01\x02" })),
+        ("hole", one(Message::Hole { id: 7, offset: 1 << 20, len: 1 << 40 })),
+        (
+            "put-sparse",
+            one(Message::PutSparse {
+                index: 1,
+                at: spot("etc", "motd"),
+                meta: Meta { size: 300_000, ..file },
+                extents: vec![Extent { at: 0, len: 2 }, Extent { at: 65_536, len: 4 }],
+                data: b"hello\n",
+            }),
+        ),
+        ("resume", one(Message::Resume { id: 7, key: std::array::from_fn(|at| at as u8), size: 1 << 33 })),
+        ("resumed", one(Message::Resumed { id: 7, shape: b"\x80\x80\x80\x05\x0c", digest: std::array::from_fn(|at| at as u8) })),
+        ("resumed-nothing", one(Message::Resumed { id: 7, shape: b"\x00\x0c", digest: [0; 32] })),
         ("stage-drop", one(Message::StageDrop { id: 7 })),
         ("patch", one(Message::Patch { id: 7, base: spot("a", "x"), shapes: b"\x05\x0c\x81\x20\x0c" })),
         ("steps", one(Message::Steps { id: 7, data: b"\x00\x80\x40\x00\x03!" })),
@@ -282,6 +299,7 @@ fn the_documented_limits_are_the_programs() {
         ("FRAME_PAYLOAD_BYTES_MAX", limits::FRAME_PAYLOAD_BYTES_MAX),
         ("INLINE_FILE_BYTES_MAX", limits::INLINE_FILE_BYTES_MAX),
         ("STAGE_CHUNK_BYTES", limits::STAGE_CHUNK_BYTES),
+        ("PUT_EXTENTS_MAX", limits::PUT_EXTENTS_MAX),
         ("NAME_BYTES_MAX", limits::NAME_BYTES_MAX),
         ("PATH_BYTES_MAX", limits::PATH_BYTES_MAX),
         ("LINK_TARGET_BYTES_MAX", limits::LINK_TARGET_BYTES_MAX),

@@ -4,10 +4,12 @@
 
 use std::sync::Arc;
 
-use ringsync::limits::{FRAME_PAYLOAD_BYTES_MAX, PATH_BYTES_MAX, TEXT_BYTES_MAX};
+use ringsync::apply::target::fits;
+use ringsync::limits::{FRAME_PAYLOAD_BYTES_MAX, PATH_BYTES_MAX, PUT_EXTENTS_MAX, TEXT_BYTES_MAX};
 use ringsync::model::attrs::{Attrs, Namespaces};
-use ringsync::model::meta::{Kind, Meta, Time};
+use ringsync::model::meta::{Extent, Kind, Meta, Time};
 use ringsync::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
+use ringsync::model::options::Writing;
 use ringsync::model::path::{Name, RelPath};
 use ringsync::model::scrub::{LookDone, Part, PartSum};
 use ringsync::wire::frame::{Deframer, Framer};
@@ -107,7 +109,7 @@ impl Random {
         let token = self.next().to_le_bytes().repeat(2).try_into().unwrap();
         let text = ["", "Unknown module 'x'", "caf\u{e9}"][self.below(3)];
         let errno = 1 + self.below(4095) as i32;
-        match self.below(36) {
+        match self.below(40) {
             0 => {
                 let role = Role::Control {
                     module: "m".repeat(1 + self.below(255)),
@@ -115,6 +117,7 @@ impl Random {
                     threads: self.next() as u16,
                     attrs: self.namespaces(),
                     read_only: self.below(2) == 0,
+                    writing: Writing { in_place: self.below(2) == 0, preallocate: self.below(2) == 0 },
                 };
                 Message::Hello(Hello { version_min: 1, version_max: 1 + self.below(9) as u16, role })
             }
@@ -190,6 +193,17 @@ impl Random {
                 Message::Looked(LookDone { id: self.number(), last: self.below(2) == 0, dir, entries })
             }
             34 => Message::Attrs(self.attrs()),
+            35 => Message::Hole { id: self.number(), offset: self.number() >> 2, len: 1 + (self.number() >> 2) },
+            36 => {
+                let half = data.len() as u64 / 2;
+                let (first, gap) = (Extent { at: self.number() % 1000, len: half }, self.number() % 1000);
+                let second = Extent { at: first.at + half + gap, len: data.len() as u64 - half };
+                let extents: Vec<_> = [first, second].into_iter().filter(|extent| extent.len > 0).collect();
+                let meta = Meta { size: second.at + second.len + gap, ..self.meta(Kind::File) };
+                Message::PutSparse { index: self.number() as u32, at: self.spot(), meta, extents, data }
+            }
+            37 => Message::Resume { id: self.number(), key: token, size: self.number() },
+            38 => Message::Resumed { id: self.number(), shape: &data[..data.len().min(22)], digest: [self.next() as u8; 32] },
             _ => Message::Op(self.op()),
         }
     }
@@ -249,6 +263,8 @@ fn swallow(payload: &[u8]) -> usize {
         // Whatever passed the decoder is within its limits.
         match &message {
             Message::Put { meta, data, .. } => assert_eq!(meta.size, data.len() as u64),
+            Message::PutSparse { meta, extents, data, .. } => assert!(fits(meta, extents, data) && extents.len() <= PUT_EXTENTS_MAX),
+            Message::Hole { offset, len, .. } => assert!(*len > 0 && offset + len <= i64::MAX as u64),
             Message::List { dir } | Message::Listing { dir, .. } => assert!(dir.as_bytes().len() <= PATH_BYTES_MAX),
             Message::Refused { text, .. } | Message::Fatal { text, .. } => assert!(text.len() <= TEXT_BYTES_MAX),
             _ => {}
