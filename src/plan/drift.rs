@@ -47,11 +47,9 @@ impl Planner {
         }
         let Some(Asked { from, path, what: What::Look { dir, entries } }) = pass.asked.remove(&done.id) else { return };
         let Some(id) = self.tree.resolve(dir) else { return };
-        // One that could not be listed, or not to its end, is not known.
-        if self.fill.is_some()
-            || self.tree.has(id, flag::UNKNOWN | flag::PROTECTED | flag::RELIST)
-            || self.tree.path(id).as_ref() != Ok(&path)
-        {
+        // One that could not be listed, or not to its end, or is to be listed again after a failure, is not known.
+        let unknown = self.tree.has(id, flag::UNKNOWN | flag::PROTECTED | flag::RELIST) || self.wanted_lists.contains(&dir);
+        if self.fill.is_some() || unknown || self.tree.path(id).as_ref() != Ok(&path) {
             return self.again(pass, id, now);
         }
         let own = match done.dir {
