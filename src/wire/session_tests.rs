@@ -44,8 +44,13 @@ fn client_messages() -> Vec<Message<'static>> {
 }
 
 /// Those of patches.
-fn patches() -> [Message<'static>; 3] {
-    [Message::Patch { id: 1, base: spot(), shapes: b"" }, Message::Steps { id: 1, data: b"" }, Message::Seal { id: 1, digest: [0; 32] }]
+fn patches() -> [Message<'static>; 4] {
+    [
+        Message::Resume { id: 1, key: [0; 16], size: 9 },
+        Message::Patch { id: 1, base: spot(), shapes: b"" },
+        Message::Steps { id: 1, data: b"" },
+        Message::Seal { id: 1, digest: [0; 32] },
+    ]
 }
 
 #[test]
@@ -71,6 +76,11 @@ fn patches_go_over_content_connections_and_are_answered_once() {
     let mut client = ContentClient::new();
     let sealed = Message::Sealed { id: 1, errno: 0 };
     assert!(client.check(&sealed).is_err());
+    let resumed = Message::Resumed { id: 1, shape: b"", digest: [0; 32] };
+    assert!(client.check(&resumed).is_err());
+    client.sent_resume();
+    client.check(&resumed).unwrap();
+    assert!(client.check(&resumed).is_err());
     client.sent_seal();
     client.check(&sealed).unwrap();
     assert!(client.check(&sealed).is_err());
