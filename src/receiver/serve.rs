@@ -123,6 +123,14 @@ impl<'a> Conn<'a> {
         Ok(())
     }
 
+    /// What is there of a large file is read when there is nothing else to do; if that is nothing it is said at once.
+    fn resume(&mut self, id: u64, key: &[u8; 16], size: u64) {
+        if !self.target.resume(id, key, size) {
+            let Found { shape, digest } = Found::nothing();
+            self.out.resumed(id, &shape, &digest);
+        }
+    }
+
     /// A hole in place of a piece.
     fn hole(&mut self, id: u64, offset: u64, len: u64) -> Result<()> {
         if let Err(errno) = self.target.stage_hole(id, offset, len) {
@@ -296,12 +304,7 @@ impl<'a> Conn<'a> {
                 }
                 Message::Sum { id, dir, parts } => asked(self.target.sum(id, dir, parts))?,
                 Message::Look { id, dir } => asked(self.target.look(id, dir))?,
-                Message::Resume { id, key, size } => {
-                    if !self.target.resume(id, &key, size) {
-                        let Found { shape, digest } = Found::nothing();
-                        self.out.resumed(id, &shape, &digest);
-                    }
-                }
+                Message::Resume { id, key, size } => self.resume(id, &key, size),
                 Message::Ping => self.out.pong(),
                 // `Bye` was noted by the checker.
                 _ => {}

@@ -341,11 +341,17 @@ impl<'a> Messages<'a> {
     }
 
     /// Metadata that is to be set: of a kind that fits, with attributes that have come.
-    pub(super) fn meta_of(&mut self, fits: impl FnOnce(Kind) -> bool) -> Result<Meta, WireError> {
-        let meta = self.meta()?;
+    fn meta_of(&mut self, fits: impl FnOnce(Kind) -> bool) -> Result<Meta, WireError> {
+        let meta = self.meta_told(fits)?;
         if meta.attrs != 0 && meta.attrs != self.attrs {
             return Err(WireError::Value("digest of other attributes than the last ones"));
         }
+        Ok(meta)
+    }
+
+    /// Metadata that something has: of a kind that fits.
+    pub(super) fn meta_told(&mut self, fits: impl FnOnce(Kind) -> bool) -> Result<Meta, WireError> {
+        let meta = self.meta()?;
         if fits(meta.kind) { Ok(meta) } else { Err(WireError::Value("kind does not fit the operation")) }
     }
 
@@ -542,13 +548,7 @@ impl<'a> Messages<'a> {
                 Message::Welcome { version, token, abilities }
             }
             tag::REFUSED => Message::Refused { code: self.rest.u8()?, text: self.rest.text(TEXT_BYTES_MAX)? },
-            tag::LISTING => {
-                let (dir, meta) = (self.dir()?, self.meta()?);
-                if meta.kind != Kind::Dir {
-                    return Err(WireError::Value("kind does not fit the operation"));
-                }
-                Message::Listing { dir, meta }
-            }
+            tag::LISTING => Message::Listing { dir: self.dir()?, meta: self.meta_told(|kind| kind == Kind::Dir)? },
             tag::ENTRY => Message::Entry(self.entry()?),
             tag::LIST_ERROR => Message::ListError { dir: self.dir()?, errno: self.errno()? },
             tag::LIST_END => Message::ListEnd,

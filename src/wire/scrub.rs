@@ -66,7 +66,7 @@ impl<'a> Messages<'a> {
         let id = self.rest.varint()?;
         let last = self.flag("neither the last part nor another")?;
         let dir = match self.errno_or_zero()? {
-            0 => Ok(self.meta_of(|kind| kind == Kind::Dir)?),
+            0 => Ok(self.meta_told(|kind| kind == Kind::Dir)?),
             errno => Err(errno),
         };
         let count = usize::try_from(self.rest.varint()?).ok().filter(|count| *count <= LOOK_ENTRIES_MAX);

@@ -72,6 +72,11 @@ impl Random {
         Spot { dir: self.dir(), name: Name::new(&self.name()).unwrap().to_owned() }
     }
 
+    /// Of what is there already: its attributes do not come along.
+    fn meta_told(&mut self, kind: Kind) -> Meta {
+        Meta { attrs: [0, self.next()][self.below(2)], ..self.meta(kind) }
+    }
+
     fn meta(&mut self, kind: Kind) -> Meta {
         let mtime = Time { sec: self.number().cast_signed(), nsec: self.below(1_000_000_000) as u32 };
         let rdev = if kind.is_device() { self.number() } else { 0 };
@@ -146,7 +151,7 @@ impl Random {
                 abilities: Abilities { chown: true, mknod: self.below(2) == 0, attrs: self.namespaces() },
             },
             16 => Message::Refused { code: self.next() as u8, text },
-            17 => Message::Listing { dir: self.dir(), meta: self.meta(Kind::Dir) },
+            17 => Message::Listing { dir: self.dir(), meta: self.meta_told(Kind::Dir) },
             18 | 19 => {
                 let kind = [Kind::File, Kind::Dir, Kind::Symlink, Kind::Block][self.below(4)];
                 let target = (kind == Kind::Symlink && self.below(9) > 0).then(|| self.name().into());
@@ -184,12 +189,12 @@ impl Random {
             33 => {
                 let entry = |random: &mut Self| Entry {
                     name: Name::new(&random.name()).unwrap().to_owned(),
-                    meta: random.meta(Kind::File),
+                    meta: random.meta_told(Kind::File),
                     target: None,
                     link_group: random.number(),
                 };
                 let entries = (0..self.below(5)).map(|_| entry(self)).collect();
-                let dir = if self.below(3) == 0 { Err(errno) } else { Ok(self.meta(Kind::Dir)) };
+                let dir = if self.below(3) == 0 { Err(errno) } else { Ok(self.meta_told(Kind::Dir)) };
                 Message::Looked(LookDone { id: self.number(), last: self.below(2) == 0, dir, entries })
             }
             34 => Message::Attrs(self.attrs()),
