@@ -2,7 +2,7 @@
 //!
 //! Never applies anything that the wire's checker did not pass. Each runs in its own thread, with its own target.
 
-use crate::apply::{Answer, Errno, Found, FsTarget, Listed, Target};
+use crate::apply::{Answer, Errno, Found, FsTarget, Key, Listed, Target};
 use crate::error::{Error, Result};
 use crate::limits::FILES_STALL_MAX;
 use crate::model::meta::{Extent, Meta};
@@ -129,6 +129,13 @@ impl<'a> Conn<'a> {
             tracing::debug!(id, offset, errno, "a hole of a file could not be staged");
         }
         Ok(())
+    }
+
+    fn resume(&mut self, id: u64, key: &Key, size: u64) {
+        if !self.target.resume(id, key, size) {
+            let Found { shape, digest } = Found::nothing();
+            self.out.resumed(id, &shape, &digest);
+        }
     }
 
     /// Whatever may change the mirror, or what another session has in staging, is refused where nothing may be changed.
@@ -296,12 +303,7 @@ impl<'a> Conn<'a> {
                 }
                 Message::Sum { id, dir, parts } => asked(self.target.sum(id, dir, parts))?,
                 Message::Look { id, dir } => asked(self.target.look(id, dir))?,
-                Message::Resume { id, key, size } => {
-                    if !self.target.resume(id, &key, size) {
-                        let Found { shape, digest } = Found::nothing();
-                        self.out.resumed(id, &shape, &digest);
-                    }
-                }
+                Message::Resume { id, key, size } => self.resume(id, &key, size),
                 Message::Ping => self.out.pong(),
                 // `Bye` was noted by the checker.
                 _ => {}

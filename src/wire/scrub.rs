@@ -66,7 +66,8 @@ impl<'a> Messages<'a> {
         let id = self.rest.varint()?;
         let last = self.flag("neither the last part nor another")?;
         let dir = match self.errno_or_zero()? {
-            0 => Ok(self.meta_of(|kind| kind == Kind::Dir)?),
+            // It only tells: nothing has to have brought its attributes.
+            0 => Ok(Some(self.meta()?).filter(|meta| meta.kind == Kind::Dir).ok_or(WireError::Value("kind does not fit the operation"))?),
             errno => Err(errno),
         };
         let count = usize::try_from(self.rest.varint()?).ok().filter(|count| *count <= LOOK_ENTRIES_MAX);
