@@ -28,7 +28,7 @@ fn name(n: u64) -> NameBuf {
 }
 
 fn meta(kind: Kind, size: u64) -> Meta {
-    Meta { kind, mode: 0o644, uid: 1000, gid: 1000, mtime: Time { sec: 1_700_000_000, nsec: size as u32 }, size, rdev: 0 }
+    Meta { kind, mode: 0o644, uid: 1000, gid: 1000, mtime: Time { sec: 1_700_000_000, nsec: size as u32 }, size, rdev: 0, attrs: 0 }
 }
 
 fn ident(n: u64) -> Ident {

@@ -4,11 +4,13 @@
 //! forgotten and the next session starts from the receiver's manifest, so that start, restart and resume are one path. What the files of it do:
 //! `sender` runs sessions one after another, `sender::session` is one session, `sender::outbox` sends cycles in order, `sender::crew` hands work to workers.
 
+mod attrs;
 mod backoff;
 mod crew;
 mod outbox;
 mod pulse;
 mod root;
+mod scrub;
 mod session;
 
 use std::hash::{BuildHasher, RandomState};
@@ -21,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::limits::{SOCKET_SILENCE_MAX, WELCOME_TIME_MAX};
 use crate::model::options::{Compress, IoChoice};
 use crate::model::path::RelPath;
+use crate::model::scrub::Finding;
 use crate::receiver::{Module, Receiver, Sockets};
 use crate::stats::Stats;
 use crate::stop::Stop;
@@ -93,12 +96,7 @@ impl Peer {
                 let stream = dial(host, *port, timeout.unwrap_or(CONNECT_TIMEOUT).min(CONNECT_TIMEOUT))?;
                 keep_alive(&stream, timeout.unwrap_or(SOCKET_SILENCE_MAX)).map_err(|e| Error::socket("set up a connection", e))?;
                 let is_local = stream.peer_addr().is_ok_and(|peer| peer.ip().is_loopback());
-                let compress = match compress {
-                    Compress::Auto => !is_local,
-                    Compress::Lz4 => true,
-                    Compress::None => false,
-                };
-                Link::tcp(stream, *io, compress, Some(Arc::clone(stats)))
+                Link::tcp(stream, *io, compress.towards(is_local), Some(Arc::clone(stats)))
             }
         }
     }
@@ -135,6 +133,18 @@ fn dial(host: &str, port: u16, timeout: Duration) -> Result<TcpStream> {
 /// # Errors
 /// The first connection cannot be made, or what only a person can mend.
 pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>) -> Result<Outcome> {
+    run_with(config, stop, stats, None)
+}
+
+/// Compares mirror and source, and tells `hear` of each difference, while it runs. What is repaired is said by `config.scrub`.
+///
+/// # Errors
+/// As [`run`].
+pub fn verify(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>, hear: &dyn Fn(&Finding)) -> Result<Outcome> {
+    run_with(config, stop, stats, Some(hear))
+}
+
+fn run_with(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>, hearer: scrub::Hearer<'_>) -> Result<Outcome> {
     if let Err(e) = nice::set(config.nice) {
         tracing::warn!("niceness {}: {e}", config.nice);
     }
@@ -143,7 +153,7 @@ pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>) -> Result<Ou
     }
     let (peer, module, path) = Peer::new(config, &stats)?;
     let peer = Arc::new(peer);
-    let result = sessions(config, stop, &stats, &peer, (&module, &path));
+    let result = sessions(config, (stop, hearer), &stats, &peer, (&module, &path));
     if let Peer::Local(receiver) = &*peer
         && !receiver.shutdown(SHUTDOWN_PATIENCE)
     {
@@ -152,7 +162,13 @@ pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>) -> Result<Ou
     result
 }
 
-fn sessions(config: &config::Mirror, stop: &Stop, stats: &Arc<Stats>, peer: &Arc<Peer>, module: (&str, &RelPath)) -> Result<Outcome> {
+fn sessions(
+    config: &config::Mirror,
+    (stop, hearer): (&Stop, scrub::Hearer<'_>),
+    stats: &Arc<Stats>,
+    peer: &Arc<Peer>,
+    module: (&str, &RelPath),
+) -> Result<Outcome> {
     let root = SourceRoot::open(&config.source)?;
     let slot = StopSlot::register(stop);
     let mut backoff = Backoff::new();
@@ -163,7 +179,7 @@ fn sessions(config: &config::Mirror, stop: &Stop, stats: &Arc<Stats>, peer: &Arc
         let connection = session::connect(config, (stop, &slot), peer, module);
         let began = connection.is_ok().then(Instant::now);
         connected_once |= connection.is_ok();
-        let started = connection.and_then(|connection| Session::start(config, (stop, &slot), stats, peer, connection, &root));
+        let started = connection.and_then(|connection| Session::start(config, (stop, &slot), stats, peer, connection, &root, hearer));
         worked_once |= started.is_ok();
         let ended = started.and_then(Session::run);
         let why = match ended {

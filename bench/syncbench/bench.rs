@@ -110,7 +110,7 @@ fn programs(args: &RunArgs) -> Result<Programs> {
         Some(path) => absolute(path)?,
         None => std::env::current_exe().doing(|| "find this program".into())?.with_file_name("ringsync"),
     };
-    Ok(Programs { ringsync, sersync: args.sersync.as_deref().map(absolute).transpose()? })
+    Ok(Programs { ringsync, sersync: args.sersync.as_deref().map(absolute).transpose()?, with: args.with.clone() })
 }
 
 fn loads(args: &RunArgs) -> Result<Vec<Load>> {

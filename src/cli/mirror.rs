@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use clap::ArgMatches;
 
-use super::args::{MirrorArgs, timeout};
+use super::args::{MirrorArgs, OnDrift, timeout};
 use super::progress::{self, Progress};
 use super::{log, rules, signals};
 use crate::config::{self, Dest};
 use crate::error::{Exit, Result};
 use crate::limits::{NICE_DEFAULT, THREADS_MAX};
-use crate::model::options::Options;
 use crate::sender::{self, Outcome};
 use crate::stats::Stats;
 use crate::stop::Stop;
@@ -24,7 +23,7 @@ pub(super) fn run(args: &MirrorArgs, matches: &ArgMatches) -> Result<Exit> {
     let stop = Stop::new();
     signals::listen(&stop)?;
     let stats = Arc::new(Stats::default());
-    let progress = Progress::start(bar, config.progress, stats.clone())?;
+    let progress = Progress::start(bar, config.progress, stats.clone(), progress::sent)?;
     let outcome = sender::run(&config, &stop, stats.clone());
     drop(progress);
     Ok(conclude(outcome?, &stats))
@@ -35,9 +34,9 @@ fn config(args: &MirrorArgs, matches: &ArgMatches) -> Result<config::Mirror> {
     let config = config::Mirror {
         source: args.source.clone(),
         dests: args.dests.iter().map(|dest| Dest::parse(dest, args.port)).collect::<Result<_>>()?,
-        options: Options { delete: !args.no_delete, delete_excluded: args.delete_excluded, ..Options::mirror() },
+        options: rules::options(&args.filter),
         filter: Arc::new(rules::filter(matches)?),
-        threads: args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX)),
+        threads: args.threads.unwrap_or_else(threads),
         watch: args.watch.into(),
         io: args.io.into(),
         compress: args.compress.into(),
@@ -46,9 +45,20 @@ fn config(args: &MirrorArgs, matches: &ArgMatches) -> Result<config::Mirror> {
         nice: args.nice.unwrap_or(if args.once { 0 } else { NICE_DEFAULT }),
         timeout: timeout(args.timeout),
         progress: args.progress,
+        scrub: config::Scrub {
+            verify: false,
+            repair: args.on_drift == OnDrift::Repair,
+            interval: config::parse_duration(&args.scrub_interval)?,
+            bytes_per_sec: config::parse_rate(&args.bwlimit)?,
+        },
     };
     config.check()?;
     Ok(config)
+}
+
+/// Workers, unless told otherwise.
+pub(super) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX)
 }
 
 /// Says what was done and what was left; the exit code.
@@ -80,7 +90,7 @@ mod tests {
     use super::*;
     use crate::cli::args::{Cli, Command};
     use crate::error::Error;
-    use crate::model::options::{Compress, IoChoice, WatchChoice};
+    use crate::model::options::{Compress, IoChoice, Options, WatchChoice};
     use clap::{CommandFactory, FromArgMatches};
 
     fn parse(words: &str) -> Result<config::Mirror> {
@@ -107,7 +117,17 @@ mod tests {
         assert_eq!(full.dests[0].to_string(), "ringsync://h:9/m/p");
         assert_eq!((full.threads, full.watch, full.io, full.compress), (3, WatchChoice::Inotify, IoChoice::Epoll, Compress::None));
         assert!(!full.tune && full.once && full.progress && !full.filter.is_empty() && !full.options.delete);
+        let carried = |words: &str| {
+            let Options { hard_links, acls, xattrs, .. } = parse(&format!("ringsync mirror {words} a b")).unwrap().options;
+            [hard_links, acls, xattrs]
+        };
+        assert_eq!([carried("-HAX"), carried("--xattrs --acls --hard-links")], [[true; 3]; 2]);
+        assert_eq!([carried("--no-xattrs --no-acls --no-hard-links"), carried("-HAX --no-H --no-A --no-X")], [[false; 3]; 2]);
+        assert_eq!(carried("--no-xattrs --no-acls -X"), [true, false, true]);
         assert!(parse("ringsync mirror --delete-excluded a b").unwrap().options.delete_excluded);
+        assert_eq!(plain.scrub, config::Scrub::default());
+        let scrub = parse("ringsync mirror --scrub-interval 7d --bwlimit 1M --on-drift report a b").unwrap().scrub;
+        assert_eq!((scrub.interval.unwrap().as_secs(), scrub.bytes_per_sec, scrub.repair, scrub.verify), (604_800, 1 << 20, false, false));
     }
 
     #[test]

@@ -54,7 +54,7 @@ mod tests {
     fn parse(words: &str) -> Result<config::Serve> {
         match Cli::try_parse_from(words.split(' ')).unwrap().command {
             Command::Serve(args) => config(&args),
-            Command::Mirror(_) => panic!("not a server"),
+            Command::Mirror(_) | Command::Verify(_) => panic!("not a server"),
         }
     }
 

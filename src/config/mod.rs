@@ -5,6 +5,7 @@
 
 mod dest;
 mod place;
+mod scrub;
 mod serve;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use dest::Dest;
+pub use scrub::{Scrub, parse_duration, parse_rate};
 pub use serve::{ModuleConfig, Serve, parse_listen};
 
 use crate::error::{Error, Result};
@@ -48,6 +50,8 @@ pub struct Mirror {
     pub timeout: Option<Duration>,
     /// Show progress of the first sync even where standard error is no terminal.
     pub progress: bool,
+    /// Comparing contents.
+    pub scrub: Scrub,
 }
 
 impl Mirror {
@@ -68,7 +72,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// Checks the directories, then makes a local destination that is missing (its last component only).
+    /// Checks the directories, then makes a local destination that is missing (its last component only), unless nothing is to be changed.
     ///
     /// # Errors
     /// [`Error::File`] for a source that is missing or no directory and a destination that is a file or cannot be made; [`Error::Usage`] where source and
@@ -76,6 +80,9 @@ impl Mirror {
     pub fn prepare(&self) -> Result<()> {
         self.check()?;
         place::check_source(&self.source)?;
+        if self.scrub.is_read_only() {
+            self.dests.iter().try_for_each(|dest| if let Dest::Local(path) = dest { place::check_dest(path) } else { Ok(()) })?;
+        }
         for dest in &self.dests {
             if let Dest::Local(path) = dest {
                 place::prepare_local(&self.source, path)?;

@@ -64,6 +64,7 @@ pub(super) enum State {
 impl Planner {
     /// Builds the cycle of a round, sends it off if there is anything to do, and leaves the tree as it will be after it.
     pub(super) fn emit(&mut self, round: Round, wants: Vec<Want>, now: u64, actions: &mut Vec<Action>) {
+        self.tell_differences(&round, &wants);
         let claims = wants.iter().enumerate().filter_map(|(at, w)| if let Want::Move(source, _) = w { Some((*source, at)) } else { None });
         let mut emit = Emit {
             state: vec![State::Open; wants.len()],
@@ -90,6 +91,10 @@ impl Planner {
         if pre.is_empty() && files.is_empty() && post.is_empty() {
             return;
         }
+        if self.is_dry() {
+            self.pretend(&cycle);
+            return;
+        }
         cycle.number = self.next_cycle;
         self.next_cycle += 1;
         for batch in &mut cycle.batches {
@@ -97,6 +102,7 @@ impl Planner {
             self.busy += batch.files.len();
         }
         let cycle = Arc::new(cycle);
+        self.scrub.sent(&cycle);
         self.flights.push_back(Flight { cycle: cycle.clone(), pre, files, post, replaced, failures: Failures::default() });
         actions.push(Action::Cycle(cycle));
     }
@@ -349,9 +355,19 @@ impl Emit<'_> {
         self.push_meta(node, &stat.meta);
     }
 
+    /// What the digest of the metadata stands for goes along with the cycle.
+    pub(super) fn take_attrs(&mut self, meta: &Meta) {
+        if meta.attrs != 0
+            && let Some(attrs) = self.round.attrs.get(&meta.attrs)
+        {
+            self.cycle.attrs.entry(meta.attrs).or_insert_with(|| attrs.clone());
+        }
+    }
+
     pub(super) fn push_meta(&mut self, node: NodeId, meta: &Meta) {
         let Some(spot) = self.spot(node) else { return };
         let index = self.file_index(node);
+        self.take_attrs(meta);
         self.cycle.metas.push((index, Op::SetMeta { at: spot, meta: *meta }));
         self.tree().update_meta(node, meta);
     }
@@ -380,8 +396,11 @@ impl Emit<'_> {
         // Perhaps the mirror has the directory already, and something in it: that is found out wherever the directory goes meanwhile.
         let unlisted = directory && (self.planner.tree.has(node, flag::UNKNOWN) || self.planner.tree.has(parent, flag::RELIST));
         let relist = if unlisted { flag::RELIST } else { 0 };
+        if !directory {
+            self.take_attrs(&stat.meta);
+        }
         let op = match (&self.round.slots[at].seen, stat.meta.kind) {
-            (_, Kind::Dir) => Op::Mkdir { at: spot, meta: stat.meta },
+            (_, Kind::Dir) => Op::Mkdir { at: spot, meta: without_attrs(&stat.meta) },
             (Seen::Present { target: Some(target), .. }, Kind::Symlink) => {
                 Op::Symlink { at: spot, target: target.clone(), meta: stat.meta }
             }
@@ -414,7 +433,7 @@ impl Emit<'_> {
     }
 
     pub(super) fn make_file(&mut self, parent: NodeId, at: usize, stat: &Stat, actions: &mut Vec<Action>) {
-        if stat.meta.size > INLINE_FILE_BYTES_MAX as u64 {
+        if stat.meta.size > INLINE_FILE_BYTES_MAX as u64 && !self.planner.is_dry() {
             self.place_staged(parent, at, stat, actions);
             return;
         }
@@ -434,13 +453,16 @@ impl Emit<'_> {
         self.tree().set(node, flag::BUSY);
         let index = self.file_index(node);
         let node = self.planner.tree.reference(node);
-        let task = FileTask { index, node, name: spot.name, stat: *stat, new, insist };
+        let attrs = self.round.attrs.get(&stat.meta.attrs).cloned();
+        let task = FileTask { index, node, name: spot.name, stat: *stat, attrs, new, insist };
         self.add_to_batch(parent, spot.dir, expect, task);
     }
 
     /// Whether the file's content goes to the mirror in this cycle.
     fn can_come(&self, stat: &Stat) -> bool {
-        stat.meta.size <= INLINE_FILE_BYTES_MAX as u64 || self.planner.staged.get(&stat.ident).is_some_and(|s| s.fits(stat))
+        stat.meta.size <= INLINE_FILE_BYTES_MAX as u64
+            || self.planner.is_dry()
+            || self.planner.staged.get(&stat.ident).is_some_and(|s| s.fits(stat))
     }
 
     pub(super) fn add_to_batch(&mut self, parent: NodeId, dir: RelPath, expect: Ident, task: FileTask) {
@@ -483,6 +505,7 @@ impl Emit<'_> {
                     self.record(node, at, &meta);
                     self.state[at] = State::Made;
                     let index = self.file_index(node);
+                    self.take_attrs(&meta);
                     self.cycle.places.push(Placing { index, node: self.planner.tree.reference(node), worker, at: spot, meta, stage });
                     let now = self.now;
                     self.planner.sent(node, ctime, racy, changed, now);
@@ -498,6 +521,12 @@ impl Emit<'_> {
                 }
             }
             None => {}
+        }
+        if !self.planner.staged.contains_key(&stat.ident)
+            && let Some(until) = self.planner.rests_until(node, self.now)
+        {
+            self.look_again.push((self.planner.tree.reference(parent), spot.name, until));
+            return;
         }
         let Some(expect) = self.planner.tree.ident(parent) else {
             self.defer(at);
@@ -548,7 +577,14 @@ impl Emit<'_> {
             };
             let Ok(path) = self.planner.tree.path(dir) else { continue };
             self.tree().set_meta(dir, &stat.meta);
+            self.take_attrs(&stat.meta);
             self.push_post(Op::DirMeta { dir: path, meta: stat.meta }, dir);
         }
     }
+}
+
+/// What a directory is made with. Its attributes come with the rest of its metadata, when its entries are there; until then nobody gets in by the group's bits,
+/// which may be the mask of an access control list.
+fn without_attrs(meta: &Meta) -> Meta {
+    if meta.attrs == 0 { *meta } else { Meta { attrs: 0, mode: meta.mode & 0o7700, ..*meta } }
 }

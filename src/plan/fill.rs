@@ -179,5 +179,8 @@ impl Planner {
     /// The manifest is complete.
     pub fn list_end(&mut self) {
         self.fill = None;
+        if self.wanted_lists.is_empty() {
+            self.distrust_forged();
+        }
     }
 }

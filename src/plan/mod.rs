@@ -7,6 +7,7 @@ pub mod aftermath;
 mod borders;
 mod deletions;
 pub mod dirty;
+mod drift;
 pub mod emit;
 pub mod fill;
 pub mod flight;
@@ -19,10 +20,12 @@ pub mod reconcile;
 mod reports;
 pub mod round;
 mod screen;
+pub mod scrub;
 mod sweep;
 pub mod tree;
 #[cfg(test)]
 mod tree_tests;
+mod verify;
 
 pub use planner::{Action, Planner, Trouble};
 

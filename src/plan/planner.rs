@@ -1,6 +1,6 @@
 //! The planner's state and its inputs: what comes in, what is asked next. The cycle itself is built in `emit`.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
@@ -90,6 +90,8 @@ pub struct Planner {
     pub(super) filter: Arc<Filter>,
     pub(super) fill: Option<Fill>,
     pub(super) wanted_lists: Vec<NodeRef>,
+    /// Paths that are not trusted, whatever the manifest that is wanted says: see `aftermath`.
+    pub(super) forged: BTreeSet<Vec<u8>>,
     pub(super) last_fill: u64,
     pub(super) fills_in_row: u32,
     pub(super) round: Option<Round>,
@@ -104,7 +106,7 @@ pub struct Planner {
     pub(super) reports: Vec<Trouble>,
     /// Staged files, by worker, that could not be put in place.
     pub(super) drops: Vec<(usize, u64)>,
-    pub(super) restless: NodeMap<NodeRef, u32>,
+    pub(super) restless: NodeMap<NodeRef, super::reports::Restless>,
     /// Content that workers have and did not report.
     pub(super) busy: usize,
     /// Keys of events that no directory has, while listings are out.
@@ -118,6 +120,7 @@ pub struct Planner {
     /// Empty: room for the names of one object.
     names_told: Vec<NodeId>,
     online: bool,
+    pub(super) scrub: crate::plan::scrub::Scrub,
     seed: u64,
 }
 
@@ -133,6 +136,7 @@ impl Planner {
             filter,
             fill: None,
             wanted_lists: Vec::new(),
+            forged: BTreeSet::new(),
             last_fill: 0,
             fills_in_row: 0,
             round: None,
@@ -154,6 +158,7 @@ impl Planner {
             told_lost: false,
             names_told: Vec::new(),
             online: false,
+            scrub: Default::default(),
         }
     }
 
@@ -236,13 +241,6 @@ impl Planner {
         if let Some(object) = object.or_else(|| self.object_at(key, name, hint)) {
             self.object_told(object, hint, now);
         }
-    }
-
-    /// The object that has other names beside the one that was told, which may be gone when it is looked at; for watchers that do not tell it.
-    fn object_at(&self, key: &[u8], name: &[u8], hint: Hint) -> Option<(u64, u64)> {
-        let told = hint.has(Hint::WRITTEN | Hint::CLOSED | Hint::ATTRIB) && !name.is_empty();
-        let id = self.tree.child(self.tree.of_key(key).filter(|_| told)?, name).filter(|id| self.tree.group(*id) != 0)?;
-        self.tree.ident(id).map(|ident| (ident.dev, ident.ino))
     }
 
     fn name_told(&mut self, key: &[u8], name: &[u8], hint: Hint, now: u64) {
@@ -497,14 +495,13 @@ impl Planner {
         }
         if let Some(round) = &mut self.round {
             round.dirs.insert(asked.dir, seen.stat);
+            round.attrs.extend(seen.attrs.into_iter().map(|attrs| (attrs.digest(), attrs)));
         }
         let complete = asked.list && seen.list_error.is_none();
         let mut present: NodeSet<NodeId> = NodeSet::default();
-        for (name, what) in seen.names {
-            if name.as_name().is_reserved() {
-                continue;
-            }
-            let id = self.tree.child_or_insert(dir, name.as_name());
+        let mut id = NONE;
+        for (name, what) in seen.names.into_iter().filter(|(name, _)| !name.as_name().is_reserved()) {
+            id = self.tree.child_or_insert_beside(dir, name.as_name(), id);
             if complete {
                 present.insert(id);
             }

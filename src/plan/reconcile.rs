@@ -16,7 +16,7 @@ use crate::plan::tree::{NodeId, ROOT, Tree, flag};
 pub enum Difference {
     /// Nothing that the options carry.
     None,
-    /// Mode, owner, group or time.
+    /// Mode, owner, group, time or attributes.
     Meta,
     /// Content, target or device number; metadata goes along.
     Content,
@@ -37,12 +37,13 @@ pub fn decide(seen: &Meta, seen_target: Option<&[u8]>, mirrored: &Meta, mirrored
     if carried_differs(seen, mirrored, options) { Difference::Meta } else { Difference::None }
 }
 
-/// Whether metadata that `options` carry differs.
+/// Whether metadata that `options` carry differs. Digests of attributes are of what is carried.
 pub fn carried_differs(seen: &Meta, mirrored: &Meta, options: &Options) -> bool {
     (options.perms && seen.kind != Kind::Symlink && seen.mode != mirrored.mode)
         || (options.owner && seen.uid != mirrored.uid)
         || (options.group && seen.gid != mirrored.gid)
         || (options.times && seen.mtime != mirrored.mtime)
+        || seen.attrs != mirrored.attrs
 }
 
 /// What shall become of a name.
@@ -385,7 +386,7 @@ mod tests {
     use crate::model::meta::Time;
 
     fn meta(kind: Kind) -> Meta {
-        Meta { kind, mode: 0o644, uid: 1, gid: 2, mtime: Time { sec: 3, nsec: 4 }, size: 5, rdev: 6 }
+        Meta { kind, mode: 0o644, uid: 1, gid: 2, mtime: Time { sec: 3, nsec: 4 }, size: 5, rdev: 6, attrs: 7 }
     }
 
     #[test]
@@ -398,6 +399,8 @@ mod tests {
             (Meta { mode: 0o600, ..base }, Difference::Meta, Difference::None),
             (Meta { uid: 9, ..base }, Difference::Meta, Difference::None),
             (Meta { gid: 9, ..base }, Difference::Meta, Difference::None),
+            (Meta { attrs: 9, ..base }, Difference::Meta, Difference::Meta),
+            (Meta { attrs: 0, ..base }, Difference::Meta, Difference::Meta),
             (Meta { size: 9, ..base }, Difference::Content, Difference::Content),
             (Meta { mtime: Time { sec: 3, nsec: 5 }, ..base }, Difference::Content, Difference::Content),
             (Meta { kind: Kind::Fifo, ..base }, Difference::Content, Difference::Content),

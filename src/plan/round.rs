@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::model::cycle::NodeRef;
+use crate::model::cycle::{AttrsTable, NodeRef};
 use crate::model::meta::{Ident, Kind, Stat};
 use crate::model::path::NameBuf;
 use crate::model::probe::Seen;
@@ -52,6 +52,8 @@ pub struct Round {
     pub asked: NodeSet<NodeRef>,
     /// The directories themselves, as seen.
     pub dirs: NodeMap<NodeRef, Stat>,
+    /// What the digests in all that was seen stand for.
+    pub attrs: AttrsTable,
     /// How often the round was widened.
     pub widened: u32,
 }

@@ -13,10 +13,12 @@ use crate::model::op::{Abilities, Op};
 use crate::model::path::{Name, RelPath};
 use crate::model::probe::{Ask, Probe};
 use crate::plan::{Action, Planner};
+use crate::sender::attrs;
 use crate::sender::crew::{self, Crew};
 use crate::sender::outbox::Outbox;
 use crate::sender::pulse::{Beat, Pulse};
 use crate::sender::root::SourceRoot;
+use crate::sender::scrub::{Hearer, Pump};
 use crate::sender::{Outcome, Peer, StopSlot};
 use crate::stats::Stats;
 use crate::stop::Stop;
@@ -25,8 +27,9 @@ use crate::sys::wake::Wake;
 use crate::watch::{Batches, Coverer, Watch};
 use crate::wire::session::{ControlClient, Welcomed, fatal};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
+use crate::work::rate::Rate;
 use crate::work::worker::{Report, Task, closed, flush, greet, send};
-use crate::work::{Cover, Signatures, Source, files, probe};
+use crate::work::{Carried, Cover, Signatures, Source, files, probe};
 
 /// A cycle of so few files is read by the planner's thread itself: handing it over costs more.
 const INLINE_FILES_MAX: usize = 4;
@@ -76,21 +79,22 @@ struct Eyes {
 
 /// See the module's comment.
 pub(super) struct Session<'a> {
-    config: &'a config::Mirror,
+    pub(super) config: &'a config::Mirror,
     stop: &'a Stop,
-    stats: &'a Arc<Stats>,
+    pub(super) stats: &'a Arc<Stats>,
     root: &'a SourceRoot,
-    planner: Planner,
+    pub(super) planner: Planner,
     link: Link,
     checker: ControlClient,
     payload: Payload,
     outbox: Outbox,
-    crew: Crew,
+    pub(super) crew: Crew,
     source: Arc<Source>,
     eyes: Option<Eyes>,
     epoch: Instant,
     source_lost: bool,
-    synced: bool,
+    pub(super) synced: bool,
+    pub(super) pump: Pump<'a>,
     /// Only with a timeout, and a receiver elsewhere.
     pulse: Option<Pulse>,
 }
@@ -105,10 +109,14 @@ pub(super) fn connect(
     let mut link = peer.connect()?;
     slot.wake_by(link.wake());
     let mut payload = Payload::over(link.buffer());
-    payload.hello(&Hello::control(module, path.clone(), config.threads as u16)?);
+    let wanted = attrs::wanted(&config.options);
+    let hello = Hello::control(module, path.clone(), config.threads as u16)?.carrying(wanted).with_writing(config.options.writing);
+    payload.hello(&if config.scrub.is_read_only() { hello.read_only() } else { hello });
     flush(&mut link, &mut payload)?;
-    let welcome = greet(&mut link, peer.patience(), || stop.is_stopped())?;
+    let mut welcome = greet(&mut link, peer.patience(), || stop.is_stopped())?;
     tell_abilities(welcome.abilities);
+    attrs::tell(wanted, welcome.abilities.attrs);
+    welcome.abilities.attrs = welcome.abilities.attrs.and(wanted);
     Ok((link, welcome))
 }
 
@@ -138,13 +146,24 @@ impl<'a> Session<'a> {
         peer: &Arc<Peer>,
         (mut link, welcome): (Link, Welcomed),
         root: &'a SourceRoot,
+        hearer: Hearer<'a>,
     ) -> Result<Self> {
         let payload = Payload::over(link.buffer());
         let wake = link.wake();
         slot.wake_by(wake.clone());
         let eyes = if config.once { None } else { Some(Eyes::open(config, &wake, stats, peer.is_local())?) };
         let coverer = eyes.as_ref().map(|eyes| eyes.watch.coverer());
-        let source = Arc::new(Source { root: root.dir()?, cover: Box::new(Watched(coverer)), signatures: Signatures::new(!config.once) });
+        let rate = Rate::new(config.scrub.bytes_per_sec);
+        let pump = Pump::new(&config.scrub, hearer, config.threads, rate.part_bytes());
+        let source = Arc::new(Source {
+            root: root.dir()?,
+            cover: Box::new(Watched(coverer)),
+            signatures: Signatures::new(!config.once),
+            carried: Carried::new(welcome.abilities.attrs),
+            rate,
+            sparse: config.options.sparse,
+            preallocate: config.options.writing.preallocate,
+        });
         let crew = Crew::start(config.threads, &source, peer, welcome.token, (&wake, || stop.is_stopped()))?;
         tracing::debug!("connected: {}, {} workers", link.describe(), crew.len());
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
@@ -164,15 +183,19 @@ impl<'a> Session<'a> {
             epoch: Instant::now(),
             source_lost: false,
             synced: false,
+            pump,
             pulse: config.timeout.filter(|_| !peer.is_local()).map(|limit| Pulse::new(limit, Instant::now())),
         };
         let mut actions = Vec::new();
         session.planner.connected(welcome.abilities, 0, &mut actions);
+        if config.scrub.verify {
+            session.planner.verify(config.scrub.repair);
+        }
         session.act(actions)?;
         Ok(session)
     }
 
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         self.epoch.elapsed().as_nanos() as u64
     }
 
@@ -194,11 +217,16 @@ impl<'a> Session<'a> {
             self.act(actions)?;
             self.send()?;
             self.report_troubles();
-            if !busy && self.planner.is_idle() && self.outbox.is_empty() {
-                self.at_rest();
-                if self.config.once {
+            let idle = !busy && self.planner.is_idle() && self.outbox.is_empty();
+            if idle {
+                self.at_rest()?;
+                if self.config.once && self.pump.verified() != Some(false) {
                     return self.finish(false);
                 }
+            }
+            self.scrub(idle);
+            if idle && self.pump.verified() == Some(true) {
+                continue;
             }
             let timeout = if busy { Some(Duration::ZERO) } else { self.time_left() };
             self.wait(timeout)?;
@@ -207,7 +235,8 @@ impl<'a> Session<'a> {
     }
 
     fn time_left(&self) -> Option<Duration> {
-        let next = self.planner.next_at().map(|at| Duration::from_nanos(at.saturating_sub(self.now())));
+        let next = self.planner.next_at().into_iter().chain(self.pump.at()).min();
+        let next = next.map(|at| Duration::from_nanos(at.saturating_sub(self.now())));
         let pulse = self.pulse.as_ref().map(|pulse| pulse.due().saturating_duration_since(Instant::now()));
         next.into_iter().chain(pulse).min()
     }
@@ -270,6 +299,16 @@ impl<'a> Session<'a> {
                         self.stats.bytes_sent.add(meta.size);
                     }
                     self.planner.stage_done(&done, now);
+                }
+                Report::Summed(done) => {
+                    self.pump.answered();
+                    self.planner.summed(&done, now);
+                }
+                Report::Looked(part) => {
+                    if part.last {
+                        self.pump.answered();
+                    }
+                    self.planner.looked(part, now);
                 }
                 Report::Dialled(_) | Report::Ready => {}
                 Report::Ended(why) => return Err(self.cause(why.unwrap_or_else(crew::unexpected_end))),
@@ -380,7 +419,7 @@ impl<'a> Session<'a> {
                 .collect();
             if !ops.is_empty() {
                 outstanding += 1;
-                self.crew.give_to(worker, Task::Ops { cycle: cycle.number, ops });
+                self.crew.give_to(worker, Task::Ops { cycle: cycle.number, ops, attrs: cycle.attrs.clone() });
             }
         }
         self.outbox.cycle(cycle, outstanding);
@@ -462,13 +501,18 @@ impl<'a> Session<'a> {
     }
 
     /// The mirror is equal, but for what is in trouble.
-    fn at_rest(&mut self) {
+    fn at_rest(&mut self) -> Result<()> {
         self.stats.dirty.set(0);
         self.stats.failing.set(self.planner.failing() as u64);
-        if self.synced {
-            return;
+        if self.synced || self.pump.verified().is_some() {
+            return Ok(());
         }
         self.synced = true;
+        // What earlier sessions left of large files was of use, or will not be.
+        if !matches!(self.link, Link::Local(_)) {
+            self.payload.stage_drop(0);
+            flush(&mut self.link, &mut self.payload)?;
+        }
         self.stats.synced.set(1);
         let stats = self.stats;
         tracing::info!(
@@ -478,6 +522,7 @@ impl<'a> Session<'a> {
             "the mirror is equal to the source{}",
             if self.planner.failing() > 0 { ", but for the entries named above" } else { "" }
         );
+        Ok(())
     }
 
     /// Waits until what was sent is acknowledged, and closes.
@@ -496,12 +541,15 @@ impl<'a> Session<'a> {
             }
         }
         self.report_troubles();
+        self.tell();
         let outcome = Outcome { failing: self.planner.failing() as u64, dirty: self.planner.dirty() as u64, interrupted };
         let Self { mut link, mut payload, crew, eyes, .. } = self;
         drop((crew, eyes));
         payload.bye();
-        flush(&mut link, &mut payload)?;
-        link.close(LINGER)?;
+        // What counts is acknowledged: a receiver that hears no farewell, since it ended when the workers left, changes nothing.
+        if let Err(e) = flush(&mut link, &mut payload).and_then(|()| link.close(LINGER)) {
+            tracing::debug!("the receiver left first: {e}");
+        }
         Ok(End::Done(outcome))
     }
 }

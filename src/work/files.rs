@@ -5,8 +5,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
-use crate::limits::{INLINE_FILE_BYTES_MAX, MMAP_BYTES_MIN};
+use crate::limits::{HOLES_LOOK_BYTES_MIN, INLINE_FILE_BYTES_MAX, MMAP_BYTES_MIN, PUT_EXTENTS_MAX};
+use crate::model::attrs::{Attrs, Namespaces};
 use crate::model::cycle::{FileBatch, FileDone, FileTask, Racy, Read};
 use crate::model::meta::{Ident, Kind, Stat, Time};
 use crate::model::op::Spot;
@@ -14,9 +16,10 @@ use crate::model::probe::{Ask, Probe, ProbeError};
 use crate::sys::clock::{Grain, coarse_now, grain};
 use crate::sys::dir::{Dir, stat_fd};
 use crate::sys::mmap::Guarded;
+use crate::sys::xattr::At;
 use crate::wire::Payload;
-use crate::work::Source;
 use crate::work::probe::{errno, open_dir};
+use crate::work::{Source, sparse};
 
 /// A change of a file on a filesystem of unknown clock is told from an earlier one if so long is between them.
 const UNKNOWN_GRAIN_NS: i64 = 20_000_000;
@@ -34,17 +37,20 @@ pub fn pack<E>(
     let mut done = Vec::with_capacity(batch.files.len());
     let mut report = |task: &FileTask, read| done.push(FileDone { cycle: batch.cycle, node: task.node, read });
     let probe = Probe { id: 0, dir: batch.dir.clone(), expect: Some(batch.expect), ask: Ask::List };
-    let dir = match open_dir(source, &probe) {
-        Ok((dir, _)) => dir,
+    let (dir, namespaces) = match open_dir(source, &probe) {
+        Ok((dir, stat)) => {
+            let namespaces = source.carried.on(&dir, stat.ident.dev);
+            (dir, namespaces)
+        }
         Err(why) => {
             let read = if let ProbeError::Failed(errno) = why { Read::Failed(errno) } else { Read::Gone };
             batch.files.iter().for_each(|task| report(task, read));
             return Ok(done);
         }
     };
-    let grain = grain(dir.as_fd());
+    let ways = Ways { grain: grain(dir.as_fd()), namespaces, sparse: source.sparse };
     for task in &batch.files {
-        report(task, pack_file(&dir, batch, task, grain, payload));
+        report(task, pack_file(&dir, batch, task, ways, payload));
         if payload.is_full() {
             full(payload)?;
         }
@@ -52,32 +58,67 @@ pub fn pack<E>(
     Ok(done)
 }
 
-fn pack_file(dir: &Dir, batch: &FileBatch, task: &FileTask, grain: Grain, payload: &mut Payload) -> Read {
+/// The ways of a directory's filesystem: how it stamps files, and which attributes of them are carried; and whether holes are told.
+#[derive(Clone, Copy)]
+struct Ways {
+    grain: Grain,
+    namespaces: Namespaces,
+    sparse: bool,
+}
+
+/// The attributes of a file that is being read. They are what they were when it was looked at if its time of change is, where each change gets a time of its own.
+fn attrs_of(file: &File, before: &Stat, task: &FileTask, ways: Ways) -> io::Result<Option<Arc<Attrs>>> {
+    if ways.namespaces.is_empty() {
+        return Ok(None);
+    }
+    if ways.grain == Grain::Fine && before.ctime == task.stat.ctime {
+        return Ok(task.attrs.clone());
+    }
+    Ok(At::Fd(file.as_fd()).read(ways.namespaces)?.map(Arc::new))
+}
+
+fn pack_file(dir: &Dir, batch: &FileBatch, task: &FileTask, ways: Ways, payload: &mut Payload) -> Read {
     let file = match open_read(dir, task.name.as_name()) {
         Ok(file) => file,
         Err(read) => return read,
     };
     let at = Spot { dir: batch.dir.clone(), name: task.name.clone() };
     // Most files are still as they were when they were looked at: one look after the reading says so.
-    if let sent @ Read::Sent { .. } = read_as(&file, &task.stat, &at, task, false, grain, payload) {
+    if let sent @ Read::Sent { .. } = read_as(&file, &task.stat, &at, task, false, ways, payload) {
         return sent;
     }
     match stat_as(&file, &task.stat.ident) {
-        Ok(before) => read_as(&file, &before, &at, task, task.insist, grain, payload),
+        Ok(before) => read_as(&file, &before, &at, task, task.insist, ways, payload),
         Err(read) => read,
     }
 }
 
 /// Reads a file that was as `before` says; what was put into `payload` goes again if it is not sent.
-fn read_as(file: &File, before: &Stat, at: &Spot, task: &FileTask, insist: bool, grain: Grain, payload: &mut Payload) -> Read {
+fn read_as(file: &File, before: &Stat, at: &Spot, task: &FileTask, insist: bool, ways: Ways, payload: &mut Payload) -> Read {
     let Some(len) = usize::try_from(before.meta.size).ok().filter(|len| *len <= INLINE_FILE_BYTES_MAX) else {
         // It has grown: it is looked at again and goes another way.
         return Read::Gone;
     };
     let begun = coarse_now();
     let mark = payload.mark();
-    let read = match read_into(file, 0, payload.put(task.index, at, &before.meta, len, task.new)) {
-        Ok(true) => settle(file, before, begun, grain, insist),
+    let mut before = *before;
+    let attrs = match attrs_of(file, &before, task, ways) {
+        Ok(attrs) => attrs,
+        Err(e) => return Read::Failed(errno(&e)),
+    };
+    before.meta.attrs = attrs.as_ref().map_or(0, |attrs| attrs.digest());
+    if let Some(attrs) = &attrs {
+        payload.attrs(attrs);
+    }
+    let filled = match if len >= HOLES_LOOK_BYTES_MIN { sparse::extents(file, &before.meta) } else { None } {
+        None => read_into(file, 0, payload.put(task.index, at, &before.meta, len, task.new)),
+        Some(extents) if ways.sparse && extents.len() <= PUT_EXTENTS_MAX => {
+            sparse::read(file, &extents, payload.put_sparse(task.index, at, &before.meta, &extents))
+        }
+        Some(extents) => sparse::read_spread(file, &extents, payload.put(task.index, at, &before.meta, len, task.new)),
+    };
+    let read = match filled {
+        Ok(true) => settle(file, &before, begun, ways.grain, insist),
         Ok(false) => Read::Changed,
         Err(e) => Read::Failed(errno(&e)),
     };

@@ -6,15 +6,19 @@ use std::time::{Duration, Instant};
 
 use crate::delta::{Outcome, Signature};
 use crate::error::{Error, Result};
-use crate::model::cycle::{FileBatch, FileDone, Read, StageDone, StageTask};
+use crate::model::cycle::{AttrsTable, FileBatch, FileDone, Read, StageDone, StageTask};
 use crate::model::op::{Op, Spot};
+use crate::model::path::RelPath;
 use crate::model::probe::{Probe, Probed};
+use crate::model::scrub::{LookDone, LookTask, Part, SumDone, SumTask};
 use crate::ring::{Consumer, Producer};
 use crate::sys::wake::Wake;
 use crate::wire::session::{ContentClient, fatal, welcomed};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
 use crate::work::patch::{Halt, Way};
+use crate::work::resume::Checked;
 use crate::work::stage::Job;
+use crate::work::sum::{Asking, Step, Sums};
 use crate::work::{Source, files, probe};
 
 /// How long a closing connection is waited for.
@@ -33,11 +37,17 @@ pub enum Task {
         cycle: u64,
         /// Index and operation.
         ops: Vec<(u32, Op)>,
+        /// What the digests in their metadata stand for.
+        attrs: AttrsTable,
     },
     /// Read and send a large file.
     Stage(StageTask),
     /// Tell the receiver to drop a staged file.
     DropStage(u64),
+    /// Compare content with the mirror's, when there is nothing else to do.
+    Sum(SumTask),
+    /// Ask what the mirror has in a directory.
+    Look(LookTask),
 }
 
 /// What a worker did.
@@ -65,6 +75,10 @@ pub enum Report {
     },
     /// The end of a [`Task::Stage`].
     Staged(StageDone),
+    /// The end of a [`Task::Sum`].
+    Summed(SumDone),
+    /// An answer, or a part of it, to a [`Task::Look`].
+    Looked(LookDone),
     /// It has ended, for this reason if there is one.
     Ended(Option<Error>),
 }
@@ -122,18 +136,34 @@ impl Worker {
         flush(&mut link, &mut payload)?;
         greet(&mut link, patience, || self.probes.is_closed())?;
         self.report(Report::Ready);
-        let mut desk = Desk { link, payload, jobs: VecDeque::new(), cycle: None, checker: ContentClient::new(), sealing: HashMap::new() };
+        let mut desk = Desk {
+            link,
+            payload,
+            jobs: VecDeque::new(),
+            cycle: None,
+            checker: ContentClient::new(),
+            sealing: HashMap::new(),
+            sums: Sums::default(),
+            looks: Vec::new(),
+            asking: HashMap::new(),
+        };
         loop {
             if self.small(&mut desk)? || self.piece(&mut desk)? {
                 continue;
             }
+            let step = self.sum(&mut desk)?;
             desk.flush()?;
             if self.probes.is_closed() && self.tasks.is_empty() {
                 desk.payload.bye();
                 desk.flush()?;
                 return desk.link.close(LINGER);
             }
-            match desk.link.wait(None)? {
+            // With sums to be made, this is a look.
+            let timeout = match step {
+                Step::Busy => Some(Duration::ZERO),
+                Step::Wait(until) => until.map(|until| until.saturating_duration_since(Instant::now())),
+            };
+            match desk.link.wait(timeout)? {
                 Incoming::Frame(frame) => {
                     self.answers(&mut desk, &frame)?;
                     desk.link.recycle(frame);
@@ -152,6 +182,27 @@ impl Worker {
             match message {
                 Message::Fatal { code, text } => return Err(fatal(code, text)),
                 Message::Sealed { id, errno } => self.sealed(desk, id, errno),
+                Message::Summed { id, sums } => {
+                    if !desk.sums.answer(id, sums) {
+                        return Err(Error::Protocol("digests that were not asked for".into()));
+                    }
+                    self.summed(desk);
+                }
+                Message::Looked(part) => {
+                    let at = desk.looks.iter().position(|id| *id == part.id);
+                    let at = at.ok_or_else(|| Error::Protocol("entries that were not asked for".into()))?;
+                    if part.last {
+                        desk.looks.swap_remove(at);
+                    }
+                    self.report(Report::Looked(part));
+                }
+                Message::Resumed { id, shape, digest } => {
+                    // It may have been given up meanwhile.
+                    if let Some(mut job) = desk.asking.remove(&id) {
+                        job.check(shape, digest).map_err(|flaw| Error::Protocol(flaw.to_string()))?;
+                        desk.jobs.push_back(job);
+                    }
+                }
                 _ => {}
             }
         }
@@ -172,6 +223,7 @@ impl Worker {
 
     fn start(&mut self, desk: &mut Desk, task: &StageTask, whole: bool) {
         match Job::start(&self.source, task, whole) {
+            Ok(job) if job.base.is_none() => desk.ask(job, self.source.preallocate),
             Ok(job) => desk.jobs.push_back(job),
             Err(read) => self.staged(task, read),
         }
@@ -192,9 +244,10 @@ impl Worker {
                 let done = files::pack(&self.source, &batch, payload, |payload| send(link, payload))?;
                 self.report(Report::Files { cycle: batch.cycle, done });
             }
-            Task::Ops { cycle: number, ops } => {
+            Task::Ops { cycle: number, ops, attrs } => {
                 desk.enter(number);
                 for (index, op) in &ops {
+                    desk.payload.attrs_of(op, &attrs);
                     desk.payload.file(*index, op);
                     desk.send_full()?;
                 }
@@ -202,6 +255,12 @@ impl Worker {
             }
             Task::Stage(task) => self.start(desk, &task, false),
             Task::DropStage(stage) => desk.payload.stage_drop(stage),
+            Task::Sum(task) => desk.sums.add(task),
+            Task::Look(LookTask { id, dir }) => {
+                desk.payload.look(id, &dir);
+                desk.checker.sent_look();
+                desk.looks.push(id);
+            }
         }
         desk.send_full()?;
         Ok(true)
@@ -218,6 +277,18 @@ impl Worker {
             self.delta(desk, &job, &base)?;
             return Ok(true);
         }
+        if job.check.is_some() {
+            match job.compare() {
+                Checked::Going | Checked::Equal => desk.jobs.push_back(job),
+                Checked::Other => {
+                    desk.payload.stage_drop(job.task.stage);
+                    desk.ask(job, self.source.preallocate);
+                }
+                Checked::Read(read) => self.read(desk, &job.task, read),
+            }
+            desk.send_full()?;
+            return Ok(true);
+        }
         let ended = job.step(&self.source, &mut desk.payload);
         match ended {
             None => desk.jobs.push_back(job),
@@ -225,6 +296,23 @@ impl Worker {
         }
         desk.send_full()?;
         Ok(true)
+    }
+
+    /// A slice of what is to be compared.
+    fn sum(&mut self, desk: &mut Desk) -> Result<Step> {
+        if self.probes.is_closed() {
+            return Ok(Step::Wait(None));
+        }
+        let Desk { link, payload, checker, sums, .. } = desk;
+        let step = sums.step(&self.source, &mut Question { link, payload, checker })?;
+        self.summed(desk);
+        Ok(step)
+    }
+
+    fn summed(&mut self, desk: &mut Desk) {
+        for done in desk.sums.take_done() {
+            self.report(Report::Summed(done));
+        }
     }
 
     fn delta(&mut self, desk: &mut Desk, job: &Job, base: &Signature) -> Result<()> {
@@ -274,9 +362,47 @@ struct Desk {
     checker: ContentClient,
     /// Deltas that the receiver has not answered.
     sealing: HashMap<u64, (StageTask, Read, Arc<Signature>)>,
+    /// Files of which it is not known yet what the receiver has.
+    asking: HashMap<u64, Job>,
+    sums: Sums,
+    /// Looks that the receiver has not answered to the end.
+    looks: Vec<u64>,
+}
+
+/// Sends a question for digests.
+struct Question<'a> {
+    link: &'a mut Link,
+    payload: &'a mut Payload,
+    checker: &'a mut ContentClient,
+}
+
+impl Asking for Question<'_> {
+    type Error = Error;
+
+    fn ask(&mut self, id: u64, dir: &RelPath, parts: &[Part]) -> Result<()> {
+        self.payload.sum(id, dir, parts);
+        self.checker.sent_sum();
+        // At once: the receiver reads while we do.
+        flush(self.link, self.payload)
+    }
 }
 
 impl Desk {
+    /// Asks what the mirror has of the file already, where that may save something, before it is sent. Twice at the most: what it has may be something else.
+    /// With `always` its length at least is told.
+    fn ask(&mut self, mut job: Job, always: bool) {
+        let key = job.key().filter(|_| !matches!(self.link, Link::Local(_)));
+        match key.or(always.then_some([0; 16])) {
+            Some(key) if job.asked < 2 => {
+                job.asked += 1;
+                self.payload.resume(job.task.stage, &key, job.before.meta.size);
+                self.checker.sent_resume();
+                self.asking.insert(job.task.stage, job);
+            }
+            _ => self.jobs.push_back(job),
+        }
+    }
+
     /// Names the cycle of the files that follow, where it is another than before.
     fn enter(&mut self, cycle: u64) {
         if self.cycle != Some(cycle) {

@@ -210,7 +210,7 @@ fn what_is_mounted_under_a_running_mirror_is_noticed() {
         };
         fs::rename(src.join("d"), src.join("m/d")).unwrap();
         mirror.settle("a rename to what is mounted");
-        assert!(!warnings(&mirror).is_empty());
+        wait(&mirror, "a word on it", || !warnings(&mirror).is_empty());
         fs::rename(src.join("m/d/f"), src.join("f")).unwrap();
         fs::hard_link(src.join("f"), src.join("m/link")).unwrap();
         wait(&mirror, "a link to what is mounted", || holds(&dst.join("m/link"), b"f") && holds(&dst.join("f"), b"f"));

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use ringsync::error::Exit;
 use ringsync::model::meta::Kind;
 use ringsync::model::op::{Op, OpError, Section};
-use ringsync::model::options::IoChoice;
+use ringsync::model::options::{Compress, IoChoice};
 use ringsync::model::path::RelPath;
 use ringsync::receiver::{Module, Receiver, Sockets};
 use ringsync::sys::wake::Wake;
 use ringsync::wire::{Hello, Incoming, Link, Message, Messages, Payload, Token};
 
 use crate::fixture::{Mirror, file_meta, meta, mkdir, rel, rename, spot, unlink};
+
+mod questions;
 
 /// Far more than any of this takes.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -449,7 +451,8 @@ fn a_listener_serves_sessions_strangers_and_silent_ones_until_it_is_stopped() {
         let (receiver, stop) = (receiver.clone(), stop.clone());
         move || receiver.listen(&[listener], &stop)
     });
-    let connect = |hello: &Hello| Client::over(Link::tcp(TcpStream::connect(address).unwrap(), IoChoice::Auto, true, None).unwrap(), hello);
+    let connect =
+        |hello: &Hello| Client::over(Link::tcp(TcpStream::connect(address).unwrap(), IoChoice::Auto, Compress::Lz4, None).unwrap(), hello);
     let silent = TcpStream::connect(address).unwrap();
     let mut stranger = TcpStream::connect(address).unwrap();
     stranger.write_all(b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n").unwrap();
@@ -481,6 +484,7 @@ fn a_listener_serves_sessions_strangers_and_silent_ones_until_it_is_stopped() {
     control.expect_fatal("another connection");
     stop.wake();
     accepting.join().unwrap().unwrap();
-    assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+    // A program that another test is starting may hold the socket for a moment, between fork and exec.
+    assert!(crate::place::until(crate::place::deadline(), || TcpStream::connect(address).is_err()), "nobody listens any more");
     drop(silent);
 }

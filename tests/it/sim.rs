@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use ringsync::apply::{Listed, Target};
 use ringsync::limits::INLINE_FILE_BYTES_MAX;
+use ringsync::model::attrs::Namespaces;
 use ringsync::model::cycle::{Cycle, FileBatch, FileDone, Read, StageDone, StageTask};
 use ringsync::model::event::Event;
 use ringsync::model::filter::Filter;
@@ -26,6 +27,7 @@ mod life;
 mod mounts;
 mod overflow;
 mod quiet;
+mod scrub;
 mod setting;
 
 /// A cycle whose files are being read.
@@ -82,6 +84,8 @@ struct Sim {
     stays: HashSet<Vec<u8>>,
     /// Whether directories are made unreadable now and then.
     shuts: bool,
+    /// What a scrub asked and is not answered.
+    scrub: scrub::Questions,
     /// `RINGSYNC_SIM_TRACE` shows what the mirror is told.
     trace: bool,
 }
@@ -137,6 +141,7 @@ impl Sim {
             filter,
             stays,
             shuts,
+            scrub: scrub::Questions::default(),
             trace: std::env::var_os("RINGSYNC_SIM_TRACE").is_some(),
         }
     }
@@ -149,9 +154,10 @@ impl Sim {
         self.sent.clear();
         self.acks.clear();
         self.target.end_session();
+        self.scrub.forget();
         self.planner.disconnected();
         let mut actions = Vec::new();
-        self.planner.connected(Abilities { chown: true, mknod: true }, self.source.now_ns, &mut actions);
+        self.planner.connected(Abilities { chown: true, mknod: true, attrs: Namespaces::ALL }, self.source.now_ns, &mut actions);
         self.act(actions);
     }
 
@@ -221,6 +227,9 @@ impl Sim {
             6 => self.acknowledge(now),
             _ => {}
         }
+        if self.scrub.is_on() {
+            self.scrub_step(now);
+        }
         self.planner.next(now, &mut actions);
         self.act(actions);
     }
@@ -278,9 +287,10 @@ impl Sim {
                 if bytes.len() > INLINE_FILE_BYTES_MAX {
                     Read::Changed
                 } else {
-                    under.puts.push((task.index, Spot { dir, name: task.name.clone() }, stat.meta, bytes.clone()));
+                    let meta = Meta { attrs: self.source.attrs_read(&stat, (task.stat.ctime, task.attrs.as_deref())), ..stat.meta };
+                    under.puts.push((task.index, Spot { dir, name: task.name.clone() }, meta, bytes.clone()));
                     self.puts += 1;
-                    Read::Sent { meta: stat.meta, ctime: stat.ctime, racy: self.source.racy(&stat), changed: false }
+                    Read::Sent { meta, ctime: stat.ctime, racy: self.source.racy(&stat), changed: false }
                 }
             }
         };
@@ -361,6 +371,11 @@ impl Sim {
     fn execute(&mut self, under: &Under) -> Vec<OpError> {
         let mut errors = Vec::new();
         let cycle = &under.cycle;
+        for op in cycle.pre.iter().chain(cycle.metas.iter().map(|(_, op)| op)).chain(&cycle.post) {
+            let digest = op.meta().map_or(0, |meta| meta.attrs);
+            assert!(digest == 0 || (cycle.attrs.contains_key(&digest) && !matches!(op, Op::Mkdir { .. })), "attributes of {op:?}");
+        }
+        assert!(cycle.places.iter().all(|p| p.meta.attrs == 0 || cycle.attrs.contains_key(&p.meta.attrs)));
         let trace = self.trace;
         let mut note = |section, index: usize, result: Result<(), i32>, what: &dyn std::fmt::Debug| {
             if trace {
@@ -410,7 +425,8 @@ impl Sim {
                 && self.reports.is_empty()
                 && self.stages.is_empty()
                 && self.sent.is_empty()
-                && self.acks.is_empty();
+                && self.acks.is_empty()
+                && !(self.scrub.is_on() && self.planner.is_scrubbing());
             if quiet && !self.source.has_events() && self.planner.is_idle() {
                 match self.planner.next_at() {
                     // What is to go and is mounted is tried again for good.
@@ -444,7 +460,8 @@ impl Sim {
             }
             if !alike || (there.content != *content && !excused) {
                 all.push(format!("{shown}: content {meta:?} {:?}", there.meta));
-            } else if (there.meta.mode, there.meta.uid, there.meta.mtime) != (meta.mode, meta.uid, meta.mtime) {
+            } else if (there.meta.mode, there.meta.uid, there.meta.mtime, there.meta.attrs) != (meta.mode, meta.uid, meta.mtime, meta.attrs)
+            {
                 all.push(format!("{shown}: metadata {meta:?} {:?}", there.meta));
             }
             let object = (*group, there.volume);

@@ -62,6 +62,10 @@ pub enum Name {
     Idle,
     /// As latency, beside 1,000,000 files that were equal before
     Many,
+    /// 16 new logs of 4 MiB, whose lines shrink to a third
+    Logs,
+    /// 16 new files of 4 MiB that do not shrink
+    Noise,
 }
 
 impl Name {
@@ -133,7 +137,7 @@ impl Load {
     pub fn prepare(&self, root: &Path) -> Result<()> {
         match self.name {
             Name::Storm => small::directories(self, root),
-            Name::Deep | Name::Untar | Name::Checkout => Ok(()),
+            Name::Deep | Name::Untar | Name::Checkout | Name::Logs | Name::Noise => Ok(()),
             Name::Churn => churn::prepare(self, root),
             Name::Append => big::prepare_logs(self, root),
             Name::Rewrite | Name::Insert => big::prepare_large(self, root),
@@ -164,6 +168,8 @@ impl Load {
             Name::Deep => small::deep(self, &mut trace),
             Name::Churn => churn::run(self, &mut trace),
             Name::Append => big::append(self, &mut trace),
+            Name::Logs => big::logs(self, &mut trace),
+            Name::Noise => big::noise(self, &mut trace),
             Name::Rewrite => big::rewrite(self, &mut trace),
             Name::Insert => big::insert(self, &mut trace),
             Name::Rename => small::rename(self, &mut trace),
