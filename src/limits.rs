@@ -379,3 +379,6 @@ const _: () = assert!(WELCOME_TIME_MAX.as_secs() > TAKEOVER_TIME_MAX.as_secs());
 /// While so many names wait to be looked at, new ones are left to a listing of their directory: a receiver that takes nothing for long must not make the sender remember each temporary file.
 /// 100 MiB of nodes.
 pub const NAMES_WAITING_MAX: usize = 1024 * 1024;
+
+/// Names of its own that a receiver could not remove and tries again with each cycle; each holds a descriptor. More are left to the next session.
+pub const LEFTOVERS_MAX: usize = 64;

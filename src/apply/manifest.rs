@@ -86,7 +86,7 @@ impl Manifest<'_> {
         if staging && !self.root.staging.sweep(self.root) {
             leftovers.extend(Name::new(STAGING_NAME).ok().map(|name| name.to_owned()));
         }
-        sweep::remove_all(dir, &self.root.who, &leftovers);
+        sweep::remove_all(dir, self.root, &leftovers);
         if let Err(e) = listed.and(trouble) {
             (self.each)(Listed::Failed { dir: path.clone(), errno: errno(&e) });
         }

@@ -280,7 +280,7 @@ impl Staging {
         let Ok(mut gone) = partial::leftovers(&dir) else { return false };
         let known: Vec<IdName> = state.files.iter().map(|(id, progress)| progress.name(*id)).collect();
         gone.retain(|gone| !known.iter().any(|known| known.name() == gone.as_name()));
-        sweep::remove_all(&dir, &root.who, &gone);
+        sweep::remove_staged(&dir, root, &gone);
         state.made = true;
         state.leave(root);
         true
@@ -344,7 +344,7 @@ fn create_over(dir: &Dir, name: Name<'_>) -> io::Result<File> {
 
 fn remove_file(root: &Root, name: Name<'_>) {
     match open_own(root).and_then(|dir| dir.unlink(name)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => left_behind(name, &e),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => root.leftovers.note_staged(name, &e),
         _ => {}
     }
 }

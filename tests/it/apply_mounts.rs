@@ -4,8 +4,9 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
-use ringsync::apply::Target;
+use ringsync::apply::{FsTarget, Root, Target};
 use ringsync::model::op::{Entry, Op};
 use ringsync::model::path::RelPath;
 
@@ -131,5 +132,36 @@ fn a_listing_shows_what_is_mounted_and_its_border() {
         assert_eq!(all, ["m", "out"]);
         drop(bind);
         assert_eq!(borders(&m.list()), ["m"]);
+    });
+}
+
+/// A disk that is read-only when a session begins keeps what an earlier one left; it goes once the disk can be written to, without a new session.
+#[test]
+fn what_a_read_only_disk_kept_goes_when_it_can() {
+    const NAME: &str = "what_a_read_only_disk_kept_goes_when_it_can";
+    privately(NAME, || {
+        let at = tempfile::tempdir_in(crate::place::base()).unwrap();
+        let mounted = match Mounted::new(Fs::Tmpfs, at.path()) {
+            Ok(mounted) => mounted,
+            Err(e) => return skipped(NAME, e),
+        };
+        let path = at.path().join("root");
+        fs::create_dir_all(path.join(".ringsync-staging")).unwrap();
+        fs::create_dir(path.join("d")).unwrap();
+        for name in [".ringsync-staging/f3", "d/.ringsync-staging-0123456789abcdef", "d/kept"] {
+            fs::write(path.join(name), "x").unwrap();
+        }
+        let root = Root::open(&path, false).unwrap();
+        let mut target = FsTarget::new(Arc::clone(&root));
+        let ours = || [".ringsync-staging", "d/.ringsync-staging-0123456789abcdef"].map(|name| path.join(name).exists());
+
+        mounted.remount("ro").unwrap();
+        target.list(&RelPath::root(), &mut |_| {}).unwrap();
+        target.end_cycle();
+        assert_eq!(ours(), [true, true]);
+        mounted.remount("rw").unwrap();
+        target.end_cycle();
+        assert_eq!(ours(), [false, false]);
+        assert!(path.join("d/kept").exists());
     });
 }

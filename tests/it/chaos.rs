@@ -7,7 +7,6 @@
 use std::cell::RefCell;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
@@ -123,7 +122,7 @@ struct World {
     sender: Option<Program>,
     receiver: Option<Program>,
     readers: Option<Readers>,
-    _mounted: Mounted,
+    mounted: Mounted,
     place: Place,
     net: Net,
     disk: PathBuf,
@@ -155,7 +154,7 @@ impl World {
         let readers = Some(Readers::start(&disk.join("dst/whole"), seed));
         let rng = Rng::new(seed ^ 0xc4a0_5000);
         let (counts, logs) = Default::default();
-        Ok(Self { net, place, disk, _mounted: mounted, seed, rng, ops, writer, readers, sender: None, receiver: None, counts, logs })
+        Ok(Self { net, place, disk, mounted, seed, rng, ops, writer, readers, sender: None, receiver: None, counts, logs })
     }
 
     fn dst(&self) -> PathBuf {
@@ -250,7 +249,7 @@ impl World {
             }
             Fault::ReadOnly => {
                 // Not while a file is open for writing.
-                self.counts.read_only += usize::from(self.remount("ro"));
+                self.counts.read_only += usize::from(self.mounted.remount("ro").is_ok());
             }
             Fault::Fill => {
                 self.counts.fills += 1;
@@ -276,17 +275,9 @@ impl World {
             Fault::KillSender => self.send(false),
             Fault::StopReceiver | Fault::StopSender | Fault::Overflow => self.signal(fault, Signal::SIGCONT),
             Fault::Cut => self.net.mend(),
-            Fault::ReadOnly => drop(self.remount("rw")),
+            Fault::ReadOnly => self.mounted.remount("rw").expect("a writable disk"),
             Fault::Fill => drop(fs::remove_file(self.disk.join("filler"))),
         }
-    }
-
-    fn remount(&self, how: &str) -> bool {
-        let options = format!("remount,{how}");
-        let out = Command::new("mount").args(["-o", &options]).arg(&self.disk).output();
-        let done = out.is_ok_and(|out| out.status.success());
-        assert!(done || how == "ro", "the disk cannot be made writable again");
-        done
     }
 
     /// Operations for so long, and now and then a pause.
@@ -329,7 +320,7 @@ impl World {
 
     /// Everything runs, the source rests, and the mirror becomes equal.
     fn rest(&mut self, what: &str) {
-        self.remount("rw");
+        self.end(Fault::ReadOnly);
         for fault in FAULTS {
             self.end(fault);
         }

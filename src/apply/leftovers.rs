@@ -1,0 +1,76 @@
+//! What of ours could not be removed for a cause that may end: a disk that is read-only or full. It is tried again with each cycle and at the end of the session;
+//! what is left then is found by the next session's first listing.
+//!
+//! Bounded: what is beyond waits for that listing at once. Costs an atomic load while there is nothing.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::apply::meta::left_behind;
+use crate::apply::root::Root;
+use crate::apply::sweep;
+use crate::limits::LEFTOVERS_MAX;
+use crate::model::path::{Name, NameBuf};
+use crate::sys::dir::Dir;
+
+#[derive(Default)]
+struct State {
+    /// Directory and name.
+    names: Vec<(Dir, NameBuf)>,
+    /// Something in the staging directory, which may get the same name again.
+    staged: bool,
+}
+
+/// See the module's comment. `any` is set exactly if there is something in the state, but for a moment.
+#[derive(Default)]
+pub(super) struct Leftovers {
+    any: AtomicBool,
+    state: Mutex<State>,
+}
+
+fn may_end(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EROFS | libc::ENOSPC | libc::EDQUOT | libc::EIO))
+}
+
+impl Leftovers {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The name, which no later session of ours uses again, could not be removed from `dir`.
+    pub(super) fn note(&self, dir: &Dir, name: Name<'_>, e: &io::Error) {
+        left_behind(name, e);
+        let mut state = self.lock();
+        if may_end(e)
+            && state.names.len() < LEFTOVERS_MAX
+            && let Ok(dir) = dir.try_clone()
+        {
+            state.names.push((dir, name.to_owned()));
+            self.any.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Something could not be removed from the staging directory.
+    pub(super) fn note_staged(&self, name: Name<'_>, e: &io::Error) {
+        left_behind(name, e);
+        if may_end(e) {
+            self.lock().staged = true;
+            self.any.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Tries all of it again. No cycle is open.
+    pub(super) fn retry(&self, root: &Root) {
+        if !self.any.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let State { names, staged } = std::mem::take(&mut *self.lock());
+        for (dir, name) in names {
+            sweep::remove_all(&dir, root, &[name]);
+        }
+        if staged {
+            root.staging.sweep(root);
+        }
+    }
+}
