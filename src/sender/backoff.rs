@@ -8,7 +8,7 @@ const WAIT_MIN: Duration = Duration::from_millis(100);
 /// The longest wait.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 /// A session that lasted so long was a good one: the next wait is the first again.
-const GOOD_SESSION: Duration = Duration::from_secs(30);
+const GOOD_SESSION: Duration = Duration::from_secs(10);
 
 /// See the module's comment. Invariant: `WAIT_MIN <= next <= WAIT_MAX`.
 pub(super) struct Backoff {
