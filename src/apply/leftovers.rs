@@ -11,14 +11,14 @@ use crate::apply::meta::left_behind;
 use crate::apply::root::Root;
 use crate::apply::sweep;
 use crate::limits::LEFTOVERS_MAX;
-use crate::model::path::{Name, NameBuf};
+use crate::model::path::{Name, NameBuf, STAGING_NAME};
 use crate::sys::dir::Dir;
 
 #[derive(Default)]
 struct State {
     /// Directory and name.
     names: Vec<(Dir, NameBuf)>,
-    /// Something in the staging directory, which may get the same name again.
+    /// The staging directory or something in it: both may be in use again under the same name.
     staged: bool,
 }
 
@@ -38,8 +38,11 @@ impl Leftovers {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The name, which no later session of ours uses again, could not be removed from `dir`.
+    /// The name could not be removed from `dir`. Between cycles nothing else of ours gets it, unless it is the staging directory's.
     pub(super) fn note(&self, dir: &Dir, name: Name<'_>, e: &io::Error) {
+        if name.as_bytes() == STAGING_NAME {
+            return self.note_staged(name, e);
+        }
         left_behind(name, e);
         let mut state = self.lock();
         if may_end(e)
@@ -51,7 +54,7 @@ impl Leftovers {
         }
     }
 
-    /// Something could not be removed from the staging directory.
+    /// The staging directory, or something in it, could not be removed.
     pub(super) fn note_staged(&self, name: Name<'_>, e: &io::Error) {
         left_behind(name, e);
         if may_end(e) {

@@ -133,12 +133,12 @@ impl Reading {
     }
 }
 
-/// Which entries of the staging directory are to go when a session begins: all but the partial files that are young, as many as are kept.
-pub(super) fn leftovers(dir: &Dir) -> io::Result<Vec<NameBuf>> {
+/// Which entries of the staging directory are of no use to a session that begins: all but the partial files that are young, of which it keeps as many as `most`.
+pub(super) fn leftovers(dir: &Dir, most: usize) -> io::Result<Vec<NameBuf>> {
     let (mut kept, mut gone) = (0, Vec::new());
     let now = coarse_now();
     dir.list(|name| {
-        if kept < PARTIALS_KEPT_MAX && is_partial(name) && is_young(dir, name, now.sec) {
+        if kept < most && is_partial(name) && is_young(dir, name, now.sec) {
             kept += 1;
         } else {
             gone.push(name.to_owned());
