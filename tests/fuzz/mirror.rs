@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, LazyLock};
 
+use ringsync::limits::INLINE_FILE_BYTES_MAX;
+use ringsync::model::attrs::UNKNOWN;
 use ringsync::model::cycle::{Cycle, FileDone, Racy, Read, StageDone, StageTask};
 use ringsync::model::event::{Event, Hint, Key};
 use ringsync::model::filter::Filter;
@@ -142,6 +144,15 @@ impl Sender {
                                 names.insert(name, seen);
                             }
                         }
+                    }
+                }
+                for seen in names.values_mut().filter(|_| probe.lazy) {
+                    if let Seen::Present { stat, .. } = seen
+                        && stat.meta.kind == Kind::File
+                        && stat.nlink == 1
+                        && stat.meta.size <= INLINE_FILE_BYTES_MAX as u64
+                    {
+                        stat.meta.attrs = UNKNOWN;
                     }
                 }
                 let mut stat = self.stat(input);
