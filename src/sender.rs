@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{self, Dest};
 use crate::error::{Error, Result};
-use crate::limits::{SOCKET_SILENCE_MAX, WELCOME_TIME_MAX};
+use crate::limits::{GREET_TIME_MAX, SOCKET_SILENCE_MAX};
 use crate::model::options::{Compress, IoChoice};
 use crate::model::path::RelPath;
 use crate::model::scrub::Finding;
@@ -105,7 +105,7 @@ impl Peer {
     pub(crate) fn patience(&self) -> Duration {
         match self {
             Self::Tcp { timeout: Some(timeout), .. } => *timeout,
-            Self::Local(_) | Self::Tcp { timeout: None, .. } => WELCOME_TIME_MAX,
+            Self::Local(_) | Self::Tcp { timeout: None, .. } => GREET_TIME_MAX,
         }
     }
 

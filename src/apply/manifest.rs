@@ -8,9 +8,10 @@ use crate::apply::dirs::open_beneath;
 use crate::apply::root::Root;
 use crate::apply::sweep;
 use crate::apply::target::{Errno, Listed};
+use crate::limits::PATH_BYTES_MAX;
 use crate::model::meta::{Ident, Kind, Stat};
 use crate::model::op::Entry;
-use crate::model::path::{Name, RelPath, STAGING_NAME};
+use crate::model::path::{Name, NameBuf, RelPath, STAGING_NAME};
 use crate::sys::dir::Dir;
 use crate::sys::xattr::At;
 use std::os::fd::AsFd;
@@ -27,7 +28,12 @@ pub(super) fn list(root: &Root, top: &RelPath, each: &mut dyn FnMut(Listed)) -> 
     stat.meta.attrs = root.attrs.digest(At::Fd(first.as_fd()), Kind::Dir);
     let mut manifest = Manifest { root, root_dev: root.ident()?.dev, sweep, below: Vec::new(), each };
     manifest.directory(&first, top, &stat);
-    while let Some((path, stat)) = manifest.below.pop() {
+    let mut last = top.clone();
+    while let Some((parent_len, name, stat)) = manifest.below.pop() {
+        // What was listed last is the parent, or beneath it.
+        let parent = last.as_bytes().get(..parent_len).unwrap_or_default();
+        let Ok(path) = RelPath::new(parent).and_then(|parent| parent.join(name.as_name())) else { continue };
+        last = path.clone();
         match open(root, &path) {
             Ok(dir) => manifest.directory(&dir, &path, &stat),
             Err(e) => (manifest.each)(Listed::Failed { dir: path, errno: errno(&e) }),
@@ -53,8 +59,9 @@ struct Manifest<'a> {
     root: &'a Root,
     root_dev: u64,
     sweep: bool,
-    /// Directories still to be listed, as they were seen in their parents.
-    below: Vec<(RelPath, Stat)>,
+    /// Directories still to be listed, as they were seen in their parents: the length of the parent's path, the name. Not whole paths: a peer may have made deep ones, and
+    /// theirs would take the square of their depth.
+    below: Vec<(usize, NameBuf, Stat)>,
     each: &'a mut dyn FnMut(Listed),
 }
 
@@ -75,7 +82,7 @@ impl Manifest<'_> {
             }
             match entry(self.root, dir, path, name, (stat.ident.dev, self.root_dev)) {
                 Ok((entry, below)) => {
-                    self.below.extend(below);
+                    self.below.extend(below.map(|stat| (path.as_bytes().len(), name.to_owned(), stat)));
                     (self.each)(Listed::Entry(entry));
                 }
                 // Gone since the directory was read.
@@ -100,12 +107,15 @@ pub(super) fn entry(
     path: &RelPath,
     name: Name<'_>,
     (dev, root_dev): (u64, u64),
-) -> io::Result<(Entry, Option<(RelPath, Stat)>)> {
+) -> io::Result<(Entry, Option<Stat>)> {
     let (mut stat, is_mount) = dir.stat_mount_at(name)?;
     let kind = stat.meta.kind;
     stat.meta.attrs = root.attrs.digest(At::Name(dir, name), kind);
     let below = match kind {
-        Kind::Dir => Some((path.join(name).map_err(|_| io::Error::from_raw_os_error(libc::ENAMETOOLONG))?, stat)),
+        Kind::Dir if path.as_bytes().len() + 1 + name.as_bytes().len() > PATH_BYTES_MAX => {
+            return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
+        }
+        Kind::Dir => Some(stat),
         _ => None,
     };
     let target = if kind == Kind::Symlink { Some(dir.read_link(name)?) } else { None };

@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use crate::apply::root::Root;
 use crate::delta::code::put_shape;
 use crate::delta::{Digester, Shape};
-use crate::limits::{DELTA_LITERAL_BYTES_MAX, PARTIAL_AGE_MAX, PARTIALS_KEPT_MAX, PATCH_SLICE_BYTES};
+use crate::limits::{DELTA_LITERAL_BYTES_MAX, PARTIAL_AGE_MAX, PATCH_SLICE_BYTES};
 use crate::model::meta::Kind;
 use crate::model::path::{Name, NameBuf};
 use crate::sys::clock::coarse_now;

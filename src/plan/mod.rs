@@ -11,6 +11,7 @@ mod drift;
 pub mod emit;
 pub mod fill;
 pub mod flight;
+mod lazy;
 mod links;
 mod moves;
 pub mod names;

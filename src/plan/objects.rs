@@ -9,6 +9,15 @@ use crate::model::meta::{Ident, Time};
 use crate::plan::tree::{HAS_ATTRS, Node, NodeId, Tree, flag};
 
 impl Tree {
+    /// Memory of the nodes, their names and the tables to find them, in bytes; of the few keys of directories only the nodes' share.
+    pub fn memory(&self) -> usize {
+        let tables = [&self.by_name, &self.by_ident, &self.by_group];
+        self.nodes.capacity() * size_of::<Node>()
+            + self.names.held()
+            + self.free.capacity() * size_of::<NodeId>()
+            + tables.iter().map(|table| table.allocation_size()).sum::<usize>()
+    }
+
     /// The mirror's hard-link group; 0 where the object has one name.
     pub fn group(&self, id: NodeId) -> u32 {
         self.node(id).group

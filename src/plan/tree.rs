@@ -13,6 +13,7 @@ use std::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
+use crate::limits::BORDERS_MAX;
 use crate::model::cycle::NodeRef;
 use crate::model::event::Key;
 use crate::model::meta::{Kind, Meta, Time};
@@ -490,6 +491,7 @@ impl Tree {
         debug_assert!(target.len() <= 0xffff);
         let at = self.names.add(target);
         self.node_mut(id).size = u64::from(at) << 16 | target.len() as u64;
+        self.compact_names();
     }
 
     fn drop_target(&mut self, id: NodeId) {
@@ -509,9 +511,9 @@ impl Tree {
         self.borders.retain(|border| *border != id);
     }
 
-    /// Records that the mirror's directory is the top of another filesystem or mount than its parent's.
+    /// Records that the mirror's directory is the top of another filesystem or mount than its parent's; not beyond [`BORDERS_MAX`].
     pub fn set_border(&mut self, id: NodeId) {
-        if !self.borders.contains(&id) {
+        if self.borders.len() < BORDERS_MAX && !self.borders.contains(&id) {
             self.borders.push(id);
         }
     }

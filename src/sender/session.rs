@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::config;
 use crate::error::{Error, Result};
+use crate::limits::MANIFEST_MEMORY_SHARE;
 use crate::model::cycle::{Cycle, FileDone, Read};
 use crate::model::event::Key;
 use crate::model::meta::Stat;
@@ -24,7 +25,7 @@ use crate::stats::Stats;
 use crate::stop::Stop;
 use crate::sys::dir::Dir;
 use crate::sys::wake::Wake;
-use crate::watch::{Batches, Coverer, Watch};
+use crate::watch::{Batches, Coverer, Watch, tune};
 use crate::wire::session::{ControlClient, Welcomed, fatal};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
 use crate::work::rate::Rate;
@@ -37,6 +38,10 @@ const INLINE_FILES_MAX: usize = 4;
 const INLINE_BYTES_MAX: u64 = 64 * 1024;
 /// So few names are looked at by the planner's thread itself.
 const INLINE_NAMES_MAX: usize = 16;
+/// So many frames of the receiver are taken in a row before events, reports and the end of the run are looked at.
+const FRAMES_AT_ONCE: usize = 64;
+/// So many reports of workers in a row.
+const REPORTS_AT_ONCE: usize = 4096;
 /// How long the end of a session waits for acknowledgements.
 const FINISH_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the control connection may take to say why another broke.
@@ -97,6 +102,8 @@ pub(super) struct Session<'a> {
     pub(super) pump: Pump<'a>,
     /// Only with a timeout, and a receiver elsewhere.
     pulse: Option<Pulse>,
+    /// Memory that a manifest may make the tree take.
+    manifest_bytes_max: u64,
 }
 
 /// Makes the control connection and asks for a session.
@@ -185,6 +192,7 @@ impl<'a> Session<'a> {
             synced: false,
             pump,
             pulse: config.timeout.filter(|_| !peer.is_local()).map(|limit| Pulse::new(limit, Instant::now())),
+            manifest_bytes_max: tune::memory_bytes() / MANIFEST_MEMORY_SHARE,
         };
         let mut actions = Vec::new();
         session.planner.connected(welcome.abilities, 0, &mut actions);
@@ -277,7 +285,8 @@ impl<'a> Session<'a> {
     }
 
     fn take_reports(&mut self) -> Result<()> {
-        while let Some(report) = self.crew.report() {
+        for _ in 0..REPORTS_AT_ONCE {
+            let Some(report) = self.crew.report() else { return Ok(()) };
             let now = self.now();
             match report {
                 Report::Probed(answer) => {
@@ -309,12 +318,24 @@ impl<'a> Session<'a> {
                         self.pump.answered();
                     }
                     self.planner.looked(part, now);
+                    self.check_memory()?;
                 }
                 Report::Dialled(_) | Report::Ready => {}
                 Report::Ended(why) => return Err(self.cause(why.unwrap_or_else(crew::unexpected_end))),
             }
         }
+        // There may be more.
+        self.link.wake().wake();
         Ok(())
+    }
+
+    /// What a receiver tells has to stay within its share of memory.
+    fn check_memory(&self) -> Result<()> {
+        if self.planner.manifest_fits(self.manifest_bytes_max) {
+            Ok(())
+        } else {
+            Err(Error::Protocol("what the receiver says that the mirror holds is too large for the memory of this host".into()))
+        }
     }
 
     /// Why the session ended, when a worker's connection broke: the receiver says on the control connection what it was, if it was not that.
@@ -450,7 +471,7 @@ impl<'a> Session<'a> {
     /// Waits for something to happen, and takes what the receiver says.
     fn wait(&mut self, timeout: Option<Duration>) -> Result<()> {
         let mut timeout = timeout;
-        loop {
+        for _ in 0..FRAMES_AT_ONCE {
             match self.link.wait(timeout)? {
                 Incoming::Frame(frame) => {
                     let taken = self.take_frame(&frame);
@@ -462,6 +483,7 @@ impl<'a> Session<'a> {
                 Incoming::Closed => return Err(closed()),
             }
         }
+        Ok(())
     }
 
     fn take_frame(&mut self, frame: &[u8]) -> Result<()> {
@@ -490,7 +512,7 @@ impl<'a> Session<'a> {
                 _ => {}
             }
         }
-        Ok(())
+        self.check_memory()
     }
 
     fn report_troubles(&mut self) {
