@@ -24,6 +24,8 @@ use crate::plan::{NodeMap, NodeSet};
 
 /// A file that is being written and not closed is left alone so long: most are closed by then, and are sent once.
 const SETTLE_NS: u64 = 1_000_000;
+/// What was moved away is looked for at its new name first, and so long: that may be in a directory which is still to be listed.
+const MOVE_NS: u64 = 20_000_000;
 /// A name whose directory was not where it should be is looked at again after so long.
 pub(super) const STALE_NS: u64 = 2_000_000;
 /// A directory without watch is listed so often.
@@ -274,8 +276,10 @@ impl Planner {
             if hint.has(Hint::APPEARED) {
                 self.tree.set(id, flag::CAME);
             }
-            let unsettled = hint.has(Hint::WRITTEN | Hint::APPEARED) && !hint.has(Hint::CLOSED | Hint::WENT | Hint::ATTRIB | Hint::DIR);
-            if unsettled {
+            let settled = Hint::CLOSED | Hint::WENT | Hint::ATTRIB | Hint::DIR | Hint::MOVED;
+            if hint.has(Hint::MOVED) && !hint.has(Hint::APPEARED) {
+                self.dirty.mark_at(&mut self.tree, id, flag::LOOK, now + MOVE_NS);
+            } else if hint.has(Hint::WRITTEN | Hint::APPEARED) && !hint.has(settled) {
                 self.dirty.mark_at(&mut self.tree, id, flag::LOOK, now + SETTLE_NS);
             } else {
                 self.dirty.mark(&mut self.tree, id, flag::LOOK);

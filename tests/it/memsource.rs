@@ -444,8 +444,8 @@ impl MemSource {
         }
         // A rename is a change of the object, too: every filesystem that counts sets its ctime.
         self.mark_changed(id);
-        self.tell(from, name, Hint::WENT);
-        self.tell(to, new_name, Hint::APPEARED);
+        self.tell(from, name, Hint::WENT | Hint::MOVED);
+        self.tell(to, new_name, Hint::APPEARED | Hint::MOVED);
     }
 
     pub fn exchange(&mut self, a: u64, a_name: &[u8], b: u64, b_name: &[u8]) {
@@ -464,8 +464,8 @@ impl MemSource {
             }
             self.mark_changed(id);
         }
-        self.tell(a, a_name, Hint::APPEARED | Hint::WENT);
-        self.tell(b, b_name, Hint::APPEARED | Hint::WENT);
+        self.tell(a, a_name, Hint::APPEARED | Hint::WENT | Hint::MOVED);
+        self.tell(b, b_name, Hint::APPEARED | Hint::WENT | Hint::MOVED);
     }
 
     /// Lets a directory be entered no more, or again: a change of its mode.
