@@ -11,13 +11,20 @@ use crate::apply::meta::left_behind;
 use crate::apply::root::Root;
 use crate::apply::sweep;
 use crate::limits::LEFTOVERS_MAX;
+use crate::model::meta::Ident;
 use crate::model::path::{Name, NameBuf, STAGING_NAME};
 use crate::sys::dir::Dir;
 
+/// A name, once, in a directory that is found by its identity.
+struct Leftover {
+    within: Ident,
+    dir: Dir,
+    name: NameBuf,
+}
+
 #[derive(Default)]
 struct State {
-    /// Directory and name.
-    names: Vec<(Dir, NameBuf)>,
+    names: Vec<Leftover>,
     /// The staging directory or something in it: both may be in use again under the same name.
     staged: bool,
 }
@@ -47,9 +54,11 @@ impl Leftovers {
         let mut state = self.lock();
         if may_end(e)
             && state.names.len() < LEFTOVERS_MAX
+            && let Ok(within) = dir.stat().map(|stat| stat.ident)
+            && !state.names.iter().any(|other| other.within == within && other.name.as_name() == name)
             && let Ok(dir) = dir.try_clone()
         {
-            state.names.push((dir, name.to_owned()));
+            state.names.push(Leftover { within, dir, name: name.to_owned() });
             self.any.store(true, Ordering::Relaxed);
         }
     }
@@ -69,7 +78,7 @@ impl Leftovers {
             return;
         }
         let State { names, staged } = std::mem::take(&mut *self.lock());
-        for (dir, name) in names {
+        for Leftover { dir, name, .. } in names {
             sweep::remove_all(&dir, root, &[name]);
         }
         if staged {

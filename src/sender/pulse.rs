@@ -25,8 +25,9 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    pub(super) fn new(limit: Duration, now: Instant) -> Self {
-        Self { limit, alive: now, taken: 0, asked: false }
+    /// `taken` is how many bytes connections have taken before.
+    pub(super) fn new(limit: Duration, taken: u64, now: Instant) -> Self {
+        Self { limit, alive: now, taken, asked: false }
     }
 
     /// The timeout.
@@ -76,7 +77,7 @@ mod tests {
     fn whoever_is_silent_is_asked_and_then_given_up() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut pulse = Pulse::new(LIMIT, start);
+        let mut pulse = Pulse::new(LIMIT, 0, start);
         assert_eq!((pulse.beat(0, at(4)), pulse.due()), (Beat::None, at(5)));
         assert_eq!((pulse.beat(0, at(5)), pulse.due()), (Beat::Ask, at(10)));
         assert_eq!(pulse.beat(17, at(9)), Beat::None);
@@ -89,7 +90,7 @@ mod tests {
     fn whoever_takes_bytes_lives() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut pulse = Pulse::new(LIMIT, start);
+        let mut pulse = Pulse::new(LIMIT, 0, start);
         assert_eq!(pulse.beat(0, at(5)), Beat::Ask);
         for turn in 1..10 {
             assert_eq!(pulse.beat(turn * 1_000_000, at(turn * 10)), Beat::None);
@@ -100,7 +101,7 @@ mod tests {
     #[test]
     fn who_was_stopped_itself_asks_first() {
         let start = Instant::now();
-        let mut pulse = Pulse::new(LIMIT, start);
+        let mut pulse = Pulse::new(LIMIT, 0, start);
         let later = start + LIMIT * 100;
         assert_eq!((pulse.beat(0, later), pulse.due()), (Beat::Ask, later + LIMIT / 2));
     }

@@ -191,7 +191,7 @@ impl<'a> Session<'a> {
             source_lost: false,
             synced: false,
             pump,
-            pulse: config.timeout.filter(|_| !peer.is_local()).map(|limit| Pulse::new(limit, Instant::now())),
+            pulse: config.timeout.filter(|_| !peer.is_local()).map(|limit| Pulse::new(limit, stats.wire_bytes.get(), Instant::now())),
             manifest_bytes_max: tune::memory_bytes() / MANIFEST_MEMORY_SHARE,
         };
         let mut actions = Vec::new();

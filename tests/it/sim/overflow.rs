@@ -146,3 +146,29 @@ fn names_that_come_and_go_while_the_mirror_is_stuck_take_bounded_memory() {
     assert_eq!(sim.differences(), [""; 0]);
     assert_eq!(sim.planner.tree().len(), before + 1);
 }
+
+/// A directory that waits for the sweep, and is deleted before but for what is mounted there, is looked at when it comes back.
+#[test]
+fn a_directory_that_goes_before_it_is_swept_and_stays_as_a_mount_point_is_not_lost() {
+    let mut sim = wide(Watcher::Fanotify);
+    let root = sim.source.dirs()[0];
+    let make = |sim: &mut Sim| sim.source.create(root, b"z", Body::Dir(BTreeMap::new()), Kind::Dir, 0o755).unwrap();
+    make(&mut sim);
+    assert!(sim.rest());
+    sim.target.mount(&RelPath::new(b"z").unwrap());
+    sim.mounts = 1;
+    sim.connect();
+    assert!(sim.rest());
+
+    sim.tell(true);
+    sim.source.remove(root, b"z");
+    sim.tell(false);
+    let (lists, looks) = sim.begin(b"z");
+    assert!(looks || lists.contains(&RelPath::root()));
+    assert!(lists.len() < DIRS && !lists.contains(&RelPath::new(b"z").unwrap()));
+    sim.end();
+    let z = make(&mut sim);
+    sim.source.create(z, b"f", Body::File(Arc::new(vec![1])), Kind::File, 0o644).unwrap();
+    assert!(sim.rest());
+    assert_eq!(sim.differences(), [""; 0]);
+}
