@@ -14,7 +14,7 @@ use crate::model::op::Abilities;
 use crate::model::options::Options;
 use crate::model::path::{Name, NameBuf, RelPath};
 use crate::model::probe::{Ask, DirSeen, Probe, ProbeError, Probed, Seen};
-use crate::plan::dirty::Dirty;
+use crate::plan::dirty::{Dirty, SETTLE_NS};
 use crate::plan::fill::{FILLS_AT_ONCE, Fill};
 use crate::plan::flight::{Flight, TroubleKey};
 use crate::plan::reconcile::{self, Verdict};
@@ -22,10 +22,6 @@ use crate::plan::round::{Asked, Round, Slot};
 use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
 use crate::plan::{NodeMap, NodeSet};
 
-/// A file that is being written and not closed is left alone so long: most are closed by then, and are sent once.
-const SETTLE_NS: u64 = 1_000_000;
-/// What was moved away is looked for at its new name first, and so long: that may be in a directory which is still to be listed.
-const MOVE_NS: u64 = 20_000_000;
 /// A name whose directory was not where it should be is looked at again after so long.
 pub(super) const STALE_NS: u64 = 2_000_000;
 /// A directory without watch is listed so often.
@@ -276,14 +272,7 @@ impl Planner {
             if hint.has(Hint::APPEARED) {
                 self.tree.set(id, flag::CAME);
             }
-            let settled = Hint::CLOSED | Hint::WENT | Hint::ATTRIB | Hint::DIR | Hint::MOVED;
-            if hint.has(Hint::MOVED) && !hint.has(Hint::APPEARED) {
-                self.dirty.mark_at(&mut self.tree, id, flag::LOOK, now + MOVE_NS);
-            } else if hint.has(Hint::WRITTEN | Hint::APPEARED) && !hint.has(settled) {
-                self.dirty.mark_at(&mut self.tree, id, flag::LOOK, now + SETTLE_NS);
-            } else {
-                self.dirty.mark(&mut self.tree, id, flag::LOOK);
-            }
+            self.dirty.mark_told(&mut self.tree, id, hint, now);
         }
     }
 
