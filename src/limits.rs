@@ -371,6 +371,14 @@ pub const LINK_NAMES_MAX: u32 = 65_536;
 /// Share of memory (one in this many) that a receiver's manifest may make the planner's tree take. Twice that much is needed when a table grows.
 pub const MANIFEST_MEMORY_SHARE: u64 = 4;
 
+/// Threads of one manifest: on a disk some more than one are of use, in memory as many as there are processors.
+pub const MANIFEST_THREADS_MAX: usize = 8;
+
+/// Entries that a thread of a manifest passes on at once, and batches of them that wait: some hundred kilobytes.
+pub const MANIFEST_BATCH_ENTRIES: usize = 256;
+/// See [`MANIFEST_BATCH_ENTRIES`].
+pub const MANIFEST_BATCHES_MAX: usize = 8;
+
 /// Bytes of names that a manifest may bring: the tree finds them by 32 bits, and the source needs room for its own.
 pub const MANIFEST_NAMES_BYTES_MAX: usize = 3 << 30;
 

@@ -16,6 +16,7 @@ mod links;
 mod moves;
 pub mod names;
 mod objects;
+mod owners;
 pub mod planner;
 pub mod reconcile;
 mod reports;
