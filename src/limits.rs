@@ -271,6 +271,9 @@ pub const SOCKET_SILENCE_MAX: std::time::Duration = std::time::Duration::from_se
 /// Smallest block of a signature: a page, which is what databases and virtual machines write in place. A changed byte costs one block.
 pub const DELTA_BLOCK_BYTES_MIN: u64 = 4096;
 
+/// Smallest file that goes as a delta although it would fit into one message: several blocks, so that a delta can be worth its head.
+pub const SMALL_DELTA_BYTES_MIN: u64 = 16 * 1024;
+
 /// Largest block of a signature: two of them, and as much again, are held in memory while a delta is made.
 pub const DELTA_BLOCK_BYTES_MAX: u64 = 16 * 1024 * 1024;
 

@@ -501,6 +501,20 @@ impl Target for FsTarget {
         })
     }
 
+    fn put_patch(&mut self, at: &Spot, meta: &Meta, digest: &[u8; 32], delta: &[u8]) -> Result<(), Errno> {
+        self.writable()?;
+        if !may_name(at) {
+            return Err(libc::EINVAL);
+        }
+        let mut content = Vec::new();
+        self.with_access(&[(&at.dir, None)], |target| {
+            let dir = target.held(&at.dir)?;
+            content = file::patched(&dir, at.name.as_name(), meta.size, digest, delta)?;
+            Ok(())
+        })?;
+        self.put(at, meta, &content)
+    }
+
     fn stage_hole(&mut self, id: u64, offset: u64, len: u64) -> Result<(), Errno> {
         self.writable()?;
         self.with_access(&[(&RelPath::root(), None)], |target| target.root.staging.hole(&target.root, id, offset, len))

@@ -69,6 +69,8 @@ pub struct FileTask {
     pub attrs: Option<Arc<Attrs>>,
     /// Send what was read even if the file changed meanwhile: it has been tried often enough.
     pub insist: bool,
+    /// Which object's content the mirror has at the name now, most likely.
+    pub base: Option<Ident>,
 }
 
 /// A staged file that is put in place by the worker that staged it.

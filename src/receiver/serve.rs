@@ -115,6 +115,12 @@ impl<'a> Conn<'a> {
         self.note(Section::Files, index, done);
     }
 
+    fn put_patch(&mut self, index: u32, at: &Spot, meta: &Meta, digest: &[u8; 32], delta: &[u8]) {
+        let done = self.target.put_patch(at, meta, digest, delta);
+        self.files += 1;
+        self.note(Section::Files, index, done);
+    }
+
     /// A piece of a staged file. Why it failed is said by the operation that would put the file into place.
     fn stage(&mut self, id: u64, offset: u64, data: &[u8]) -> Result<()> {
         if let Err(errno) = self.target.stage(id, offset, data) {
@@ -205,6 +211,7 @@ impl<'a> Conn<'a> {
             Message::File { index, op } => self.file(index, &op),
             Message::Put { index, at, meta, data, new } => self.put(index, &at, &meta, data, new),
             Message::PutSparse { index, at, meta, extents, data } => self.put_sparse(index, &at, &meta, &extents, data),
+            Message::PutPatch { index, at, meta, digest, delta } => self.put_patch(index, &at, &meta, &digest, delta),
             Message::Close { files } => {
                 self.count()?;
                 // What is due must not wait for files that the client may hold back until it has come.
@@ -290,6 +297,10 @@ impl<'a> Conn<'a> {
                 Message::PutSparse { index, at, meta, extents, data } => {
                     self.enter(rules)?;
                     self.put_sparse(index, &at, &meta, &extents, data);
+                }
+                Message::PutPatch { index, at, meta, digest, delta } => {
+                    self.enter(rules)?;
+                    self.put_patch(index, &at, &meta, &digest, delta);
                 }
                 Message::Attrs(attrs) => self.target.attrs(&attrs),
                 Message::Stage { id, offset, data } => self.stage(id, offset, data)?,

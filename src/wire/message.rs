@@ -134,6 +134,19 @@ pub enum Message<'a> {
         /// What stands there, one behind the other.
         data: &'a [u8],
     },
+    /// A small file, made of the one that has its name in the mirror.
+    PutPatch {
+        /// Its number in the cycle's FILES.
+        index: u32,
+        /// Its place.
+        at: Spot,
+        /// Its metadata.
+        meta: Meta,
+        /// Of its content.
+        digest: [u8; 32],
+        /// The delta, as [`patched`](crate::delta::patch::patched) takes it: at most [`INLINE_FILE_BYTES_MAX`].
+        delta: &'a [u8],
+    },
     /// A hole of a large file in staging, in place of a piece.
     Hole {
         /// Number of the staged file, unique in a session.
@@ -456,21 +469,17 @@ impl<'a> Messages<'a> {
     }
 
     fn put(&mut self, new: bool) -> Result<Message<'a>, WireError> {
-        let index = self.rest.varint_u32()?;
-        let at = self.spot()?;
+        let (index, at, meta) = (self.rest.varint_u32()?, self.spot()?, self.small_file()?);
+        Ok(Message::Put { index, at, meta, data: self.rest.take(meta.size as usize)?, new })
+    }
+
+    fn small_file(&mut self) -> Result<Meta, WireError> {
         let meta = self.meta_of(|kind| kind == Kind::File)?;
-        let len = usize::try_from(meta.size).ok().filter(|len| *len <= INLINE_FILE_BYTES_MAX);
-        let len = len.ok_or(WireError::Value("inline file beyond its limit"))?;
-        Ok(Message::Put { index, at, meta, data: self.rest.take(len)?, new })
+        if meta.size > INLINE_FILE_BYTES_MAX as u64 { Err(WireError::Value("inline file beyond its limit")) } else { Ok(meta) }
     }
 
     fn put_sparse(&mut self) -> Result<Message<'a>, WireError> {
-        let index = self.rest.varint_u32()?;
-        let at = self.spot()?;
-        let meta = self.meta_of(|kind| kind == Kind::File)?;
-        if meta.size > INLINE_FILE_BYTES_MAX as u64 {
-            return Err(WireError::Value("inline file beyond its limit"));
-        }
+        let (index, at, meta) = (self.rest.varint_u32()?, self.spot()?, self.small_file()?);
         let count = self.rest.varint()?;
         if count > PUT_EXTENTS_MAX as u64 {
             return Err(WireError::Value("too many pieces of a file with holes"));
@@ -485,6 +494,11 @@ impl<'a> Messages<'a> {
             (end, sum) = (after, sum + len);
         }
         Ok(Message::PutSparse { index, at, meta, extents, data: self.rest.take(sum as usize)? })
+    }
+
+    fn put_patch(&mut self) -> Result<Message<'a>, WireError> {
+        let (index, at, meta) = (self.rest.varint_u32()?, self.spot()?, self.small_file()?);
+        Ok(Message::PutPatch { index, at, meta, digest: self.rest.array()?, delta: self.rest.bytes(INLINE_FILE_BYTES_MAX)? })
     }
 
     fn hole(&mut self) -> Result<Message<'a>, WireError> {
@@ -509,6 +523,7 @@ impl<'a> Messages<'a> {
             tag::PUT => self.put(false)?,
             tag::PUT_NEW => self.put(true)?,
             tag::PUT_SPARSE => self.put_sparse()?,
+            tag::PUT_PATCH => self.put_patch()?,
             tag::HOLE => self.hole()?,
             tag::STAGE => {
                 let id = self.rest.varint()?;

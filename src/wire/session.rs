@@ -210,7 +210,7 @@ impl ControlServer {
                 At::Files
             }
             (At::Files, Message::File { index, op }) => check_file(*index, op).and_then(|()| self.count(At::Files))?,
-            (At::Files, Message::Put { index, .. } | Message::PutSparse { index, .. }) => {
+            (At::Files, Message::Put { index, .. } | Message::PutSparse { index, .. } | Message::PutPatch { index, .. }) => {
                 check_index(*index).and_then(|()| self.count(At::Files))?
             }
             (At::Files, Message::Close { files }) => {
@@ -286,11 +286,11 @@ impl ContentServer {
                 self.cycle = Some(*cycle);
                 Ok(())
             }
-            Message::File { .. } | Message::Put { .. } | Message::PutSparse { .. } if self.cycle.is_none() => {
+            Message::File { .. } | Message::Put { .. } | Message::PutSparse { .. } | Message::PutPatch { .. } if self.cycle.is_none() => {
                 Err(WireError::Order("a file before its cycle"))
             }
             Message::File { index, op } => check_file(*index, op),
-            Message::Put { index, .. } | Message::PutSparse { index, .. } => check_index(*index),
+            Message::Put { index, .. } | Message::PutSparse { index, .. } | Message::PutPatch { index, .. } => check_index(*index),
             _ => Err(WireError::Order("not allowed on a content connection")),
         }
     }

@@ -11,6 +11,7 @@ pub const FILES_OF: u8 = 0x08;
 pub const FILE: u8 = 0x09;
 pub const PUT: u8 = 0x0a;
 pub const PUT_NEW: u8 = 0x18;
+pub const PUT_PATCH: u8 = 0x19;
 pub const STAGE: u8 = 0x0b;
 pub const STAGE_DROP: u8 = 0x0c;
 pub const PING: u8 = 0x0d;

@@ -115,6 +115,16 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
                 data: b"hello\n",
             }),
         ),
+        (
+            "put-patch",
+            one(Message::PutPatch {
+                index: 1,
+                at: spot("etc", "motd"),
+                meta: Meta { size: 6, ..file },
+                digest: std::array::from_fn(|at| at as u8),
+                delta: b"\x05\x0c\x06\x0c\x00\x0a\x00\x03!",
+            }),
+        ),
         ("resume", one(Message::Resume { id: 7, key: std::array::from_fn(|at| at as u8), size: 1 << 33 })),
         ("resumed", one(Message::Resumed { id: 7, shape: b"\x80\x80\x80\x05\x0c", digest: std::array::from_fn(|at| at as u8) })),
         ("resumed-nothing", one(Message::Resumed { id: 7, shape: b"\x00\x0c", digest: [0; 32] })),

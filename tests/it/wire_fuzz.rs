@@ -114,7 +114,7 @@ impl Random {
         let token = self.next().to_le_bytes().repeat(2).try_into().unwrap();
         let text = ["", "Unknown module 'x'", "caf\u{e9}"][self.below(3)];
         let errno = 1 + self.below(4095) as i32;
-        match self.below(40) {
+        match self.below(41) {
             0 => {
                 let role = Role::Control {
                     module: "m".repeat(1 + self.below(255)),
@@ -206,6 +206,10 @@ impl Random {
                 let extents: Vec<_> = [first, second].into_iter().filter(|extent| extent.len > 0).collect();
                 let meta = Meta { size: second.at + second.len + gap, ..self.meta(Kind::File) };
                 Message::PutSparse { index: self.number() as u32, at: self.spot(), meta, extents, data }
+            }
+            39 => {
+                let meta = Meta { size: self.number() % 1000, ..self.meta(Kind::File) };
+                Message::PutPatch { index: self.number() as u32, at: self.spot(), meta, digest: [self.next() as u8; 32], delta: data }
             }
             37 => Message::Resume { id: self.number(), key: token, size: self.number() },
             38 => Message::Resumed { id: self.number(), shape: &data[..data.len().min(22)], digest: [self.next() as u8; 32] },
