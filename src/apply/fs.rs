@@ -173,6 +173,12 @@ impl FsTarget {
         self.sums.look(id, dir)
     }
 
+    /// Takes a question for the signature of a file; false if too many wait already.
+    #[must_use]
+    pub fn sign(&mut self, id: u64, base: Spot) -> bool {
+        self.sums.sign(id, base)
+    }
+
     /// Whether [`FsTarget::answer`] has something to do.
     pub fn has_questions(&self) -> bool {
         !self.sums.is_empty()

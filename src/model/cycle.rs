@@ -107,6 +107,8 @@ pub struct StageTask {
     pub ident: Ident,
     /// Which object's content the mirror has at the name now, if any.
     pub base: Option<Ident>,
+    /// Length of the file that the mirror has at the name; 0 for none, and where its signature is of no use.
+    pub there: u64,
     /// Length when it was looked at.
     pub size: u64,
     /// Keep what was read even if the file changed meanwhile.

@@ -539,6 +539,12 @@ impl Emit<'_> {
         let stage = self.next_id();
         let insist = self.planner.insist(node);
         let base = self.planner.tree.file_ident(node).filter(|_| !self.planner.tree.has(node, flag::UNKNOWN));
+        let there = self
+            .planner
+            .tree
+            .meta(node)
+            .filter(|meta| meta.kind == Kind::File && !self.planner.is_troubled(node))
+            .map_or(0, |meta| meta.size);
         self.planner.staged.insert(stat.ident, Staged { stage, waiting: vec![reference], ready: None, disturbed: false });
         self.planner.busy += 1;
         actions.push(Action::Stage(StageTask {
@@ -549,6 +555,7 @@ impl Emit<'_> {
             name: spot.name,
             ident: stat.ident,
             base,
+            there,
             size: stat.meta.size,
             insist,
         }));

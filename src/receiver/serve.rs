@@ -74,6 +74,7 @@ impl<'a> Conn<'a> {
         target.answer(&mut |answer| {
             match answer {
                 Answer::Summed { id, sums } => out.summed(id, &sums),
+                Answer::Signed { id, last, shape, blocks } => out.signed(id, last, &shape, &blocks),
                 Answer::Looked(part) => out.looked(part.id, part.last, &part.dir, &part.entries),
             }
             if sent.is_ok() {
@@ -151,7 +152,9 @@ impl<'a> Conn<'a> {
             return Ok(());
         }
         match message {
-            Message::List { .. } | Message::Sum { .. } | Message::Look { .. } | Message::Ping | Message::Bye => Ok(()),
+            Message::List { .. } | Message::Sum { .. } | Message::Look { .. } | Message::Sign { .. } | Message::Ping | Message::Bye => {
+                Ok(())
+            }
             _ => Err(Error::Usage(READ_ONLY.into())),
         }
     }
@@ -315,6 +318,7 @@ impl<'a> Conn<'a> {
                 }
                 Message::Sum { id, dir, parts } => asked(self.target.sum(id, dir, parts))?,
                 Message::Look { id, dir } => asked(self.target.look(id, dir))?,
+                Message::Sign { id, base } => asked(self.target.sign(id, base))?,
                 Message::Resume { id, key, size } => self.resume(id, &key, size),
                 Message::Ping => self.out.pong(),
                 // `Bye` was noted by the checker.

@@ -121,7 +121,7 @@ impl Payload {
         }
     }
 
-    fn spot(&mut self, spot: &Spot) {
+    pub(super) fn spot(&mut self, spot: &Spot) {
         self.dir(&spot.dir);
         put_bytes(&mut self.bytes, spot.name.as_bytes());
     }
@@ -541,6 +541,8 @@ impl Payload {
             Message::Attrs(attrs) => self.attrs(attrs),
             Message::Sum { id, dir, parts } => self.sum(*id, dir, parts),
             Message::Look { id, dir } => self.look(*id, dir),
+            Message::Sign { id, base } => self.sign(*id, base),
+            Message::Signed { id, last, shape, blocks } => self.signed(*id, *last, shape, blocks),
             Message::Summed { id, sums } => self.summed(*id, sums),
             Message::Looked(part) => self.looked(part.id, part.last, &part.dir, &part.entries),
             Message::Ping => self.ping(),

@@ -4,6 +4,7 @@
 //! [`probe`] and [`files`] itself where a batch is so small that handing it over would cost more.
 
 mod attrs;
+mod base;
 pub mod files;
 mod patch;
 pub mod probe;

@@ -88,6 +88,7 @@ fn delta(base: &Signature, content: &[u8]) -> Option<(Vec<u8>, Signature)> {
         },
     );
     let Ok(outcome) = outcome;
+    tracing::debug!(matched = outcome.work.copied, literal = outcome.work.literal, "a small delta");
     Some((steps.finish(), outcome.signature))
 }
 

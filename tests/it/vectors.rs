@@ -128,6 +128,17 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
         ("resume", one(Message::Resume { id: 7, key: std::array::from_fn(|at| at as u8), size: 1 << 33 })),
         ("resumed", one(Message::Resumed { id: 7, shape: b"\x80\x80\x80\x05\x0c", digest: std::array::from_fn(|at| at as u8) })),
         ("resumed-nothing", one(Message::Resumed { id: 7, shape: b"\x00\x0c", digest: [0; 32] })),
+        ("sign", one(Message::Sign { id: 7, base: spot("a", "x") })),
+        (
+            "signed",
+            one(Message::Signed {
+                id: 7,
+                last: true,
+                shape: b"\x05\x0c",
+                blocks: b"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\x10\x11\x12\x13\x14\x15",
+            }),
+        ),
+        ("signed-nothing", one(Message::Signed { id: 7, last: true, shape: b"\x00\x0c", blocks: b"" })),
         ("stage-drop", one(Message::StageDrop { id: 7 })),
         ("patch", one(Message::Patch { id: 7, base: spot("a", "x"), shapes: b"\x05\x0c\x81\x20\x0c" })),
         ("steps", one(Message::Steps { id: 7, data: b"\x00\x80\x40\x00\x03!" })),
