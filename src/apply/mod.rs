@@ -15,6 +15,7 @@ mod meta;
 pub mod partial;
 mod patch;
 pub mod root;
+mod sign;
 mod staging;
 mod sum;
 mod sweep;

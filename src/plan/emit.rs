@@ -447,6 +447,8 @@ impl Emit<'_> {
         let node = self.tree().child_or_insert(parent, spot.name.as_name());
         let insist = self.planner.insist(node);
         let new = self.tree().kind(node).is_none();
+        // What was read and not sent is the base still; not after a failure of the receiver.
+        let base = if self.planner.is_troubled(node) { None } else { self.tree().file_ident(node) };
         self.touched.insert(parent);
         self.made(node, stat);
         // Attributes that were not looked at are told by the report.
@@ -456,7 +458,7 @@ impl Emit<'_> {
         let index = self.file_index(node);
         let node = self.planner.tree.reference(node);
         let attrs = self.round.attrs.get(&stat.meta.attrs).cloned();
-        let task = FileTask { index, node, name: spot.name, stat: *stat, attrs, new, insist };
+        let task = FileTask { index, node, name: spot.name, stat: *stat, attrs, new, insist, base };
         self.add_to_batch(parent, spot.dir, expect, task);
     }
 
@@ -536,8 +538,13 @@ impl Emit<'_> {
         };
         let stage = self.next_id();
         let insist = self.planner.insist(node);
-        let is_base = self.planner.tree.kind(node) == Some(Kind::File) && !self.planner.tree.has(node, flag::UNKNOWN);
-        let base = if is_base { self.planner.tree.ident(node) } else { None };
+        let base = self.planner.tree.file_ident(node).filter(|_| !self.planner.tree.has(node, flag::UNKNOWN));
+        let there = self
+            .planner
+            .tree
+            .meta(node)
+            .filter(|meta| meta.kind == Kind::File && !self.planner.is_troubled(node))
+            .map_or(0, |meta| meta.size);
         self.planner.staged.insert(stat.ident, Staged { stage, waiting: vec![reference], ready: None, disturbed: false });
         self.planner.busy += 1;
         actions.push(Action::Stage(StageTask {
@@ -548,6 +555,7 @@ impl Emit<'_> {
             name: spot.name,
             ident: stat.ident,
             base,
+            there,
             size: stat.meta.size,
             insist,
         }));

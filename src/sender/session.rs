@@ -169,6 +169,7 @@ impl<'a> Session<'a> {
             carried: Carried::new(welcome.abilities.attrs),
             rate,
             sparse: config.options.sparse,
+            small_deltas: !config.once && !matches!(link, Link::Local(_)),
             preallocate: config.options.writing.preallocate,
         });
         let crew = Crew::start(config.threads, &source, peer, welcome.token, (&wake, || stop.is_stopped()))?;
