@@ -87,7 +87,7 @@ impl Course<'_> {
     /// first and noop: time counts from the start of the sender.
     fn start_up(&self, load: &Load, peer: Peer, src: &Path, dst: &Path) -> Result<Measured> {
         let mut out = Measured::default();
-        let mut marks = if matches!(load.name, Name::First | Name::Copy) { some_files(src)? } else { Vec::new() };
+        let mut marks = if load.name == Name::First { some_files(src)? } else { Vec::new() };
         if load.name == Name::Noop && peer.is_live() {
             // One file is changed, so that it shows when the peer has got through.
             fs::write(src.join(READY_FILE), "changed").doing(|| "change a file".into())?;
