@@ -274,3 +274,10 @@ pub const HANDLE_SAMPLES_MAX: usize = 4;
 
 /// A directory to be listed counts as so many names of a cycle: it stands for as many entries on average.
 pub const SCAN_WEIGHT: usize = 16;
+
+/// Deletions within this time are one burst, which `--max-delete` bounds: long enough for an `rm -rf` that is under way, short enough that a day's ordinary
+/// deletions do not add up.
+pub const DELETE_BURST_NS: u64 = 60_000_000_000;
+
+/// A root that loses all its entries at once is held if so many entries would be deleted: the only file of a spool comes and goes.
+pub const EMPTIED_ENTRIES_MIN: u64 = 2;

@@ -23,6 +23,17 @@ pub struct Options {
     pub delete: bool,
     /// Delete also what the filter excludes (`--delete-excluded`).
     pub delete_excluded: bool,
+    /// More deletions than this in one burst are held (`--max-delete`).
+    pub max_delete: Option<MaxDelete>,
+}
+
+/// How many deletions are too many: of the first look of a session, or within a minute (`DELETE_BURST_NS`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaxDelete {
+    /// More than so many entries.
+    Entries(u64),
+    /// More than so many of a hundred entries that the mirror held when the burst began.
+    Percent(u8),
 }
 
 impl Options {
@@ -39,6 +50,7 @@ impl Options {
             hard_links: true,
             delete: true,
             delete_excluded: false,
+            max_delete: None,
         }
     }
 }

@@ -85,7 +85,7 @@ impl Planner {
             planner: self,
         };
         emit.run(actions);
-        let Emit { mut cycle, pre, files, post, replaced, .. } = emit;
+        let Emit { mut cycle, pre, files, post, replaced, round: Round { oldest, .. }, .. } = emit;
         self.drop_unwanted_stages(actions);
         if pre.is_empty() && files.is_empty() && post.is_empty() {
             return;
@@ -97,7 +97,7 @@ impl Planner {
             self.busy += batch.files.len();
         }
         let cycle = Arc::new(cycle);
-        self.flights.push_back(Flight { cycle: cycle.clone(), pre, files, post, replaced, failures: Failures::default() });
+        self.flights.push_back(Flight { cycle: cycle.clone(), pre, files, post, replaced, failures: Failures::default(), oldest });
         actions.push(Action::Cycle(cycle));
     }
 
@@ -139,6 +139,7 @@ impl Emit<'_> {
             if let Some(parent) = self.planner.tree.resolve(parent) {
                 let id = self.tree().child_or_insert(parent, name.as_name());
                 self.planner.dirty.mark_at(&mut self.planner.tree, id, flag::LOOK, at);
+                self.planner.owe_after(id);
             }
         }
     }
@@ -505,7 +506,8 @@ impl Emit<'_> {
         let insist = self.planner.insist(node);
         let is_base = self.planner.tree.kind(node) == Some(Kind::File) && !self.planner.tree.has(node, flag::UNKNOWN);
         let base = if is_base { self.planner.tree.ident(node) } else { None };
-        self.planner.staged.insert(stat.ident, Staged { stage, waiting: vec![reference], ready: None, disturbed: false });
+        let since = self.round.oldest.unwrap_or(self.now);
+        self.planner.staged.insert(stat.ident, Staged { stage, waiting: vec![reference], ready: None, disturbed: false, since });
         self.planner.busy += 1;
         actions.push(Action::Stage(StageTask {
             stage,
@@ -542,6 +544,7 @@ impl Emit<'_> {
             let Some(stat) = self.round.dirs.get(&self.planner.tree.reference(dir)).copied() else {
                 // Touched without having been looked at: a later cycle sets its time.
                 self.planner.dirty.mark(&mut self.planner.tree, dir, flag::OWN);
+                self.planner.owe_own(dir);
                 continue;
             };
             let Ok(path) = self.planner.tree.path(dir) else { continue };

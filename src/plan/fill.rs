@@ -72,6 +72,7 @@ impl Planner {
         };
         self.drop_below(top);
         self.dirty.mark(&mut self.tree, top, flag::SCAN | flag::DEEP);
+        self.owe(top);
         self.fill = Some(Fill::default());
         actions.push(Action::List(path));
     }
@@ -179,5 +180,6 @@ impl Planner {
     /// The manifest is complete.
     pub fn list_end(&mut self) {
         self.fill = None;
+        self.guard_filled();
     }
 }

@@ -5,11 +5,14 @@
 
 pub mod aftermath;
 mod borders;
+mod debt;
 mod deletions;
 pub mod dirty;
 pub mod emit;
 pub mod fill;
 pub mod flight;
+mod guard;
+mod lag;
 mod links;
 mod moves;
 pub mod names;
@@ -19,8 +22,12 @@ pub mod reconcile;
 mod reports;
 pub mod round;
 mod screen;
+mod told;
 pub mod tree;
 #[cfg(test)]
 mod tree_tests;
+mod troubles;
 
-pub use planner::{Action, Planner, Trouble};
+pub use guard::{GuardNews, Held, Hold, HoldCause};
+pub use planner::{Action, Planner};
+pub use troubles::{Trouble, Turn};

@@ -5,24 +5,28 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
-use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, SCAN_WEIGHT, TOLD_OBJECTS_MAX, UNKNOWN_KEYS_MAX};
+use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, SCAN_WEIGHT, UNKNOWN_KEYS_MAX};
 use crate::model::cycle::{Cycle, NodeRef, Read, StageTask};
 use crate::model::event::{Event, Hint, Key};
 use crate::model::filter::Filter;
-use crate::model::meta::{Ident, Kind, Stat};
+use crate::model::meta::{Ident, Stat};
 use crate::model::op::Abilities;
 use crate::model::options::Options;
 use crate::model::path::{Name, NameBuf, RelPath};
 use crate::model::probe::{Ask, DirSeen, Probe, ProbeError, Probed, Seen};
+use crate::plan::debt::Debt;
 use crate::plan::dirty::Dirty;
 use crate::plan::fill::{FILLS_AT_ONCE, Fill};
-use crate::plan::flight::{Flight, TroubleKey};
+use crate::plan::flight::Flight;
+use crate::plan::guard::Guard;
+use crate::plan::lag::Lag;
 use crate::plan::reconcile::{self, Verdict};
 use crate::plan::round::{Asked, Round, Slot};
 use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
+use crate::plan::troubles::{Failing, Trouble, TroubleKey};
 
 /// A file that is being written and not closed is left alone so long: most are closed by then, and are sent once.
-const SETTLE_NS: u64 = 1_000_000;
+pub(super) const SETTLE_NS: u64 = 1_000_000;
 /// A name whose directory was not where it should be is looked at again after so long.
 pub(super) const STALE_NS: u64 = 2_000_000;
 /// A directory without watch is listed so often.
@@ -49,17 +53,6 @@ pub enum Action {
     Forget(Key),
 }
 
-/// An entry that could not be read or written; it is tried again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
-    /// The entry.
-    pub path: RelPath,
-    /// What failed.
-    pub what: &'static str,
-    /// Why.
-    pub errno: i32,
-}
-
 /// A file in staging, or on its way there.
 #[derive(Debug)]
 pub(super) struct Staged {
@@ -71,6 +64,8 @@ pub(super) struct Staged {
     pub ready: Option<(usize, Read)>,
     /// It was looked at again while it was on its way.
     pub disturbed: bool,
+    /// When the change was noticed that it carries.
+    pub since: u64,
 }
 
 impl Staged {
@@ -98,9 +93,11 @@ pub struct Planner {
     pub(super) next_group: u32,
     pub(super) abilities: Abilities,
     pub(super) staged: HashMap<Ident, Staged>,
-    /// Tries so far and the last cause.
-    pub(super) troubles: HashMap<TroubleKey, (u32, i32)>,
-    pub(super) reports: Vec<Trouble>,
+    pub(super) troubles: HashMap<TroubleKey, Failing>,
+    pub(super) reports: Vec<(TroubleKey, Trouble)>,
+    pub(super) guard: Guard,
+    pub(super) debt: Debt,
+    pub(super) lag: Lag,
     /// Staged files, by worker, that could not be put in place.
     pub(super) drops: Vec<(usize, u64)>,
     pub(super) restless: HashMap<NodeRef, u32>,
@@ -110,10 +107,10 @@ pub struct Planner {
     unknown_keys: HashSet<Box<[u8]>>,
     unknown_keys_lost: bool,
     /// Device and inode number of what events told to have changed since the round began.
-    told: HashMap<(u64, u64), Hint, FixedState>,
-    told_lost: bool,
+    pub(super) told: HashMap<(u64, u64), Hint, FixedState>,
+    pub(super) told_lost: bool,
     /// Empty: room for the names of one object.
-    names_told: Vec<NodeId>,
+    pub(super) names_told: Vec<NodeId>,
     online: bool,
     seed: u64,
 }
@@ -141,6 +138,9 @@ impl Planner {
             staged: HashMap::new(),
             troubles: HashMap::new(),
             reports: Vec::new(),
+            guard: Guard::default(),
+            debt: Debt::default(),
+            lag: Lag::default(),
             drops: Vec::new(),
             restless: HashMap::new(),
             busy: 0,
@@ -179,16 +179,6 @@ impl Planner {
         self.dirty.len()
     }
 
-    /// Entries that could not be read or written and wait for another try.
-    pub fn failing(&self) -> usize {
-        self.troubles.keys().filter(|(dir, _)| self.tree.resolve(*dir).is_some()).count()
-    }
-
-    /// Troubles that are new since the last call.
-    pub fn take_reports(&mut self) -> Vec<Trouble> {
-        std::mem::take(&mut self.reports)
-    }
-
     /// Cycles on their way.
     pub fn in_flight(&self) -> usize {
         self.flights.len()
@@ -208,7 +198,7 @@ impl Planner {
     }
 
     /// Whether a delayed node waits for a failure to end, or is listed from time to time only: not for something that is about to happen.
-    fn waits_for_cause(&self, id: NodeId) -> bool {
+    pub(super) fn waits_for_cause(&self, id: NodeId) -> bool {
         let troubled = |id: NodeId| id != NONE && self.is_troubled(id);
         troubled(id) || troubled(self.tree.parent(id)) || (self.tree.has(id, flag::UNWATCHED) && !self.tree.has(id, flag::LOOK | flag::OWN))
     }
@@ -232,13 +222,6 @@ impl Planner {
         if let Some(object) = object.or_else(|| self.object_at(key, name, hint)) {
             self.object_told(object, hint, now);
         }
-    }
-
-    /// The object that has other names beside the one that was told, which may be gone when it is looked at; for watchers that do not tell it.
-    fn object_at(&self, key: &[u8], name: &[u8], hint: Hint) -> Option<(u64, u64)> {
-        let told = hint.has(Hint::WRITTEN | Hint::CLOSED | Hint::ATTRIB) && !name.is_empty();
-        let id = self.tree.child(self.tree.of_key(key).filter(|_| told)?, name).filter(|id| self.tree.group(*id) != 0)?;
-        self.tree.ident(id).map(|ident| (ident.dev, ident.ino))
     }
 
     /// Events were lost: every directory is listed again. Each by itself, not from the root downwards: one that is renamed meanwhile could slip through.
@@ -290,54 +273,6 @@ impl Planner {
         }
     }
 
-    /// An object changed: it has to be looked at under all its names, for the one that the event tells may be gone when it is looked at.
-    fn object_told(&mut self, object: (u64, u64), hint: Hint, now: u64) {
-        if self.round.is_some() {
-            // A name that was looked at before the change may turn out to be one of the object's.
-            if self.told.len() < TOLD_OBJECTS_MAX {
-                *self.told.entry(object).or_default() |= hint;
-            } else {
-                self.told_lost = true;
-            }
-        }
-        self.look_at_object(object, hint, now);
-    }
-
-    fn look_at_object(&mut self, (dev, ino): (u64, u64), hint: Hint, now: u64) {
-        let mut names = std::mem::take(&mut self.names_told);
-        names.extend(self.tree.of_inode(dev, ino).filter(|id| self.tree.kind(*id) != Some(Kind::Dir)));
-        let wrote = if hint.has(Hint::WRITTEN | Hint::CLOSED) { flag::WROTE } else { 0 };
-        for id in names.drain(..) {
-            if hint.has(Hint::CLOSED) {
-                self.tree.forget_ctime(id);
-            }
-            if hint.has(Hint::CLOSED | Hint::ATTRIB) {
-                self.dirty.mark(&mut self.tree, id, flag::LOOK | wrote);
-            } else {
-                self.dirty.mark_at(&mut self.tree, id, flag::LOOK | wrote, now + SETTLE_NS);
-            }
-        }
-        self.names_told = names;
-    }
-
-    /// After a round: what was told while it was under way. `seen` are its names, if some of that was forgotten.
-    fn look_at_told(&mut self, seen: Option<Vec<(NodeRef, NameBuf)>>, now: u64) {
-        let mut told = std::mem::take(&mut self.told);
-        for (object, hint) in told.drain() {
-            self.look_at_object(object, hint, now);
-        }
-        self.told = told;
-        self.told_lost = false;
-        for (dir, name) in seen.into_iter().flatten() {
-            if let Some(dir) = self.tree.resolve(dir)
-                && let Some(id) = self.tree.child(dir, name.as_name().as_bytes())
-                && self.tree.kind(id).is_some_and(|kind| kind != Kind::Dir)
-            {
-                self.dirty.mark(&mut self.tree, id, flag::LOOK | flag::WROTE);
-            }
-        }
-    }
-
     /// An event of a directory that is not known, while directories are being listed, may be of one of them: it is listed again.
     fn unknown_key(&mut self, key: &[u8]) {
         let listing = self.round.as_ref().is_some_and(|r| r.open.values().any(|a| a.list));
@@ -358,6 +293,7 @@ impl Planner {
         }
         actions.extend(self.drops.drain(..).map(|(worker, stage)| Action::DropStage { worker, stage }));
         self.dirty.advance(&mut self.tree, now);
+        self.note_age(now);
         if self.round.is_some() || self.fill.is_some() {
             return;
         }
@@ -367,6 +303,8 @@ impl Planner {
         }
         if self.flights.len() < CYCLES_IN_FLIGHT_MAX && !self.dirty.is_empty() {
             self.begin_round(now, actions);
+        } else if self.guard.is_concerned() && self.is_idle() {
+            self.guard_rests();
         }
     }
 
@@ -374,7 +312,7 @@ impl Planner {
     fn begin_round(&mut self, now: u64, actions: &mut Vec<Action>) {
         self.unknown_keys.clear();
         self.unknown_keys_lost = false;
-        self.round = Some(Round::default());
+        self.round = Some(Round { oldest: self.oldest_dirty(), ..Round::default() });
         let mut names: HashMap<NodeId, Vec<NodeId>> = HashMap::new();
         let mut lists: Vec<(NodeId, bool)> = Vec::new();
         let mut order = Vec::new();
@@ -383,6 +321,12 @@ impl Planner {
             let Some(id) = self.dirty.take(&mut self.tree) else { break };
             if self.tree.has(id, flag::BUSY) {
                 // Queued again when the report is back.
+                continue;
+            }
+            if self.debt.is_on() {
+                self.debt_taken(id);
+            }
+            if self.is_left_alone(id) {
                 continue;
             }
             if self.tree.has(id, flag::RELIST) {
@@ -460,6 +404,7 @@ impl Planner {
         if dir != ROOT {
             self.dirty.mark(&mut self.tree, dir, flag::LOOK);
         }
+        self.debt_asked_later(asked);
         self.ask_later(asked, dir, now + STALE_NS);
     }
 
@@ -486,8 +431,7 @@ impl Planner {
 
     fn seen(&mut self, asked: &Asked, dir: NodeId, seen: DirSeen, now: u64, actions: &mut Vec<Action>) {
         if !self.troubles.is_empty() && seen.list_error.is_none() {
-            let key = self.trouble_key(dir);
-            self.troubles.remove(&key);
+            self.heal(dir);
         }
         if dir == ROOT || self.tree.ident(dir).is_none() {
             self.tree.set_ident(dir, &seen.stat.ident);
@@ -550,6 +494,9 @@ impl Planner {
     }
 
     fn slot(&mut self, dir: NodeId, id: NodeId, name: NameBuf, seen: Seen, asked: &Asked) {
+        if asked.list && self.debt.is_on() {
+            self.debt_listed(dir, id);
+        }
         if self.tree.has(id, flag::BUSY) {
             // Its report is not back: looked at again then.
             self.tree.set(id, flag::LOOK);
@@ -572,17 +519,21 @@ impl Planner {
         let Some(mut round) = self.round.take() else { return };
         round.agree();
         match reconcile::wants(&self.tree, &round, &self.options) {
-            Verdict::Wants(wants, later) => {
+            Verdict::Wants(mut wants, later) => {
                 for (id, why) in later {
                     self.dirty.mark(&mut self.tree, id, flag::LOOK | why);
+                    self.owe_after(id);
                 }
+                self.guard_round(&round, &mut wants, now);
                 let seen = self.told_lost.then(|| round.slots.iter().map(|s| (s.parent, s.name.clone())).collect());
                 self.emit(round, wants, now, actions);
+                self.debt_round_over();
                 self.look_at_told(seen, now);
             }
             Verdict::Need(nodes) => {
                 round.widened += 1;
                 round.asked.extend(nodes.iter().map(|n| self.tree.reference(*n)));
+                self.debt_widened(&nodes);
                 self.round = Some(round);
                 let mut by_dir: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
                 for id in nodes {

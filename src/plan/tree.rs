@@ -165,6 +165,11 @@ impl Tree {
         self.len() == 1
     }
 
+    /// All live nodes, in no order.
+    pub fn all(&self) -> impl Iterator<Item = NodeId> + '_ {
+        (0..self.nodes.len() as NodeId).filter(|id| self.is_live(*id))
+    }
+
     pub(super) fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id as usize]
     }

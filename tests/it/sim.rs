@@ -22,6 +22,8 @@ use crate::memtarget::MemTarget;
 use crate::place;
 use crate::rng::Rng;
 
+mod flush;
+mod guard;
 mod life;
 mod mounts;
 mod quiet;
@@ -81,6 +83,10 @@ struct Sim {
     stays: HashSet<Vec<u8>>,
     /// Whether directories are made unreadable now and then.
     shuts: bool,
+    /// Deletions that are held are approved once all rests.
+    approves: bool,
+    /// Changes are made in this directory only.
+    confined: Option<u64>,
     /// `RINGSYNC_SIM_TRACE` shows what the mirror is told.
     trace: bool,
 }
@@ -136,6 +142,8 @@ impl Sim {
             filter,
             stays,
             shuts,
+            approves: true,
+            confined: None,
             trace: std::env::var_os("RINGSYNC_SIM_TRACE").is_some(),
         }
     }
@@ -411,6 +419,9 @@ impl Sim {
                 && self.sent.is_empty()
                 && self.acks.is_empty();
             if quiet && !self.source.has_events() && self.planner.is_idle() {
+                if self.approves && self.planner.approve() > 0 {
+                    continue;
+                }
                 match self.planner.next_at() {
                     // What is to go and is mounted is tried again for good.
                     Some(_) if self.only_mounts_are_left() => return true,

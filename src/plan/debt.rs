@@ -1,0 +1,222 @@
+//! What `flush` waits for: everything that was dirty at one moment has been looked at since, sent and acknowledged. Part of the planner.
+//!
+//! The mirror need not come to rest for it, and what changes later is not waited for, however much there is of it. While nobody waits, nothing is noted.
+//!
+//! Invariant: an entry whose state in the source at that moment may differ from what the mirror holds after all cycles sent so far is owed itself, or is to be
+//! found by the listing of a directory above it that is owed or that a wanted manifest covers; or it is in trouble or held. So is what of it is left behind
+//! by a round: `taken` are its nodes that were owed when it began.
+
+use std::collections::HashMap;
+
+use crate::model::cycle::NodeRef;
+use crate::plan::fill::FILLS_AT_ONCE;
+use crate::plan::planner::Planner;
+use crate::plan::round::Asked;
+use crate::plan::tree::{NodeId, flag};
+
+/// What is owed for a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// A look at it, and what follows. If its content is with a worker now, another look after that one has reported.
+    Look,
+    /// The report on its content, which was asked for since.
+    Report,
+    /// A look at its metadata alone: whatever that look leads to is not owed.
+    Own,
+}
+
+#[derive(Debug, Default)]
+struct Wave {
+    owed: HashMap<NodeRef, Due>,
+    /// Owed nodes of the round under way; true: its content was being staged already when the debt was taken.
+    taken: HashMap<NodeRef, bool>,
+    /// The objects that were told to have changed, and are looked at when the round is over, are owed.
+    told: bool,
+    /// The last cycle that has to be acknowledged, once nothing is owed.
+    last_cycle: Option<u64>,
+}
+
+/// Nothing, or what is owed to those who wait.
+#[derive(Debug, Default)]
+pub(super) struct Debt(Option<Wave>);
+
+impl Planner {
+    /// From now on everything that is dirty is owed. What was owed before still is.
+    pub fn owe_all(&mut self) {
+        let mut all: Vec<NodeRef> = self.dirty.queued_nodes().collect();
+        all.extend(self.dirty.delayed(&self.tree).filter(|id| !self.waits_for_cause(*id)).map(|id| self.tree.reference(id)));
+        all.extend(self.staged.values().flat_map(|staged| &staged.waiting));
+        all.extend(self.flights.iter().flat_map(|f| &f.files).map(|(node, _)| *node).filter(|node| self.is_busy(*node)));
+        if let Some(round) = &self.round {
+            all.extend(round.open.values().flat_map(|asked| asked.names.iter().chain([&asked.dir])));
+            all.extend(round.slots.iter().map(|slot| slot.node));
+        }
+        // What makes no events has to be looked at now.
+        let polled: Vec<NodeId> = self.tree.all().filter(|id| self.tree.has(*id, flag::UNWATCHED)).collect();
+        for id in polled {
+            self.dirty.mark(&mut self.tree, id, flag::SCAN);
+            all.push(self.tree.reference(id));
+        }
+        let told = self.has_told();
+        let wave = self.debt.0.get_or_insert_default();
+        wave.owed.extend(all.into_iter().map(|node| (node, Due::Look)));
+        wave.told |= told;
+        wave.last_cycle = None;
+    }
+
+    /// Whether everything that was owed has been acknowledged, or is in trouble or held. Then the debt is over.
+    pub fn is_paid(&mut self) -> bool {
+        let lists = self.fill.is_some() || (!self.wanted_lists.is_empty() && self.fills_in_row <= FILLS_AT_ONCE + 5);
+        let Some(wave) = &mut self.debt.0 else { return true };
+        wave.owed.retain(|node, _| self.tree.resolve(*node).is_some());
+        if !wave.owed.is_empty() || !wave.taken.is_empty() || wave.told || lists {
+            wave.last_cycle = None;
+            return false;
+        }
+        let last = *wave.last_cycle.get_or_insert(self.next_cycle - 1);
+        if self.flights.front().is_some_and(|flight| flight.cycle.number <= last) {
+            return false;
+        }
+        self.debt.0 = None;
+        true
+    }
+
+    /// Entries and cycles that are owed.
+    pub fn owed(&self) -> usize {
+        self.debt.0.as_ref().map_or(0, |wave| (wave.owed.len() + wave.taken.len() + self.flights.len()).max(1))
+    }
+
+    fn is_busy(&self, node: NodeRef) -> bool {
+        self.tree.resolve(node).is_some_and(|id| self.tree.has(id, flag::BUSY))
+    }
+
+    fn is_staged(&self, node: NodeRef) -> bool {
+        self.staged.values().any(|staged| staged.waiting.contains(&node))
+    }
+
+    /// The node is owed, if anything is.
+    pub(super) fn owe(&mut self, id: NodeId) {
+        if let Some(wave) = &mut self.debt.0 {
+            wave.owed.insert(self.tree.reference(id), Due::Look);
+        }
+    }
+
+    /// The same, if it follows from a round in which something was owed.
+    pub(super) fn owe_after(&mut self, id: NodeId) {
+        if self.debt.is_due() {
+            self.owe(id);
+        }
+    }
+
+    /// The directory's metadata are owed, if they follow from a round in which something was.
+    pub(super) fn owe_own(&mut self, id: NodeId) {
+        if let Some(wave) = self.debt.0.as_mut().filter(|wave| !wave.taken.is_empty()) {
+            wave.owed.entry(self.tree.reference(id)).or_insert(Due::Own);
+        }
+    }
+
+    /// The node is in trouble: it is not waited for.
+    pub(super) fn forgive(&mut self, id: NodeId) {
+        if let Some(wave) = &mut self.debt.0 {
+            let node = self.tree.reference(id);
+            wave.owed.remove(&node);
+            wave.taken.remove(&node);
+        }
+    }
+
+    /// The node is part of the round that begins.
+    pub(super) fn debt_taken(&mut self, id: NodeId) {
+        let node = self.tree.reference(id);
+        let was_staged = self.debt.0.is_some() && self.is_staged(node);
+        let Some(wave) = &mut self.debt.0 else { return };
+        match wave.owed.remove(&node) {
+            None | Some(Due::Own) => {}
+            Some(due) => drop(wave.taken.insert(node, was_staged && due == Due::Look)),
+        }
+    }
+
+    /// A listing of `dir`, or a look at it for the sake of others, told of the node.
+    pub(super) fn debt_listed(&mut self, dir: NodeId, id: NodeId) {
+        let (dir, node) = (self.tree.reference(dir), self.tree.reference(id));
+        let Some(wave) = self.debt.0.as_mut().filter(|wave| wave.taken.contains_key(&dir)) else { return };
+        if self.tree.has(id, flag::BUSY) {
+            wave.owed.insert(node, Due::Look);
+        } else {
+            wave.owed.remove(&node);
+            wave.taken.entry(node).or_insert(false);
+        }
+    }
+
+    /// The round was widened by these nodes for the sake of what is in it.
+    pub(super) fn debt_widened(&mut self, nodes: &[NodeId]) {
+        if let Some(wave) = self.debt.0.as_mut().filter(|wave| !wave.taken.is_empty()) {
+            for id in nodes {
+                wave.taken.entry(self.tree.reference(*id)).or_insert(false);
+            }
+        }
+    }
+
+    /// What was asked is asked again later.
+    pub(super) fn debt_asked_later(&mut self, asked: &Asked) {
+        let Some(wave) = &mut self.debt.0 else { return };
+        let mut any = false;
+        for node in asked.names.iter().chain([&asked.dir]) {
+            if wave.taken.remove(node).is_some() {
+                wave.owed.insert(*node, Due::Look);
+                any = true;
+            }
+        }
+        if any {
+            wave.owed.insert(asked.dir, Due::Look);
+        }
+    }
+
+    /// The round is over and its cycle emitted: what of it is still to come.
+    pub(super) fn debt_round_over(&mut self) {
+        let Some(wave) = &mut self.debt.0 else { return };
+        for (node, was_staged) in std::mem::take(&mut wave.taken) {
+            let Some(id) = self.tree.resolve(node) else { continue };
+            let tree = &self.tree;
+            // A directory that is polled has been listed.
+            let polled = tree.has(id, flag::UNWATCHED) && !tree.has(id, flag::QUEUED);
+            let due = if self.staged.values().any(|staged| staged.waiting.contains(&node)) {
+                if was_staged { Due::Look } else { Due::Report }
+            } else if tree.has(id, flag::BUSY) {
+                Due::Report
+            } else if (tree.has(id, flag::SCAN | flag::RELIST) && !polled) || (was_staged && tree.has(id, flag::LOOK)) {
+                Due::Look
+            } else {
+                continue;
+            };
+            wave.owed.entry(node).or_insert(due);
+        }
+    }
+
+    /// Whether objects that are looked at now, after the round, are owed; only once.
+    pub(super) fn debt_of_told(&mut self) -> bool {
+        self.debt.0.as_mut().is_some_and(|wave| std::mem::take(&mut wave.told))
+    }
+
+    /// The node's content is on its way to the mirror, in a cycle.
+    pub(super) fn debt_sent(&mut self, id: NodeId) {
+        let node = self.tree.reference(id);
+        let Some(wave) = &mut self.debt.0 else { return };
+        // What was read before the debt was taken counts if no event says that it changed.
+        let dirty = self.tree.has(id, flag::DIRTY);
+        if wave.owed.get(&node).is_some_and(|due| *due != Due::Look || !dirty) {
+            wave.owed.remove(&node);
+        }
+    }
+}
+
+impl Debt {
+    /// Whether something of the round under way is owed.
+    fn is_due(&self) -> bool {
+        self.0.as_ref().is_some_and(|wave| !wave.taken.is_empty())
+    }
+
+    /// Whether anything is.
+    pub(super) fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+}

@@ -1,0 +1,177 @@
+//! Deletions that are held: which, until when, and that everything else goes on meanwhile.
+
+use ringsync::model::options::MaxDelete;
+use ringsync::plan::{GuardNews, HoldCause};
+
+use super::*;
+
+const WATCHERS: [Watcher; 2] = [Watcher::Fanotify, Watcher::Inotify];
+
+fn setting(watcher: Watcher, seed: u64, max_delete: Option<MaxDelete>) -> (Sim, u64) {
+    let mut sim = Sim::new(seed, watcher);
+    *sim.calm.lock().unwrap() = true;
+    sim.filter = Arc::default();
+    sim.stays = HashSet::new();
+    sim.target = MemTarget::new();
+    sim.planner = Planner::new(Options { max_delete, ..Options::mirror() }, sim.filter.clone(), seed);
+    sim.approves = false;
+    let root = sim.source.dirs()[0];
+    for name in [b"a", b"b"] {
+        let dir = directory(&mut sim, root, name);
+        for n in 0..10 {
+            file(&mut sim, dir, n);
+        }
+    }
+    sim.connect();
+    assert!(sim.rest());
+    assert_eq!(sim.differences(), [""; 0]);
+    (sim, root)
+}
+
+fn directory(sim: &mut Sim, at: u64, name: &[u8]) -> u64 {
+    sim.source.create(at, name, Body::Dir(BTreeMap::new()), Kind::Dir, 0o755).unwrap()
+}
+
+fn file(sim: &mut Sim, at: u64, number: usize) {
+    sim.source.create(at, format!("f{number}").as_bytes(), Body::File(Arc::new(vec![7; number])), Kind::File, 0o644);
+}
+
+fn mirrored(sim: &Sim) -> usize {
+    sim.target.snapshot().len() - 1
+}
+
+#[test]
+fn a_root_emptied_at_once_is_held_until_it_has_an_entry() {
+    for (watcher, seed) in WATCHERS.iter().flat_map(|w| (0..20).map(move |seed| (*w, seed))) {
+        let (mut sim, root) = setting(watcher, seed, None);
+        sim.source.remove(root, b"a");
+        sim.source.remove(root, b"b");
+        assert!(sim.rest());
+        // Where not all was seen at once it is an ordinary deletion until the last of it is.
+        let Some(held) = sim.planner.held(10) else {
+            assert!(mirrored(&sim) < 2, "{watcher:?} {seed}: {}", mirrored(&sim));
+            continue;
+        };
+        assert_eq!((held.cause, held.count as usize), (HoldCause::Emptied, mirrored(&sim)), "{watcher:?} {seed}");
+        assert!(matches!(sim.planner.take_guard_news()[..], [GuardNews::Held(HoldCause::Emptied, _)]), "said once");
+        // What is held is not looked at again and again.
+        let before = sim.cycles;
+        assert!(sim.rest());
+        assert_eq!(sim.cycles, before);
+        let dir = directory(&mut sim, root, b"a");
+        file(&mut sim, dir, 3);
+        assert!(sim.rest());
+        assert_eq!((sim.differences(), sim.planner.held(0)), (vec![], None), "{watcher:?} {seed}");
+    }
+}
+
+#[test]
+fn a_root_that_is_empty_at_the_first_look_is_held_until_that_is_approved() {
+    for (watcher, seed) in WATCHERS.iter().flat_map(|w| (0..10).map(move |seed| (*w, seed))) {
+        let (mut sim, root) = setting(watcher, seed, None);
+        sim.source.remove(root, b"a");
+        sim.source.remove(root, b"b");
+        sim.connect();
+        assert!(sim.rest());
+        let held = sim.planner.held(10).expect("an empty root is held");
+        assert_eq!((held.cause, held.count, held.paths.len(), mirrored(&sim)), (HoldCause::Emptied, 22, 2, 22));
+        // Another session knows of it.
+        let hold = sim.planner.hold().unwrap();
+        sim.connect();
+        sim.planner.resume_hold(hold, 0);
+        assert!(sim.rest());
+        assert_eq!(mirrored(&sim), 22);
+        assert_eq!(sim.planner.approve(), 22);
+        assert!(sim.rest());
+        assert_eq!((sim.differences(), sim.planner.held(0)), (vec![], None), "{watcher:?} {seed}");
+    }
+}
+
+#[test]
+fn too_many_deletions_are_held_and_everything_else_goes_on() {
+    for (watcher, seed, most) in WATCHERS.iter().flat_map(|w| {
+        (0..10).flat_map(move |seed| [MaxDelete::Entries(12), MaxDelete::Percent(55)].map(|most| (*w, seed, most)))
+    }) {
+        let what = format!("{watcher:?} {seed} {most:?}");
+        let (mut sim, root) = setting(watcher, seed, Some(most));
+        sim.source.remove(root, b"a");
+        assert!(sim.rest());
+        assert_eq!((sim.differences(), sim.planner.held(0)), (vec![], None), "{what}: 11 are allowed");
+        let b = sim.source.entries(root)[&b"b"[..]];
+        sim.source.remove(b, b"f1");
+        sim.source.remove(b, b"f2");
+        sim.source.remove(b, b"f3");
+        let c = directory(&mut sim, root, b"c");
+        file(&mut sim, c, 1);
+        sim.source.rename(root, b"b", c, b"b");
+        assert!(sim.rest());
+        let held = sim.planner.held(10).unwrap_or_else(|| panic!("{what}: a third one is too much"));
+        assert_eq!(held.cause, HoldCause::MaxDelete, "{what}");
+        let differences = sim.differences();
+        assert!(differences.len() == held.count as usize && differences.iter().all(|d| d.ends_with(": extra")), "{what}: {differences:?}");
+        // Time does not make it better; nor does a new session.
+        sim.source.now_ns += 1_000_000_000_000;
+        assert!(sim.rest());
+        assert_eq!(sim.planner.held(0).map(|h| h.count), Some(held.count), "{what}");
+        sim.planner.approve();
+        assert!(sim.rest());
+        assert_eq!((sim.differences(), sim.planner.held(0)), (vec![], None), "{what}");
+    }
+}
+
+#[test]
+fn what_comes_back_ends_it() {
+    for (watcher, seed) in WATCHERS.iter().flat_map(|w| (0..20).map(move |seed| (*w, seed))) {
+        let (mut sim, root) = setting(watcher, seed, Some(MaxDelete::Entries(3)));
+        sim.source.remove(root, b"a");
+        assert!(sim.rest());
+        let held = sim.planner.held(10).expect("it is held").count;
+        assert!(held > 3);
+        let a = directory(&mut sim, root, b"a");
+        for n in 0..8 {
+            file(&mut sim, a, n);
+        }
+        assert!(sim.rest());
+        assert_eq!((sim.differences(), sim.planner.held(0)), (vec![], None), "{watcher:?} {seed}");
+    }
+}
+
+#[test]
+fn a_burst_is_over_after_its_time() {
+    let (mut sim, root) = setting(Watcher::Fanotify, 1, Some(MaxDelete::Entries(3)));
+    let a = sim.source.entries(root)[&b"a"[..]];
+    for n in 0..9 {
+        sim.source.remove(a, format!("f{n}").as_bytes());
+        if n % 3 == 2 {
+            assert!(sim.rest());
+            assert_eq!((sim.differences(), sim.planner.held(0)), (vec![], None), "{n}");
+            sim.source.now_ns += 61_000_000_000;
+        }
+    }
+}
+
+/// Something else takes the place of a directory: that deletes all that is in it.
+#[test]
+fn a_directory_that_is_replaced_counts_with_all_it_holds() {
+    for watcher in WATCHERS {
+        let (mut sim, root) = setting(watcher, 5, Some(MaxDelete::Entries(5)));
+        sim.source.remove(root, b"a");
+        sim.source.create(root, b"a", Body::Symlink(b"elsewhere".to_vec()), Kind::Symlink, 0o777);
+        assert!(sim.rest());
+        assert_eq!(mirrored(&sim), 22, "{watcher:?}");
+        sim.planner.approve();
+        assert!(sim.rest());
+        assert_eq!(sim.differences(), [""; 0], "{watcher:?}");
+    }
+}
+
+/// A rename is no deletion, however much is renamed.
+#[test]
+fn renames_are_not_held() {
+    for watcher in WATCHERS {
+        let (mut sim, root) = setting(watcher, 6, Some(MaxDelete::Entries(0)));
+        sim.source.rename(root, b"a", root, b"z");
+        assert!(sim.rest());
+        assert_eq!((sim.differences(), sim.planner.held(0)), (vec![], None), "{watcher:?}");
+    }
+}
