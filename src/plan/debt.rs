@@ -6,13 +6,18 @@
 //! found by the listing of a directory above it that is owed or that a wanted manifest covers; or it is in trouble or held. So is what of it is left behind
 //! by a round: `taken` are its nodes that were owed when it began.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::model::cycle::NodeRef;
 use crate::plan::fill::FILLS_AT_ONCE;
 use crate::plan::planner::Planner;
 use crate::plan::round::Asked;
 use crate::plan::tree::{NodeId, flag};
+
+/// So many owed nodes are looked through whenever it is asked whether all is paid.
+const SWEEP_NODES_MAX: usize = 1024;
+/// More of them every so often.
+const SWEEP_EVERY: u64 = 256;
 
 /// What is owed for a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +35,12 @@ struct Wave {
     owed: HashMap<NodeRef, Due>,
     /// Owed nodes of the round under way; true: its content was being staged already when the debt was taken.
     taken: HashMap<NodeRef, bool>,
+    /// Nodes that are in trouble, or wait for one above to end.
+    excused: HashSet<NodeRef>,
     /// The objects that were told to have changed, and are looked at when the round is over, are owed.
     told: bool,
+    /// How often it was asked whether all is paid.
+    looks: u64,
     /// The last cycle that has to be acknowledged, once nothing is owed.
     last_cycle: Option<u64>,
 }
@@ -44,12 +53,18 @@ impl Planner {
     /// From now on everything that is dirty is owed. What was owed before still is.
     pub fn owe_all(&mut self) {
         let mut all: Vec<NodeRef> = self.dirty.queued_nodes().collect();
-        all.extend(self.dirty.delayed(&self.tree).filter(|id| !self.waits_for_cause(*id)).map(|id| self.tree.reference(id)));
+        let mut excused = Vec::new();
+        for id in self.dirty.delayed(&self.tree) {
+            let to = if self.waits_for_cause(id) { &mut excused } else { &mut all };
+            to.push(self.tree.reference(id));
+        }
         all.extend(self.staged.values().flat_map(|staged| &staged.waiting));
         all.extend(self.flights.iter().flat_map(|f| &f.files).map(|(node, _)| *node).filter(|node| self.is_busy(*node)));
+        // What was looked at already is dirty as well if it changed since; what follows from the round is owed in any case.
+        let mut taken: Vec<NodeRef> = Vec::new();
         if let Some(round) = &self.round {
-            all.extend(round.open.values().flat_map(|asked| asked.names.iter().chain([&asked.dir])));
-            all.extend(round.slots.iter().map(|slot| slot.node));
+            taken.extend(round.open.values().flat_map(|asked| asked.names.iter().chain([&asked.dir])));
+            taken.extend(round.slots.iter().map(|slot| slot.node).chain(round.dirs.keys().copied()));
         }
         // What makes no events has to be looked at now.
         let polled: Vec<NodeId> = self.tree.all().filter(|id| self.tree.has(*id, flag::UNWATCHED)).collect();
@@ -60,6 +75,8 @@ impl Planner {
         let told = self.has_told();
         let wave = self.debt.0.get_or_insert_default();
         wave.owed.extend(all.into_iter().map(|node| (node, Due::Look)));
+        wave.taken.extend(taken.into_iter().map(|node| (node, true)));
+        wave.excused.extend(excused);
         wave.told |= told;
         wave.last_cycle = None;
     }
@@ -68,17 +85,54 @@ impl Planner {
     pub fn is_paid(&mut self) -> bool {
         let lists = self.fill.is_some() || (!self.wanted_lists.is_empty() && self.fills_in_row <= FILLS_AT_ONCE + 5);
         let Some(wave) = &mut self.debt.0 else { return true };
-        wave.owed.retain(|node, _| self.tree.resolve(*node).is_some());
+        wave.looks += 1;
+        if wave.owed.len() <= SWEEP_NODES_MAX || wave.looks % SWEEP_EVERY == 0 {
+            let Self { tree, staged, .. } = self;
+            // What waits for nothing any more has been dealt with.
+            wave.owed.retain(|node, _| {
+                tree.resolve(*node).is_some_and(|id| {
+                    tree.has(id, flag::QUEUED | flag::DELAYED | flag::BUSY) || staged.values().any(|staged| staged.waiting.contains(node))
+                })
+            });
+        }
         if !wave.owed.is_empty() || !wave.taken.is_empty() || wave.told || lists {
             wave.last_cycle = None;
             return false;
         }
+        let is_news = wave.last_cycle.is_none();
         let last = *wave.last_cycle.get_or_insert(self.next_cycle - 1);
-        if self.flights.front().is_some_and(|flight| flight.cycle.number <= last) {
+        let is_acked = self.flights.front().is_none_or(|flight| flight.cycle.number > last);
+        if (is_news || is_acked) && self.is_excuse_over() {
             return false;
         }
-        self.debt.0 = None;
-        true
+        if is_acked {
+            self.debt.0 = None;
+        }
+        is_acked
+    }
+
+    /// Whether something that was excused for a trouble waits, and the trouble is over; then it is owed again.
+    fn is_excuse_over(&mut self) -> bool {
+        let excused = self.debt.0.as_mut().map(|wave| std::mem::take(&mut wave.excused)).unwrap_or_default();
+        let (mut still, mut due) = (HashSet::new(), Vec::new());
+        for node in excused {
+            match self.tree.resolve(node).filter(|id| self.tree.has(*id, flag::DELAYED | flag::QUEUED)) {
+                Some(id) if self.waits_for_cause(id) => drop(still.insert(node)),
+                Some(id) => due.push(id),
+                None => {}
+            }
+        }
+        for id in &due {
+            self.dirty.mark(&mut self.tree, *id, 0);
+            self.owe(*id);
+        }
+        if let Some(wave) = &mut self.debt.0 {
+            wave.excused = still;
+            if !due.is_empty() {
+                wave.last_cycle = None;
+            }
+        }
+        !due.is_empty()
     }
 
     /// Entries and cycles that are owed.
@@ -121,6 +175,7 @@ impl Planner {
             let node = self.tree.reference(id);
             wave.owed.remove(&node);
             wave.taken.remove(&node);
+            wave.excused.insert(node);
         }
     }
 
@@ -144,6 +199,13 @@ impl Planner {
         } else {
             wave.owed.remove(&node);
             wave.taken.entry(node).or_insert(false);
+        }
+    }
+
+    /// A node of the round has another place now, and `id` has its name.
+    pub(super) fn debt_inherited(&mut self, node: NodeRef, id: NodeId) {
+        if let Some(wave) = self.debt.0.as_mut().filter(|wave| wave.taken.contains_key(&node)) {
+            wave.taken.entry(self.tree.reference(id)).or_insert(false);
         }
     }
 
@@ -174,8 +236,13 @@ impl Planner {
     /// The round is over and its cycle emitted: what of it is still to come.
     pub(super) fn debt_round_over(&mut self) {
         let Some(wave) = &mut self.debt.0 else { return };
-        for (node, was_staged) in std::mem::take(&mut wave.taken) {
+        let taken = std::mem::take(&mut wave.taken);
+        for (node, was_staged) in taken {
             let Some(id) = self.tree.resolve(node) else { continue };
+            // It was forgiven, or will be.
+            if self.is_troubled(id) {
+                continue;
+            }
             let tree = &self.tree;
             // A directory that is polled has been listed.
             let polled = tree.has(id, flag::UNWATCHED) && !tree.has(id, flag::QUEUED);
@@ -188,7 +255,9 @@ impl Planner {
             } else {
                 continue;
             };
-            wave.owed.entry(node).or_insert(due);
+            if let Some(wave) = &mut self.debt.0 {
+                wave.owed.entry(node).or_insert(due);
+            }
         }
     }
 

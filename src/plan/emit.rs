@@ -247,6 +247,13 @@ impl Emit<'_> {
         self.cycle.post.push(op);
     }
 
+    /// What is owed for the slot's name is owed for the node that comes there.
+    pub(super) fn inherit_debt(&mut self, at: usize, node: NodeId) {
+        if self.planner.debt.is_on() {
+            self.planner.debt_inherited(self.round.slots[at].node, node);
+        }
+    }
+
     pub(super) fn next_id(&mut self) -> u64 {
         self.planner.next_id += 1;
         self.planner.next_id
@@ -378,6 +385,7 @@ impl Emit<'_> {
         }
         let Some(spot) = self.slot_spot(parent, at) else { return };
         let node = self.tree().child_or_insert(parent, spot.name.as_name());
+        self.inherit_debt(at, node);
         // Perhaps the mirror has the directory already, and something in it: that is found out wherever the directory goes meanwhile.
         let unlisted = directory && (self.planner.tree.has(node, flag::UNKNOWN) || self.planner.tree.has(parent, flag::RELIST));
         let relist = if unlisted { flag::RELIST } else { 0 };
@@ -426,6 +434,7 @@ impl Emit<'_> {
             return;
         };
         let node = self.tree().child_or_insert(parent, spot.name.as_name());
+        self.inherit_debt(at, node);
         let insist = self.planner.insist(node);
         self.touched.insert(parent);
         self.made(node, stat);
@@ -460,6 +469,7 @@ impl Emit<'_> {
     pub(super) fn place_staged(&mut self, parent: NodeId, at: usize, stat: &Stat, actions: &mut Vec<Action>) {
         let Some(spot) = self.slot_spot(parent, at) else { return };
         let node = self.tree().child_or_insert(parent, spot.name.as_name());
+        self.inherit_debt(at, node);
         let reference = self.planner.tree.reference(node);
         match self.planner.staged.get_mut(&stat.ident) {
             Some(staged) if staged.ready.is_none() => {

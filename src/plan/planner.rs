@@ -430,7 +430,8 @@ impl Planner {
     }
 
     fn seen(&mut self, asked: &Asked, dir: NodeId, seen: DirSeen, now: u64, actions: &mut Vec<Action>) {
-        if !self.troubles.is_empty() && seen.list_error.is_none() {
+        // A directory that cannot be listed may well be entered.
+        if !self.troubles.is_empty() && seen.list_error.is_none() && (asked.list || !self.tree.has(dir, flag::SCAN)) {
             self.heal(dir);
         }
         if dir == ROOT || self.tree.ident(dir).is_none() {

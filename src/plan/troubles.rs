@@ -57,6 +57,11 @@ impl Planner {
         self.troubles.keys().filter(|(dir, _)| self.tree.resolve(*dir).is_some()).count()
     }
 
+    /// The same, and one if a part of the mirror has to be listed again and that is being put off, since it was in vain so often.
+    pub fn unsettled(&self) -> usize {
+        self.failing() + usize::from(!self.wanted_lists.is_empty())
+    }
+
     /// What is known of at most `max` of them.
     pub fn failures(&self, max: usize) -> Vec<Trouble> {
         let known = self.troubles.iter().filter_map(|(key, failing)| {
@@ -84,6 +89,7 @@ impl Planner {
     /// Whoever was in trouble, was part of the cycle and is not to be tried again is healed.
     pub(super) fn clear_troubles(&mut self, flight: &Flight) {
         let Planner { troubles, tree, reports, .. } = self;
+        let mut healed = Vec::new();
         let part: HashSet<NodeRef> =
             flight.files.iter().map(|(node, _)| node).chain(flight.pre.iter().map(|(new, _)| new)).chain(&flight.post).copied().collect();
         troubles.retain(|key, failing| {
@@ -97,18 +103,36 @@ impl Planner {
             };
             if !stays && let Some(path) = trouble_path(tree, key) {
                 reports.push((key.clone(), failing.report(path, Turn::Healed)));
+                healed.extend(id);
             }
             stays
         });
+        for id in healed {
+            self.wait_no_longer(id);
+        }
     }
 
-    /// The directory has been read: if that was its trouble, it is healed.
+    /// The directory has been read: if that was its trouble, it is healed, and what waits in it for another try has waited long enough.
     pub(super) fn heal(&mut self, id: NodeId) {
+        if self.troubles.is_empty() {
+            return;
+        }
         let key = self.trouble_key(id);
-        if let Some(failing) = self.troubles.remove(&key)
-            && let Ok(path) = self.tree.path(id)
-        {
+        let Some(failing) = self.troubles.remove(&key) else { return };
+        self.wait_no_longer(id);
+        if let Ok(path) = self.tree.path(id) {
             self.reports.push((key, failing.report(path, Turn::Healed)));
+        }
+    }
+
+    /// What waits at the node and in it because of its trouble is looked at now.
+    fn wait_no_longer(&mut self, id: NodeId) {
+        let waiting: Vec<NodeId> = self.tree.children(id).chain([id]).filter(|at| self.tree.has(*at, flag::DELAYED)).collect();
+        for at in waiting {
+            if !self.is_troubled(at) {
+                self.dirty.mark(&mut self.tree, at, 0);
+                self.owe(at);
+            }
         }
     }
 

@@ -57,7 +57,7 @@ fn flushed(seed: u64, watcher: Watcher, forgetful: bool) -> (Vec<String>, usize)
             return (vec![format!("a flush does not end, {} owed", sim.planner.owed())], compared);
         };
         // What failed or is held waits for its time, whoever waits for it.
-        if sim.planner.failing() == 0 && sim.planner.held(0).is_none() {
+        if sim.planner.unsettled() == 0 && sim.planner.held(0).is_none() {
             compared += 1;
             if !differences.is_empty() {
                 return (differences, compared);
