@@ -116,20 +116,25 @@ impl Planner {
         let excused = self.debt.0.as_mut().map(|wave| std::mem::take(&mut wave.excused)).unwrap_or_default();
         let (mut still, mut due) = (HashSet::new(), Vec::new());
         for node in excused {
-            match self.tree.resolve(node).filter(|id| self.tree.has(*id, flag::DELAYED | flag::QUEUED)) {
+            match self.tree.resolve(node) {
                 Some(id) if self.waits_for_cause(id) => drop(still.insert(node)),
                 Some(id) => due.push(id),
                 None => {}
             }
         }
         for id in &due {
-            self.dirty.mark(&mut self.tree, *id, 0);
+            if self.tree.has(*id, flag::DELAYED | flag::QUEUED) {
+                self.dirty.mark(&mut self.tree, *id, 0);
+            }
             self.owe(*id);
         }
+        let is_under_way = self.round.is_some();
         if let Some(wave) = &mut self.debt.0 {
             wave.excused = still;
             if !due.is_empty() {
+                // It may be in the round or in a cycle that was sent since.
                 wave.last_cycle = None;
+                wave.taken.extend(due.iter().filter(|_| is_under_way).map(|id| (self.tree.reference(*id), false)));
             }
         }
         !due.is_empty()
@@ -239,18 +244,14 @@ impl Planner {
         let taken = std::mem::take(&mut wave.taken);
         for (node, was_staged) in taken {
             let Some(id) = self.tree.resolve(node) else { continue };
-            // It was forgiven, or will be.
-            if self.is_troubled(id) {
-                continue;
-            }
             let tree = &self.tree;
-            // A directory that is polled has been listed.
-            let polled = tree.has(id, flag::UNWATCHED) && !tree.has(id, flag::QUEUED);
+            // A directory that is polled has been listed; one that could not be is tried again.
+            let later = !tree.has(id, flag::QUEUED) && (tree.has(id, flag::UNWATCHED) || self.is_troubled(id));
             let due = if self.staged.values().any(|staged| staged.waiting.contains(&node)) {
                 if was_staged { Due::Look } else { Due::Report }
             } else if tree.has(id, flag::BUSY) {
                 Due::Report
-            } else if (tree.has(id, flag::SCAN | flag::RELIST) && !polled) || (was_staged && tree.has(id, flag::LOOK)) {
+            } else if (tree.has(id, flag::SCAN | flag::RELIST) && !later) || (was_staged && tree.has(id, flag::LOOK)) {
                 Due::Look
             } else {
                 continue;

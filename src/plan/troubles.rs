@@ -96,7 +96,7 @@ impl Planner {
             let (dir, name) = key;
             let Some(dir_id) = tree.resolve(*dir) else { return false };
             let id = if name.is_empty() { Some(dir_id) } else { tree.child(dir_id, name) };
-            let again = flag::UNKNOWN | flag::DIRTY | flag::DELAYED;
+            let again = flag::UNKNOWN | flag::DIRTY | flag::DELAYED | flag::BUSY;
             let stays = match id {
                 Some(id) => !(part.contains(dir) || part.contains(&tree.reference(id))) || tree.has(id, again),
                 None => !part.contains(dir),
