@@ -4,7 +4,10 @@
 //! forgotten and the next session starts from the receiver's manifest, so that start, restart and resume are one path. What the files of it do:
 //! `sender` runs sessions one after another, `sender::session` is one session, `sender::outbox` sends cycles in order, `sender::crew` hands work to workers.
 
+mod attend;
+mod control;
 mod crew;
+mod failures;
 mod outbox;
 mod root;
 mod session;
@@ -14,6 +17,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Dest};
+use crate::control::Reply;
+use crate::control::status::State;
 use crate::error::{Error, Result};
 use crate::model::options::{Compress, IoChoice};
 use crate::model::path::RelPath;
@@ -24,7 +29,10 @@ use crate::sys::nice;
 use crate::sys::wake::Wake;
 use crate::watch::tune;
 use crate::wire::Link;
-use root::SourceRoot;
+pub use control::Controls;
+use control::Desk;
+use failures::FailureLog;
+use root::{LOOK_EVERY, SourceRoot};
 use session::{End, Session};
 
 /// Name of the embedded receiver's only module.
@@ -47,6 +55,8 @@ pub struct Outcome {
     pub failing: u64,
     /// Entries that were not looked at any more.
     pub dirty: u64,
+    /// Entries whose deletion was held.
+    pub held: u64,
     /// It was asked to end before it was done.
     pub interrupted: bool,
 }
@@ -119,7 +129,7 @@ fn dial(host: &str, port: u16) -> Result<TcpStream> {
 ///
 /// # Errors
 /// The first connection cannot be made, or what only a person can mend.
-pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>) -> Result<Outcome> {
+pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>, controls: &Controls) -> Result<Outcome> {
     if let Err(e) = nice::set(config.nice) {
         tracing::warn!("niceness {}: {e}", config.nice);
     }
@@ -128,7 +138,13 @@ pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>) -> Result<Ou
     }
     let (peer, module, path) = Peer::new(config, &stats)?;
     let peer = Arc::new(peer);
-    let result = sessions(config, stop, &stats, &peer, (&module, &path));
+    let desk = &controls.0;
+    desk.slot().register(stop);
+    desk.set_failure_log(config.failure_log.as_deref().map(FailureLog::open).transpose()?);
+    let server = desk.open(config)?;
+    let result = sessions(config, stop, &stats, &peer, (&module, &path), desk);
+    drop(server);
+    desk.set_failure_log(None);
     if let Peer::Local(receiver) = &*peer
         && !receiver.shutdown(SHUTDOWN_PATIENCE)
     {
@@ -137,31 +153,40 @@ pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>) -> Result<Ou
     result
 }
 
-fn sessions(config: &config::Mirror, stop: &Stop, stats: &Arc<Stats>, peer: &Arc<Peer>, module: (&str, &RelPath)) -> Result<Outcome> {
-    let root = SourceRoot::open(&config.source)?;
-    let slot = StopSlot::register(stop);
+fn sessions(
+    config: &config::Mirror,
+    stop: &Stop,
+    stats: &Arc<Stats>,
+    peer: &Arc<Peer>,
+    module: (&str, &RelPath),
+    desk: &Desk,
+) -> Result<Outcome> {
+    let mut config = config.clone();
+    let mut root = SourceRoot::open(&config.source)?;
     let mut wait = RECONNECT_MIN;
     let mut connected_once = false;
     loop {
+        if let Some(filter) = desk.take_filter() {
+            config.filter = filter;
+        }
         let began = Instant::now();
-        let connection = session::connect(config, peer, module);
+        let connection = session::connect(&config, peer, module);
         connected_once |= connection.is_ok();
         let ended =
-            connection.and_then(|connection| Session::start(config, (stop, &slot), stats, peer, connection, &root)).and_then(Session::run);
+            connection.and_then(|connection| Session::start(&config, (stop, desk), stats, peer, connection, &root)).and_then(Session::run);
         let why = match ended {
             Ok(End::Done(outcome)) => return Ok(outcome),
+            Ok(End::NewRules) => continue,
             Ok(End::SourceLost) => {
-                tracing::error!(
-                    "the source {} is missing or another directory than it was: nothing is deleted; waiting until it is back",
-                    config.source.display()
-                );
+                let text = format!("the source {} is missing or another directory than it was", config.source.display());
+                tracing::error!("{text}: nothing is deleted; waiting until it is back");
                 if config.once {
                     return Err(root.lost());
                 }
-                if !root.wait_until_back(|wait| slot.rest(stop, wait)) {
+                desk.leave(State::Held, &format!("{text}; it goes on when it is back, or when another one is approved"), None);
+                if !wait_for_source(&mut root, &config, desk, stop) {
                     return Ok(Outcome { interrupted: true, ..Outcome::default() });
                 }
-                tracing::info!("the source is back");
                 continue;
             }
             Err(e) if e.is_retryable() && connected_once && !config.once && !peer.is_local() => e,
@@ -171,12 +196,40 @@ fn sessions(config: &config::Mirror, stop: &Stop, stats: &Arc<Stats>, peer: &Arc
             wait = RECONNECT_MIN;
         }
         tracing::warn!("{why}; connecting again in {} ms", wait.as_millis());
+        desk.leave(State::Reconnecting, &why.to_string(), None);
         stats.reconnects.add(1);
-        if slot.rest(stop, wait) {
+        if desk.slot().rest(stop, wait) {
             return Ok(Outcome { interrupted: true, ..Outcome::default() });
         }
         wait = (wait * 2).min(RECONNECT_MAX);
     }
+}
+
+/// Waits until the source is there, or another directory is approved as it; false if the run was asked to end first.
+fn wait_for_source(root: &mut SourceRoot, config: &config::Mirror, desk: &Desk, stop: &Stop) -> bool {
+    desk.set_lost(true);
+    let came = loop {
+        if root.is_there() {
+            tracing::info!("the source is back");
+            break true;
+        }
+        if let Some(ticket) = desk.approved_source() {
+            match SourceRoot::open(&config.source) {
+                Ok(approved) => {
+                    tracing::info!("approved: the source is another directory from now on");
+                    *root = approved;
+                    desk.reply(ticket, Reply::Approved(0));
+                    break true;
+                }
+                Err(e) => desk.reply(ticket, Reply::Error(format!("there is nothing to approve: {e}"))),
+            }
+        }
+        if desk.slot().rest(stop, LOOK_EVERY) {
+            break false;
+        }
+    };
+    desk.set_lost(false);
+    came
 }
 
 /// Wakes whoever waits now when the run is asked to end: one registration for a run, however many sessions it has.
@@ -184,15 +237,17 @@ fn sessions(config: &config::Mirror, stop: &Stop, stats: &Arc<Stats>, peer: &Arc
 pub(crate) struct StopSlot(Arc<Mutex<Option<Wake>>>);
 
 impl StopSlot {
-    fn register(stop: &Stop) -> Self {
-        let slot = Self::default();
-        let waker = slot.clone();
-        stop.on_stop(Box::new(move || {
-            if let Some(wake) = &*waker.lock() {
-                wake.wake();
-            }
-        }));
-        slot
+    /// Has the end of the run ring.
+    fn register(&self, stop: &Stop) {
+        let slot = self.clone();
+        stop.on_stop(Box::new(move || slot.ring()));
+    }
+
+    /// Wakes whoever waits now.
+    pub(crate) fn ring(&self) {
+        if let Some(wake) = &*self.lock() {
+            wake.wake();
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Wake>> {

@@ -179,6 +179,22 @@ impl Planner {
         self.dirty.len()
     }
 
+    /// Names that wait for a time.
+    pub fn delayed(&self) -> usize {
+        self.dirty.delayed(&self.tree).count()
+    }
+
+    /// Whether a manifest is on its way.
+    pub fn is_filling(&self) -> bool {
+        self.fill.is_some()
+    }
+
+    /// The last cycle that was made, and the last one that is acknowledged; 0: none.
+    pub fn cycles(&self) -> (u64, u64) {
+        let made = self.next_cycle - 1;
+        (made, self.flights.front().map_or(made, |flight| flight.cycle.number - 1))
+    }
+
     /// Cycles on their way.
     pub fn in_flight(&self) -> usize {
         self.flights.len()

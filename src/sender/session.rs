@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config;
+use crate::control::status::State;
 use crate::error::{Error, Result};
 use crate::model::cycle::{Cycle, FileDone, Read};
 use crate::model::event::Key;
@@ -13,10 +14,12 @@ use crate::model::op::{Abilities, Op};
 use crate::model::path::{Name, RelPath};
 use crate::model::probe::{Ask, Probe};
 use crate::plan::{Action, Planner};
+use crate::sender::attend::Flushing;
+use crate::sender::control::Desk;
 use crate::sender::crew::{self, Crew};
 use crate::sender::outbox::Outbox;
 use crate::sender::root::SourceRoot;
-use crate::sender::{Outcome, Peer, StopSlot};
+use crate::sender::{Outcome, Peer};
 use crate::stats::Stats;
 use crate::stop::Stop;
 use crate::sys::dir::Dir;
@@ -33,6 +36,8 @@ const INLINE_FILES_MAX: usize = 4;
 const INLINE_BYTES_MAX: u64 = 64 * 1024;
 /// So few names are looked at by the planner's thread itself.
 const INLINE_NAMES_MAX: usize = 16;
+/// The source's name is looked at so often, when there is anything to be done at all.
+const SOURCE_LOOK_NS: u64 = 1_000_000_000;
 /// How long the end of a session waits for acknowledgements.
 const FINISH_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the control connection may take to say why another broke.
@@ -46,6 +51,15 @@ pub(super) enum End {
     Done(Outcome),
     /// The source's name does not name it any more.
     SourceLost,
+    /// Other filter rules are to be used from now on.
+    NewRules,
+}
+
+/// Why a session is to end.
+enum Over {
+    Done { interrupted: bool },
+    SourceLost,
+    NewRules,
 }
 
 /// What has directories watched; nothing does for a run that ends when the mirror is equal to what it saw.
@@ -65,31 +79,35 @@ impl Cover for Watched {
 }
 
 /// The watcher of a live mirror, and what it has seen.
-struct Eyes {
+pub(super) struct Eyes {
     batches: Batches,
     /// Dropped after `batches`.
-    watch: Watch,
+    pub(super) watch: Watch,
     /// Overflows that were told: the first, and then whenever there are twice as many.
     overflows: u64,
 }
 
 /// See the module's comment.
 pub(super) struct Session<'a> {
-    config: &'a config::Mirror,
+    pub(super) config: &'a config::Mirror,
     stop: &'a Stop,
-    stats: &'a Arc<Stats>,
+    pub(super) stats: &'a Arc<Stats>,
     root: &'a SourceRoot,
-    planner: Planner,
-    link: Link,
+    pub(super) planner: Planner,
+    pub(super) link: Link,
     checker: ControlClient,
     payload: Payload,
-    outbox: Outbox,
-    crew: Crew,
+    pub(super) outbox: Outbox,
+    pub(super) crew: Crew,
     source: Arc<Source>,
-    eyes: Option<Eyes>,
-    epoch: Instant,
+    pub(super) eyes: Option<Eyes>,
+    pub(super) epoch: Instant,
     source_lost: bool,
-    synced: bool,
+    /// When the source's name was looked at last.
+    source_seen: u64,
+    pub(super) synced: bool,
+    pub(super) desk: &'a Desk,
+    pub(super) flushing: Flushing,
 }
 
 /// Makes the control connection and asks for a session.
@@ -124,7 +142,7 @@ impl<'a> Session<'a> {
     /// Starts watcher and workers over a new connection, and asks for the manifest.
     pub(super) fn start(
         config: &'a config::Mirror,
-        (stop, slot): (&'a Stop, &StopSlot),
+        (stop, desk): (&'a Stop, &'a Desk),
         stats: &'a Arc<Stats>,
         peer: &Arc<Peer>,
         (mut link, welcome): (Link, Welcomed),
@@ -132,13 +150,14 @@ impl<'a> Session<'a> {
     ) -> Result<Self> {
         let payload = Payload::over(link.buffer());
         let wake = link.wake();
-        slot.wake_by(wake.clone());
+        desk.slot().wake_by(wake.clone());
         let eyes = if config.once { None } else { Some(Eyes::open(config, &wake, stats, peer.is_local())?) };
         let coverer = eyes.as_ref().map(|eyes| eyes.watch.coverer());
         let source = Arc::new(Source { root: root.dir()?, cover: Box::new(Watched(coverer)), signatures: Signatures::new(!config.once) });
         let crew = Crew::start(config.threads, &source, peer, welcome.token, &wake)?;
         tracing::debug!("connected: {}, {} workers", link.describe(), crew.len());
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+        let (waiting, hold) = desk.arrive();
         let mut session = Self {
             config,
             stop,
@@ -154,28 +173,64 @@ impl<'a> Session<'a> {
             eyes,
             epoch: Instant::now(),
             source_lost: false,
+            source_seen: 0,
             synced: false,
+            desk,
+            flushing: Flushing::of(waiting),
         };
         let mut actions = Vec::new();
         session.planner.connected(welcome.abilities, 0, &mut actions);
+        if let Some(hold) = hold {
+            session.planner.resume_hold(hold, 0);
+        }
         session.act(actions)?;
         Ok(session)
     }
 
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         self.epoch.elapsed().as_nanos() as u64
     }
 
     /// Runs until the mirror is equal (once), the run is asked to end, or the connection breaks.
     pub(super) fn run(mut self) -> Result<End> {
+        match self.follow() {
+            Ok(Over::SourceLost) => {
+                self.part(State::Held, "");
+                Ok(End::SourceLost)
+            }
+            Ok(Over::NewRules) => {
+                self.part(State::Syncing, "the filter rules are others now");
+                self.finish(false).map(|_| End::NewRules)
+            }
+            Ok(Over::Done { interrupted }) => {
+                self.part(State::Stopping, "");
+                self.finish(interrupted)
+            }
+            Err(e) => {
+                self.part(State::Reconnecting, &e.to_string());
+                Err(e)
+            }
+        }
+    }
+
+    fn follow(&mut self) -> Result<Over> {
         loop {
             self.take_events();
             self.take_reports()?;
+            if self.desk.is_asked() {
+                self.attend();
+                if self.desk.has_filter() {
+                    return Ok(Over::NewRules);
+                }
+            }
+            if self.now() - self.source_seen >= SOURCE_LOOK_NS {
+                self.look_for_source();
+            }
             if self.source_lost {
-                return Ok(End::SourceLost);
+                return Ok(Over::SourceLost);
             }
             if self.stop.is_stopped() {
-                return self.finish(true);
+                return Ok(Over::Done { interrupted: true });
             }
             let mut actions = Vec::new();
             self.planner.next(self.now(), &mut actions);
@@ -184,10 +239,12 @@ impl<'a> Session<'a> {
             self.act(actions)?;
             self.send()?;
             self.report_troubles();
+            self.tell_guard();
+            let busy = (self.flushing.is_on() && self.flush_on()) || busy;
             if !busy && self.planner.is_idle() && self.outbox.is_empty() {
                 self.at_rest();
                 if self.config.once {
-                    return self.finish(false);
+                    return Ok(Over::Done { interrupted: false });
                 }
             }
             let timeout = if busy { Some(Duration::ZERO) } else { self.time_left() };
@@ -204,6 +261,9 @@ impl<'a> Session<'a> {
         if let Some(eyes) = &mut self.eyes {
             for batch in eyes.batches.by_ref() {
                 batch.for_each(|event| self.planner.event(event, now));
+                if let Some(cookies) = self.flushing.cookies() {
+                    cookies.look(&batch);
+                }
             }
             eyes.tell_overflows(self.stats.overflows.get());
         }
@@ -413,11 +473,10 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn report_troubles(&mut self) {
-        for trouble in self.planner.take_reports() {
-            let why = std::io::Error::from_raw_os_error(trouble.errno);
-            tracing::warn!("{}: {}: {why}; it is tried again", trouble.path, trouble.what);
-        }
+    /// Looks whether the source's name still names it.
+    pub(super) fn look_for_source(&mut self) {
+        self.source_seen = self.now();
+        self.source_lost |= self.root.is_replaced();
     }
 
     /// The mirror is equal, but for what is in trouble.
@@ -429,12 +488,14 @@ impl<'a> Session<'a> {
         }
         self.synced = true;
         self.stats.synced.set(1);
+        self.desk.set_behind(None);
         let stats = self.stats;
+        let held = if self.planner.held(0).is_some() { ", but for deletions that are held" } else { "" };
         tracing::info!(
             files = stats.files_sent.get(),
             bytes = stats.bytes_sent.get(),
             operations = stats.ops_sent.get(),
-            "the mirror is equal to the source{}",
+            "the mirror is equal to the source{held}{}",
             if self.planner.failing() > 0 { ", but for the entries named above" } else { "" }
         );
     }
@@ -455,7 +516,8 @@ impl<'a> Session<'a> {
             }
         }
         self.report_troubles();
-        let outcome = Outcome { failing: self.planner.failing() as u64, dirty: self.planner.dirty() as u64, interrupted };
+        let held = self.planner.held(0).map_or(0, |held| held.count);
+        let outcome = Outcome { failing: self.planner.failing() as u64, dirty: self.planner.dirty() as u64, held, interrupted };
         let Self { mut link, mut payload, crew, eyes, .. } = self;
         drop((crew, eyes));
         payload.bye();
