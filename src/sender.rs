@@ -178,12 +178,13 @@ fn sessions(
             Ok(End::Done(outcome)) => return Ok(outcome),
             Ok(End::NewRules) => continue,
             Ok(End::SourceLost) => {
-                let text = format!("the source {} is missing or another directory than it was", config.source.display());
-                tracing::error!("{text}: nothing is deleted; waiting until it is back");
+                tracing::error!(
+                    "the source {} is missing or another directory than it was: nothing is deleted; waiting until it is back",
+                    config.source.display()
+                );
                 if config.once {
                     return Err(root.lost());
                 }
-                desk.leave(State::Held, &format!("{text}; it goes on when it is back, or when another one is approved"), None);
                 if !wait_for_source(&mut root, &config, desk, stop) {
                     return Ok(Outcome { interrupted: true, ..Outcome::default() });
                 }
@@ -207,7 +208,6 @@ fn sessions(
 
 /// Waits until the source is there, or another directory is approved as it; false if the run was asked to end first.
 fn wait_for_source(root: &mut SourceRoot, config: &config::Mirror, desk: &Desk, stop: &Stop) -> bool {
-    desk.set_lost(true);
     let came = loop {
         if root.is_there() {
             tracing::info!("the source is back");

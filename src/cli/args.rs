@@ -212,6 +212,9 @@ pub(super) struct MirrorArgs {
     /// Hold deletions when more than N entries, or P% of the mirror, are to go in the first look or within a minute
     #[arg(long, value_name = "N|P%", value_parser = max_delete)]
     pub(super) max_delete: Option<MaxDelete>,
+    /// Empty DEST when SRC has no entry at all; otherwise that is held, for SRC may be a disk that is not mounted
+    #[arg(long)]
+    pub(super) allow_empty: bool,
     /// Note entries that fail, and when they are healed, in FILE, as lines of JSON
     #[arg(long, value_name = "FILE")]
     pub(super) failure_log: Option<PathBuf>,

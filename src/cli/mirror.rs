@@ -39,7 +39,13 @@ fn config(args: &MirrorArgs, matches: &ArgMatches) -> Result<config::Mirror> {
     let config = config::Mirror {
         source: args.source.clone(),
         dests: args.dests.iter().map(|dest| Dest::parse(dest, args.port)).collect::<Result<_>>()?,
-        options: Options { delete: !args.no_delete, delete_excluded: args.delete_excluded, max_delete: args.max_delete, ..Options::mirror() },
+        options: Options {
+            delete: !args.no_delete,
+            delete_excluded: args.delete_excluded,
+            max_delete: args.max_delete,
+            allow_empty: args.allow_empty,
+            ..Options::mirror()
+        },
         filter: Arc::new(rules::filter(matches)?),
         threads: args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX)),
         watch: args.watch.into(),

@@ -25,6 +25,8 @@ pub struct Options {
     pub delete_excluded: bool,
     /// More deletions than this in one burst are held (`--max-delete`).
     pub max_delete: Option<MaxDelete>,
+    /// A source that has no entry at all empties the mirror, which is held otherwise (`--allow-empty`).
+    pub allow_empty: bool,
 }
 
 /// How many deletions are too many: of the first look of a session, or within a minute (`DELETE_BURST_NS`).
@@ -51,6 +53,7 @@ impl Options {
             delete: true,
             delete_excluded: false,
             max_delete: None,
+            allow_empty: false,
         }
     }
 }

@@ -55,7 +55,7 @@ impl Planner {
         let mut all: Vec<NodeRef> = self.dirty.queued_nodes().collect();
         let mut excused = Vec::new();
         for id in self.dirty.delayed(&self.tree) {
-            let to = if self.waits_for_cause(id) { &mut excused } else { &mut all };
+            let to = if self.is_excused(id) { &mut excused } else { &mut all };
             to.push(self.tree.reference(id));
         }
         all.extend(self.staged.values().flat_map(|staged| &staged.waiting));
@@ -117,7 +117,7 @@ impl Planner {
         let (mut still, mut due) = (HashSet::new(), Vec::new());
         for node in excused {
             match self.tree.resolve(node) {
-                Some(id) if self.waits_for_cause(id) => drop(still.insert(node)),
+                Some(id) if self.is_excused(id) => drop(still.insert(node)),
                 Some(id) => due.push(id),
                 None => {}
             }
@@ -246,7 +246,7 @@ impl Planner {
             let Some(id) = self.tree.resolve(node) else { continue };
             let tree = &self.tree;
             // A directory that is polled has been listed; one that could not be is tried again.
-            let later = !tree.has(id, flag::QUEUED) && (tree.has(id, flag::UNWATCHED) || self.is_troubled(id));
+            let later = !tree.has(id, flag::QUEUED) && (tree.has(id, flag::UNWATCHED) || self.is_excused(id));
             let due = if self.staged.values().any(|staged| staged.waiting.contains(&node)) {
                 if was_staged { Due::Look } else { Due::Report }
             } else if tree.has(id, flag::BUSY) {

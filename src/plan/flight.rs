@@ -129,8 +129,8 @@ impl Planner {
             Op::Link { from, .. } if errno == libc::ENOENT && self.is_in_doubt(from) => {
                 // What was to get another name is not there itself: that says nothing of the new name's directory.
                 let id = self.tree.child_or_insert(parent, spot.name.as_name());
-                self.trouble(id, op.verb(), errno);
-                let at = self.retry_at(id, now);
+                let tries = self.trouble(id, op.verb(), errno);
+                let at = if tries == 1 { self.tried_at(id, now + RETRY_SOON_NS) } else { self.retry_at(id, now) };
                 self.not_sent(id, at);
                 self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
             }
@@ -161,9 +161,6 @@ impl Planner {
         let tries = self.trouble(id, what, errno);
         let soon = tries == 1 && is_structural(errno);
         let at = if soon { self.tried_at(id, now + RETRY_SOON_NS) } else { self.retry_at(id, now) };
-        if soon {
-            self.owe(id);
-        }
         self.not_sent(id, at);
         if is_structural(errno) && tries >= 2 && parent != NONE {
             self.relist(parent);

@@ -189,7 +189,7 @@ impl Planner {
         }
         let cause = if self.guard.cause.is_some() {
             self.guard.cause
-        } else if count >= EMPTIED_ENTRIES_MIN && self.is_emptied(round) {
+        } else if !self.options.allow_empty && count >= EMPTIED_ENTRIES_MIN && self.is_emptied(round) {
             Some(HoldCause::Emptied)
         } else {
             self.guard.slide(now, self.tree.len() as u64 - 1);

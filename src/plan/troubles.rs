@@ -147,14 +147,26 @@ impl Planner {
         !self.troubles.is_empty() && self.troubles.contains_key(&self.trouble_key(id))
     }
 
+    /// Whether the node, or the directory that it is in, has failed more than once; or it is listed from time to time only.
+    pub(super) fn is_excused(&self, id: NodeId) -> bool {
+        let again = |id: NodeId| id != NONE && self.troubles.get(&self.trouble_key(id)).is_some_and(|failing| failing.tries > 1);
+        let is_polled = || !self.is_troubled(id) && self.waits_for_cause(id) && self.tree.has(id, flag::UNWATCHED);
+        again(id) || again(self.tree.parent(id)) || is_polled()
+    }
+
     /// Notes that the node is in trouble and returns the number of tries so far.
     pub(super) fn trouble(&mut self, id: NodeId, what: &'static str, errno: i32) -> u32 {
-        self.forgive(id);
         let key = self.trouble_key(id);
         let entry = self.troubles.entry(key.clone()).or_insert(Failing { tries: 0, errno, what, next_at: 0 });
         let news = entry.tries == 0 || entry.errno != errno;
         *entry = Failing { tries: entry.tries.saturating_add(1), errno, what, next_at: 0 };
         let entry = *entry;
+        // What was in the way of the first try may have passed: whoever waits for it waits for the second.
+        if entry.tries == 1 {
+            self.owe(id);
+        } else {
+            self.forgive(id);
+        }
         if let Ok(path) = self.tree.path(id) {
             self.reports.push((key, entry.report(path, if news { Turn::New } else { Turn::Again })));
         }

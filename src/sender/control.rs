@@ -221,7 +221,7 @@ impl Desk {
         }
     }
 
-    /// The source is not there, or again. Says whether it was approved as it is.
+    /// The source is not there, or is again.
     pub(super) fn set_lost(&self, lost: bool) {
         let mut inner = self.lock();
         inner.lost = lost.then(Instant::now);

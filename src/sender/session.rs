@@ -195,7 +195,8 @@ impl<'a> Session<'a> {
     pub(super) fn run(mut self) -> Result<End> {
         match self.follow() {
             Ok(Over::SourceLost) => {
-                self.part(State::Held, "");
+                self.desk.set_lost(true);
+                self.part(State::Held, &format!("{}; it goes on when it is back, or when another one is approved", self.root.lost()));
                 Ok(End::SourceLost)
             }
             Ok(Over::NewRules) => {

@@ -31,6 +31,7 @@ pub enum As {
 pub struct Program {
     child: Child,
     name: String,
+    stdout: Arc<Mutex<Vec<u8>>>,
     stderr: Arc<Mutex<Vec<u8>>>,
     readers: Vec<JoinHandle<()>>,
     /// Holds the copy that [`USER`] can run.
@@ -40,6 +41,11 @@ pub struct Program {
 impl Program {
     /// Starts `ringsync ARGS`.
     pub fn start(who: As, args: &[&str]) -> Self {
+        Self::start_in(who, &[], args)
+    }
+
+    /// The same with variables of the environment.
+    pub fn start_in(who: As, variables: &[(&str, &str)], args: &[&str]) -> Self {
         let binary = std::env::var_os("RINGSYNC_BIN").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_ringsync")), PathBuf::from);
         let mut copy = None;
         let mut command = if who == As::User && is_root() {
@@ -56,12 +62,14 @@ impl Program {
             Command::new(&binary)
         };
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.envs(variables.iter().copied());
         command.env_remove("RUST_LOG").env_remove("RINGSYNC_LOG").current_dir("/");
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{}: {e}", binary.display()));
         let stderr = Arc::new(Mutex::new(Vec::new()));
-        let out = child.stdout.take().map(|out| drain(out, Arc::new(Mutex::new(Vec::new()))));
+        let stdout = Arc::new(Mutex::new(Vec::new()));
+        let out = child.stdout.take().map(|out| drain(out, stdout.clone()));
         let err = child.stderr.take().map(|err| drain(err, stderr.clone()));
-        Self { child, name: args.join(" "), stderr, readers: out.into_iter().chain(err).collect(), _copy: copy }
+        Self { child, name: args.join(" "), stdout, stderr, readers: out.into_iter().chain(err).collect(), _copy: copy }
     }
 
     /// Its process id.
@@ -72,6 +80,11 @@ impl Program {
     /// What it has written to stderr so far.
     pub fn stderr(&self) -> String {
         String::from_utf8_lossy(&self.stderr.lock().expect("no reader panics")).into_owned()
+    }
+
+    /// What it has written to stdout so far.
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.stdout.lock().expect("no reader panics")).into_owned()
     }
 
     /// Whether it still runs.
