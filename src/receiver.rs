@@ -329,7 +329,8 @@ impl Inner {
         if sessions.len() >= SESSIONS_MAX {
             return Err(refusal(Exit::Socket, format!("max connections ({SESSIONS_MAX}) reached -- try again later")));
         }
-        let session = Arc::new(Session::new(token, Root::new(dir, module.read_only), place, threads, (module.name.clone(), path.to_string())));
+        let session =
+            Arc::new(Session::new(token, Root::new(dir, module.read_only), place, threads, (module.name.clone(), path.to_string())));
         session.join(None, wake).map_err(|why| refusal(Exit::Socket, why))?;
         sessions.insert(token, Arc::clone(&session));
         Ok(session)

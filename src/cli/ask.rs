@@ -131,6 +131,9 @@ mod tests {
     #[test]
     fn what_is_left_decides_the_exit_code() {
         let exit = |done, failing, held| flush_exit(&Flushed { done, left: 0, failing, held, by_full_look: false });
-        assert_eq!([exit(true, 0, 0), exit(true, 2, 2), exit(true, 0, 2), exit(false, 0, 0)], [Exit::Ok, Exit::Partial, Exit::MaxDelete, Exit::Timeout]);
+        assert_eq!(
+            [exit(true, 0, 0), exit(true, 2, 2), exit(true, 0, 2), exit(false, 0, 0)],
+            [Exit::Ok, Exit::Partial, Exit::MaxDelete, Exit::Timeout]
+        );
     }
 }

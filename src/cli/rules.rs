@@ -49,7 +49,8 @@ pub(super) fn filter(matches: &ArgMatches) -> Result<Filter> {
 
 /// Whether a file of rules is standard input.
 pub(super) fn come_from_standard_input(matches: &ArgMatches) -> bool {
-    (["include_from", "exclude_from"].iter()).any(|id| matches.get_many(id).into_iter().flatten().any(|file: &PathBuf| file == Path::new("-")))
+    (["include_from", "exclude_from"].iter())
+        .any(|id| matches.get_many(id).into_iter().flatten().any(|file: &PathBuf| file == Path::new("-")))
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

@@ -162,7 +162,13 @@ mod tests {
             assert!(parse(text).is_err(), "{text}");
         }
         let listen = vec![parse_listen("1").unwrap()];
-        let twice = Serve { listen, modules: vec![module("/a", false), module("/b", true)], io: IoChoice::Auto, nice: 0, control: ControlPlace::None };
+        let twice = Serve {
+            listen,
+            modules: vec![module("/a", false), module("/b", true)],
+            io: IoChoice::Auto,
+            nice: 0,
+            control: ControlPlace::None,
+        };
         assert!(twice.check().unwrap_err().to_string().contains("two modules"));
     }
 }

@@ -87,12 +87,18 @@ mod tests {
 
     #[test]
     fn requests_are_read_as_they_are_written() {
-        for request in
-            [Request::Status, Request::Approve, Request::Flush(None), Request::Flush(Some(Duration::from_millis(1500))), Request::Flush(Some(Duration::ZERO))]
-        {
+        for request in [
+            Request::Status,
+            Request::Approve,
+            Request::Flush(None),
+            Request::Flush(Some(Duration::from_millis(1500))),
+            Request::Flush(Some(Duration::ZERO)),
+        ] {
             assert_eq!(Request::parse(request.line().trim_end().as_bytes()), Some(request));
         }
-        for line in [&b""[..], b"stat", b"status now", b"flush -1", b"flush x", b"flush 1 2", b"flush NaN", b"flush inf", b"\xff", b"approve "] {
+        for line in
+            [&b""[..], b"stat", b"status now", b"flush -1", b"flush x", b"flush 1 2", b"flush NaN", b"flush inf", b"\xff", b"approve "]
+        {
             assert_eq!(Request::parse(line), None, "{line:?}");
         }
     }

@@ -98,7 +98,8 @@ impl Drop for Server {
 
 /// Makes the listening socket, alone in its directory while it looks for another that listens.
 fn open(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
-    let address = UnixAddr::new(path).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "its path is longer than the 107 bytes that a socket may have"))?;
+    let address = UnixAddr::new(path)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "its path is longer than the 107 bytes that a socket may have"))?;
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Where the directory cannot be locked, two that start at the same moment may both think that they are the first.
     let _alone = fs::File::open(parent).ok().and_then(|dir| Flock::lock(dir, FlockArg::LockExclusive).ok());
@@ -113,7 +114,9 @@ fn open(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
                 fs::remove_file(path)?;
             }
             // Its queue is full: somebody is there.
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another ringsync is there, and busy")),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, "another ringsync is there, and busy"));
+            }
             Err(e) => return Err(e),
         },
         Err(_) => {}
@@ -375,7 +378,8 @@ mod tests {
             assert!(Instant::now() < deadline && approved(&path), "who hung up is not noticed");
         }
         // More than there is room for: who says nothing is sent away after its time.
-        let more: Vec<UnixStream> = (0..2 * CONTROL_CLIENTS_MAX).map_while(|_| UnixStream::connect(&path).ok()).take(CONTROL_CLIENTS_MAX).collect();
+        let more: Vec<UnixStream> =
+            (0..2 * CONTROL_CLIENTS_MAX).map_while(|_| UnixStream::connect(&path).ok()).take(CONTROL_CLIENTS_MAX).collect();
         assert!(approved(&path));
         drop((silent, more));
     }

@@ -68,11 +68,7 @@ impl Display for ReceiverStatus {
         writeln!(f, "faults    {} retries, {} reconnects, {} entries fail", self.retries, self.reconnects, self.failing)?;
         for failure in &self.failures {
             let next = failure.next_try_seconds.map_or("when it changes".to_owned(), |s| format!("in {}", Span(s)));
-            writeln!(
-                f,
-                "  {}: {}: {}; {} tries, again {next}",
-                failure.path, failure.operation, failure.cause, failure.tries
-            )?;
+            writeln!(f, "  {}: {}: {}; {} tries, again {next}", failure.path, failure.operation, failure.cause, failure.tries)?;
         }
         if self.failing > self.failures.len() as u64 {
             writeln!(f, "  and {} more", self.failing - self.failures.len() as u64)?;
@@ -135,10 +131,18 @@ mod tests {
             tries: 3,
             next_try_seconds: Some(4.2),
         };
-        let held = HeldStatus { cause: "emptied".into(), reason: "it is empty".into(), count: 7, since_seconds: 3700.0, paths: vec!["c".into()] };
-        let receiver =
-            ReceiverStatus { dest: "/d".into(), failing: 2, failures: vec![failure], held: Some(held), lag_seconds: 0.25, ..Default::default() };
-        let status = Status::Mirror(MirrorStatus { source: "/s".into(), receivers: vec![receiver], age_seconds: 90.0, ..Default::default() });
+        let held =
+            HeldStatus { cause: "emptied".into(), reason: "it is empty".into(), count: 7, since_seconds: 3700.0, paths: vec!["c".into()] };
+        let receiver = ReceiverStatus {
+            dest: "/d".into(),
+            failing: 2,
+            failures: vec![failure],
+            held: Some(held),
+            lag_seconds: 0.25,
+            ..Default::default()
+        };
+        let status =
+            Status::Mirror(MirrorStatus { source: "/s".into(), receivers: vec![receiver], age_seconds: 90.0, ..Default::default() });
         let text = status.to_string();
         for part in [
             "mirror    of /s",

@@ -30,6 +30,13 @@ pub struct Flight {
     pub oldest: Option<u64>,
 }
 
+impl Flight {
+    /// The nodes that the cycle is about, and the directories of its ordered operations.
+    pub(super) fn part(&self) -> impl Iterator<Item = NodeRef> + '_ {
+        self.files.iter().map(|(node, _)| *node).chain(self.pre.iter().map(|(new, _)| *new)).chain(self.post.iter().copied())
+    }
+}
+
 /// The name that an operation is about: the new one where there are two.
 fn spot(op: &Op) -> Option<&Spot> {
     match op {

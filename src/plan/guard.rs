@@ -110,6 +110,11 @@ impl Planner {
         Some(Held { cause, since: self.guard.since, count: self.guard.count(), paths })
     }
 
+    /// Whether the node's deletion is held.
+    pub(super) fn is_held(&self, node: NodeRef) -> bool {
+        self.guard.held.contains_key(&node)
+    }
+
     /// What of it a next session has to know.
     pub fn hold(&self) -> Option<Hold> {
         self.guard.cause.map(|cause| Hold { cause, passed: self.guard.passed() })
@@ -299,7 +304,8 @@ impl Planner {
     /// What the wants would delete: entries that are gone, and directories that something else takes the place of.
     fn doomed(&self, round: &Round, wants: &[Want]) -> Doomed {
         let tree = &self.tree;
-        let moved: HashSet<NodeId> = wants.iter().filter_map(|w| if let Want::Move(source, _) = w { Some(*source) } else { None }).collect();
+        let moved: HashSet<NodeId> =
+            wants.iter().filter_map(|w| if let Want::Move(source, _) = w { Some(*source) } else { None }).collect();
         let mut going: HashMap<NodeId, usize> = HashMap::new();
         for (at, (slot, want)) in round.slots.iter().zip(wants).enumerate() {
             let Some(id) = tree.resolve(slot.node).filter(|id| !moved.contains(id)) else { continue };

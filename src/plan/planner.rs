@@ -23,7 +23,7 @@ use crate::plan::lag::Lag;
 use crate::plan::reconcile::{self, Verdict};
 use crate::plan::round::{Asked, Round, Slot};
 use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
-use crate::plan::troubles::{Failing, Trouble, TroubleKey};
+use crate::plan::troubles::{Failing, READ_DIRECTORY, Trouble, TroubleKey};
 
 /// A file that is being written and not closed is left alone so long: most are closed by then, and are sent once.
 pub(super) const SETTLE_NS: u64 = 1_000_000;
@@ -425,7 +425,7 @@ impl Planner {
     }
 
     fn unreadable(&mut self, asked: &Asked, dir: NodeId, errno: i32, now: u64) {
-        self.trouble(dir, "read the directory", errno);
+        self.trouble(dir, READ_DIRECTORY, errno);
         let at = self.retry_at(dir, now);
         self.ask_later(asked, dir, at);
     }
@@ -448,7 +448,7 @@ impl Planner {
     fn seen(&mut self, asked: &Asked, dir: NodeId, seen: DirSeen, now: u64, actions: &mut Vec<Action>) {
         // A directory that cannot be listed may well be entered.
         if !self.troubles.is_empty() && seen.list_error.is_none() && (asked.list || !self.tree.has(dir, flag::SCAN)) {
-            self.heal(dir);
+            self.heal_read(dir);
         }
         if dir == ROOT || self.tree.ident(dir).is_none() {
             self.tree.set_ident(dir, &seen.stat.ident);
@@ -484,7 +484,7 @@ impl Planner {
     fn listed(&mut self, asked: &Asked, dir: NodeId, seen: &DirSeen, now: u64, actions: &mut Vec<Action>) {
         let deep = if asked.deep { flag::DEEP } else { 0 };
         if let Some(errno) = seen.list_error {
-            self.trouble(dir, "read the directory", errno);
+            self.trouble(dir, READ_DIRECTORY, errno);
             let at = self.retry_at(dir, now);
             self.dirty.mark_at(&mut self.tree, dir, flag::SCAN | deep, at);
         }
@@ -543,7 +543,9 @@ impl Planner {
                 }
                 self.guard_round(&round, &mut wants, now);
                 let seen = self.told_lost.then(|| round.slots.iter().map(|s| (s.parent, s.name.clone())).collect());
+                let tried = self.tried_again(&round);
                 self.emit(round, wants, now, actions);
+                self.heal_settled(tried);
                 self.debt_round_over();
                 self.look_at_told(seen, now);
             }

@@ -8,10 +8,14 @@ use crate::model::cycle::NodeRef;
 use crate::model::path::{Name, RelPath};
 use crate::plan::flight::Flight;
 use crate::plan::planner::Planner;
+use crate::plan::round::Round;
 use crate::plan::tree::{NONE, NodeId, Tree, flag};
 
 /// A directory and a name in it; the root has no name.
 pub(super) type TroubleKey = (NodeRef, Box<[u8]>);
+
+/// What fails where a directory of the source cannot be read.
+pub(super) const READ_DIRECTORY: &str = "read the directory";
 
 /// What is noted of one entry.
 #[derive(Debug, Clone, Copy)]
@@ -90,8 +94,7 @@ impl Planner {
     pub(super) fn clear_troubles(&mut self, flight: &Flight) {
         let Planner { troubles, tree, reports, .. } = self;
         let mut healed = Vec::new();
-        let part: HashSet<NodeRef> =
-            flight.files.iter().map(|(node, _)| node).chain(flight.pre.iter().map(|(new, _)| new)).chain(&flight.post).copied().collect();
+        let part: HashSet<NodeRef> = flight.part().collect();
         troubles.retain(|key, failing| {
             let (dir, name) = key;
             let Some(dir_id) = tree.resolve(*dir) else { return false };
@@ -112,7 +115,47 @@ impl Planner {
         }
     }
 
-    /// The directory has been read: if that was its trouble, it is healed, and what waits in it for another try has waited long enough.
+    /// The names of a round that are in trouble.
+    pub(super) fn tried_again(&self, round: &Round) -> Vec<TroubleKey> {
+        if self.troubles.is_empty() {
+            return Vec::new();
+        }
+        let keys = round.slots.iter().map(|slot| (slot.parent, Box::from(slot.name.as_bytes())));
+        keys.filter(|key: &TroubleKey| self.troubles.contains_key(key)).collect()
+    }
+
+    /// After the round: those of them are healed for which nothing was to be done.
+    pub(super) fn heal_settled(&mut self, tried: Vec<TroubleKey>) {
+        if tried.is_empty() {
+            return;
+        }
+        let part: HashSet<NodeRef> = self.flights.iter().flat_map(Flight::part).collect();
+        for key in tried {
+            let Some(dir) = self.tree.resolve(key.0).filter(|_| !part.contains(&key.0)) else { continue };
+            let waits = self.tree.child(dir, &key.1).is_some_and(|id| {
+                let node = self.tree.reference(id);
+                self.tree.has(id, flag::UNKNOWN | flag::DIRTY | flag::DELAYED | flag::BUSY)
+                    || part.contains(&node)
+                    || self.staged.values().any(|staged| staged.waiting.contains(&node))
+                    || self.is_held(node)
+            });
+            if !waits
+                && let Some(failing) = self.troubles.remove(&key)
+                && let Some(path) = trouble_path(&self.tree, &key)
+            {
+                self.reports.push((key, failing.report(path, Turn::Healed)));
+            }
+        }
+    }
+
+    /// The directory has been read: if that was its trouble, it is healed.
+    pub(super) fn heal_read(&mut self, id: NodeId) {
+        if self.troubles.get(&self.trouble_key(id)).is_some_and(|failing| failing.what == READ_DIRECTORY) {
+            self.heal(id);
+        }
+    }
+
+    /// What the node's trouble was is over, and what waits in it for another try has waited long enough.
     pub(super) fn heal(&mut self, id: NodeId) {
         if self.troubles.is_empty() {
             return;

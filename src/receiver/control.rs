@@ -28,10 +28,11 @@ struct Reception {
 /// # Errors
 /// `Socket`: another process answers at its path, or it was asked for by name and cannot be made.
 pub(super) fn open(config: &config::Serve, listen: Vec<String>, receiver: &Receiver) -> Result<Option<Server>> {
-    let modules = config
-        .modules
-        .iter()
-        .map(|m| ModuleStatus { name: m.name.clone(), path: Shown(m.path.as_os_str().as_bytes()).to_string(), read_only: m.read_only });
+    let modules = config.modules.iter().map(|m| ModuleStatus {
+        name: m.name.clone(),
+        path: Shown(m.path.as_os_str().as_bytes()).to_string(),
+        read_only: m.read_only,
+    });
     let modules: Vec<ModuleStatus> = modules.collect();
     let offers = format!("{listen:?} {modules:?}");
     let office = Arc::new(Reception { receiver: receiver.clone(), began: Instant::now(), listen, modules, answers: Mutex::default() });

@@ -137,7 +137,11 @@ impl Session<'_> {
         for news in self.planner.take_guard_news() {
             match news {
                 GuardNews::Held(hold, count) => {
-                    tracing::error!(count, "deletions are held: {}; `ringsync status` names them, `ringsync approve` has them made", why(hold));
+                    tracing::error!(
+                        count,
+                        "deletions are held: {}; `ringsync status` names them, `ringsync approve` has them made",
+                        why(hold)
+                    );
                 }
                 GuardNews::Released(_) => tracing::info!("deletions are not held any more: the cause has ended"),
             }
@@ -193,11 +197,7 @@ impl Session<'_> {
             lag_seconds: behind.map_or(oldest, |since| since.elapsed().as_secs_f64().max(oldest)),
             cycle_sent,
             cycle_acknowledged,
-            queues: Queues {
-                outbox: self.outbox.len() as u64,
-                in_flight: planner.in_flight() as u64,
-                workers: self.crew.load(),
-            },
+            queues: Queues { outbox: self.outbox.len() as u64, in_flight: planner.in_flight() as u64, workers: self.crew.load() },
             files_found: stats.files_found.get(),
             bytes_found: stats.bytes_found.get(),
             files_sent: stats.files_sent.get(),

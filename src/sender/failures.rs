@@ -149,11 +149,8 @@ mod tests {
         let seconds: std::collections::HashSet<u64> =
             text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["time"].as_f64().unwrap() as u64).collect();
         assert!(text.lines().count() as u64 <= seconds.len() as u64 * (FAILURE_LINES_PER_SECOND_MAX + 1));
-        let left_out: u64 = text
-            .lines()
-            .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap())
-            .filter_map(|l| l["lines"].as_u64())
-            .sum();
+        let left_out: u64 =
+            text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()).filter_map(|l| l["lines"].as_u64()).sum();
         let said = text.lines().filter(|l| l.contains("failed")).count() as u64;
         assert_eq!(said + left_out, 4000);
     }

@@ -91,7 +91,12 @@ pub(super) struct Fan {
 
 impl Fan {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { group: Fanotify::new()?, ignored_pid: AtomicI32::new(NOBODY), cookies: AtomicBool::new(false), inodes: RwLock::default() })
+        Ok(Self {
+            group: Fanotify::new()?,
+            ignored_pid: AtomicI32::new(NOBODY),
+            cookies: AtomicBool::new(false),
+            inodes: RwLock::default(),
+        })
     }
 
     pub(super) fn ignore_pid(&self, pid: i32) {

@@ -32,9 +32,9 @@ use crate::stats::Stats;
 use crate::sys::dir::Dir;
 use crate::sys::handle::Filesystem;
 use crate::sys::wake::Wake;
+pub use cookie::Cookies;
 use fan::{Fan, Served};
 use ino::Ino;
-pub use cookie::Cookies;
 pub use reader::Batch;
 use reader::{Reader, Shared};
 
@@ -67,7 +67,11 @@ pub struct Watching {
 impl fmt::Display for Watching {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { place, filesystem, backend, detail } = self;
-        if detail.is_empty() { write!(f, "{backend}: {place} {filesystem}") } else { write!(f, "{backend} ({detail}): {place} {filesystem}") }
+        if detail.is_empty() {
+            write!(f, "{backend}: {place} {filesystem}")
+        } else {
+            write!(f, "{backend} ({detail}): {place} {filesystem}")
+        }
     }
 }
 
@@ -281,7 +285,10 @@ impl Kernel {
         let filesystem = filesystem.type_name().unwrap_or("(unknown file system)");
         let watching = Watching { place: place(dir), filesystem, backend: name, detail };
         if self.choice == WatchChoice::Fanotify && matches!(backend, Backend::Ino) {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, format!("fanotify cannot serve this filesystem; it could be: {watching}")));
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("fanotify cannot serve this filesystem; it could be: {watching}"),
+            ));
         }
         tracing::info!("watching by {watching}");
         devices.insert(stat.ident.dev, Device { backend, watching });

@@ -24,7 +24,15 @@ fn log_lines(path: &Path, event: &str, of: &str) -> Vec<Value> {
 }
 
 /// Plays one cause over a receiver on `fs`: `spoil`, then a change that cannot be made at `path`, then `mend`.
-fn story(name: &'static str, fs: Fs, path: &str, errnos: &[i32], spoil: impl Fn(&Path, &Mounted) + Send + Sync, change: impl Fn(&Path) + Send + Sync, mend: impl Fn(&Path, &Mounted) + Send + Sync) {
+fn story(
+    name: &'static str,
+    fs: Fs,
+    path: &str,
+    errnos: &[i32],
+    spoil: impl Fn(&Path, &Mounted) + Send + Sync,
+    change: impl Fn(&Path) + Send + Sync,
+    mend: impl Fn(&Path, &Mounted) + Send + Sync,
+) {
     privately(name, || {
         for way in [Way::Local, Way::Tcp] {
             let place = Place::new();
@@ -44,9 +52,9 @@ fn story(name: &'static str, fs: Fs, path: &str, errnos: &[i32], spoil: impl Fn(
             change(&place.src);
             let failing = until_status(&socket, "failing", |status| {
                 let failures = status["receivers"][0]["failures"].as_array().cloned().unwrap_or_default();
-                failures.iter().any(|failure| {
-                    failure["path"] == path && failure["errno"].as_i64().is_some_and(|e| errnos.contains(&(e as i32)))
-                })
+                failures
+                    .iter()
+                    .any(|failure| failure["path"] == path && failure["errno"].as_i64().is_some_and(|e| errnos.contains(&(e as i32))))
             });
             let failure = failing["receivers"][0]["failures"].as_array().unwrap().iter().find(|f| f["path"] == path).cloned().unwrap();
             assert!(failure["tries"].as_u64() > Some(0) && !failure["cause"].as_str().unwrap().is_empty(), "{failure:#}");

@@ -24,7 +24,9 @@ fn allowed(room: &str) -> Option<Vec<&'static str>> {
         "receiver" => with(&["sys", "ring", "wire", "apply", "config", "control"]),
         "cli" => with(&["config", "control", "sender", "receiver"]),
         // The crate's root and its programs only name rooms.
-        "lib" | "bin" => with(&["cli", "config", "control", "ring", "sys", "watch", "plan", "delta", "work", "wire", "apply", "sender", "receiver"]),
+        "lib" | "bin" => {
+            with(&["cli", "config", "control", "ring", "sys", "watch", "plan", "delta", "work", "wire", "apply", "sender", "receiver"])
+        }
         _ => None,
     }
 }

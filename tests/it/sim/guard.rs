@@ -89,9 +89,10 @@ fn a_root_that_is_empty_at_the_first_look_is_held_until_that_is_approved() {
 
 #[test]
 fn too_many_deletions_are_held_and_everything_else_goes_on() {
-    for (watcher, seed, most) in WATCHERS.iter().flat_map(|w| {
-        (0..10).flat_map(move |seed| [MaxDelete::Entries(12), MaxDelete::Percent(55)].map(|most| (*w, seed, most)))
-    }) {
+    for (watcher, seed, most) in WATCHERS
+        .iter()
+        .flat_map(|w| (0..10).flat_map(move |seed| [MaxDelete::Entries(12), MaxDelete::Percent(55)].map(|most| (*w, seed, most))))
+    {
         let what = format!("{watcher:?} {seed} {most:?}");
         let (mut sim, root) = setting(watcher, seed, Some(most));
         sim.source.remove(root, b"a");
