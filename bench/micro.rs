@@ -1,4 +1,4 @@
-//! Micro-benchmarks of what every event or file goes through: ring, tree, reconcile, frames, compression. They touch no file and no socket; `syncbench` measures the whole.
+//! Micro-benchmarks of what every event or file goes through: ring, tree, reconcile, signatures, frames, compression. They touch no file and no socket; `syncbench` measures the whole.
 //!
 //! `cargo bench --bench micro -- NAME` runs those whose names hold NAME. Each iteration does as many elements as the throughput says.
 
@@ -6,6 +6,7 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
+use ringsync::delta::{Differ, Shape, Signer};
 use ringsync::model::meta::{Ident, Kind, Meta, Stat, Time};
 use ringsync::model::op::Spot;
 use ringsync::model::options::Options;
@@ -27,7 +28,7 @@ fn name(n: u64) -> NameBuf {
 }
 
 fn meta(kind: Kind, size: u64) -> Meta {
-    Meta { kind, mode: 0o644, uid: 1000, gid: 1000, mtime: Time { sec: 1_700_000_000, nsec: size as u32 }, size, rdev: 0 }
+    Meta { kind, mode: 0o644, uid: 1000, gid: 1000, mtime: Time { sec: 1_700_000_000, nsec: size as u32 }, size, rdev: 0, attrs: 0 }
 }
 
 fn ident(n: u64) -> Ident {
@@ -159,6 +160,34 @@ fn bench_reconcile(c: &mut Criterion) {
     group.finish();
 }
 
+fn bench_signature(c: &mut Criterion) {
+    const BYTES: usize = 1 << 20;
+    let content: Vec<u8> = (0..BYTES as u64).map(|at| (at.wrapping_mul(6_364_136_223_846_793_005) >> 56) as u8).collect();
+    let shape = Shape::of(BYTES as u64).expect("small");
+    let sign = |content: &[u8]| {
+        let mut signer = Signer::new(shape);
+        signer.update(content).expect("as long as it is");
+        signer.finish().expect("complete")
+    };
+    let mut group = c.benchmark_group("signature");
+    group.throughput(Throughput::Bytes(BYTES as u64));
+    group.bench_function("sign", |b| b.iter(|| sign(black_box(&content))));
+    let base = sign(&content);
+    let mut edited = content.clone();
+    edited[BYTES / 2] ^= 1;
+    group.bench_function("delta, a byte changed", |b| {
+        b.iter(|| {
+            let read = |at: u64, out: &mut [u8]| {
+                out.copy_from_slice(&edited[at as usize..][..out.len()]);
+                Ok::<_, std::convert::Infallible>(())
+            };
+            let Ok(outcome) = Differ::new(&base, BYTES as u64).expect("small").run(read, |_| Ok(()));
+            outcome.work.copied
+        });
+    });
+    group.finish();
+}
+
 /// A payload of `files` small files with `bytes` each, half of them text, half noise.
 fn payload(files: u32, bytes: usize) -> Payload {
     let mut payload = Payload::new();
@@ -166,7 +195,7 @@ fn payload(files: u32, bytes: usize) -> Payload {
     let mut state = SEED;
     for index in 0..files {
         let at = Spot { dir: dir.clone(), name: name(u64::from(index)) };
-        let content = payload.put(index, &at, &meta(Kind::File, bytes as u64), bytes);
+        let content = payload.put(index, &at, &meta(Kind::File, bytes as u64), bytes, true);
         for (place, byte) in content.iter_mut().enumerate() {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             *byte = if index % 2 == 0 { b"the same words again and again. "[place % 32] } else { (state >> 33) as u8 };
@@ -202,5 +231,5 @@ fn bench_wire(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench_ring, bench_tree, bench_reconcile, bench_wire);
+criterion_group!(benches, bench_ring, bench_tree, bench_reconcile, bench_signature, bench_wire);
 criterion_main!(benches);

@@ -26,11 +26,53 @@ pub const PATCH_SLICE_BYTES: u64 = 8 * 1024 * 1024;
 /// Copies of a patch that wait; what is beyond is done at once.
 pub const PATCH_COPIES_MAX: usize = 64 * 1024;
 
+/// Ranges that one patch of a file that is written in place may have: 16 MiB of memory. A patch of more is refused, and the file comes whole.
+pub const PATCH_RANGES_MAX: usize = 1024 * 1024;
+
 /// One piece of a staged file.
 pub const STAGE_CHUNK_BYTES: usize = 512 * 1024;
 
+/// Shorter holes inside of data are sent as the zeros that they are read as: no filesystem that matters has smaller blocks.
+pub const HOLE_BYTES_MIN: u64 = 4096;
+
+/// A hole of the source that is so long is told in every delta, so that it becomes one in the mirror even where that has the zeros written out; shorter ones are told only where
+/// the content differs: a message for a million of small ones is not worth it.
+pub const HOLE_TOLD_BYTES_MIN: u64 = 1024 * 1024;
+
+/// Pieces of data of a small file with holes; one with more is sent with its zeros.
+pub const PUT_EXTENTS_MAX: usize = 64;
+
+/// A file that is as long as this is asked for before it is sent: perhaps an earlier session left a part of it. Shorter ones are sent in the time that it takes to ask
+/// (0.6 s at 100 Mbit/s).
+pub const RESUME_BYTES_MIN: u64 = 8 * 1024 * 1024;
+
+/// Parts of large files that a receiver keeps for the next session. One for each content connection is usual.
+pub const PARTIALS_KEPT_MAX: usize = 64;
+
+/// How long it keeps them: a link that is down for the night.
+pub const PARTIAL_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// From here on content is mapped, below it is read: `pread` wins below 64 to 128 KiB, mapping above.
 pub const MMAP_BYTES_MIN: u64 = 128 * 1024;
+
+/// Longest name of an extended attribute: `XATTR_NAME_MAX`.
+pub const ATTR_NAME_BYTES_MAX: usize = 255;
+
+/// Longest value of one: `XATTR_SIZE_MAX`.
+pub const ATTR_VALUE_BYTES_MAX: usize = 64 * 1024;
+
+/// All attributes of an entry together, names and lengths included. Three of the longest values and many short ones; and they, what came before them, and the
+/// longest operation after them fit one frame. An entry with more is reported, and not carried.
+pub const ATTRS_BYTES_MAX: usize = 240 * 1024;
+
+/// Longest list of names of an entry's attributes: `XATTR_LIST_MAX`.
+pub const ATTR_LIST_BYTES_MAX: usize = 64 * 1024;
+
+/// How often attributes that change while they are read are read again.
+pub const ATTRS_TRIES_MAX: usize = 8;
+
+/// Filesystems beneath a source of which it is known whether they have attributes: beyond, each directory is asked for its own.
+pub const ATTRS_FILESYSTEMS_MAX: usize = 1024;
 
 /// Largest payload of one frame, before compression: one whole inline file with the largest name, path and headers fits, and so does the longest single operation.
 pub const FRAME_PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
@@ -46,6 +88,10 @@ pub const CYCLE_NODES_MAX: usize = 4096;
 
 /// Cycles that may be on their way, not acknowledged. Enough to hide a round trip, few enough to forget after a lost link.
 pub const CYCLES_IN_FLIGHT_MAX: usize = 16;
+
+/// While so many operations beside deletions are on their way, no cycle is begun: what changes meanwhile gathers for a larger one, with less work for
+/// each file. The receiver has some 20 ms to do with them, more than it takes to look at the next ones.
+pub const OPS_AHEAD_MAX: usize = 1024;
 
 /// Workers, and so content connections, of one session.
 pub const THREADS_MAX: usize = 256;
@@ -163,6 +209,12 @@ pub const COMPRESS_BYTES_MIN: usize = 256;
 /// How much of a payload is compressed first to see whether it shrinks: at the slowest stage of all, 4 KiB is 9 µs against 280 µs for a full frame.
 pub const COMPRESS_SAMPLE_BYTES: usize = 4096;
 
+/// So much has to be compressed before it is judged whether that pays on a link: some milliseconds of compressing, eight frames at least.
+pub const COMPRESS_JUDGED_BYTES: u64 = 1024 * 1024;
+
+/// While it does not pay, it is tried again after so much was sent: 2 % of the time that it would take.
+pub const COMPRESS_TRIAL_BYTES: u64 = 64 * 1024 * 1024;
+
 /// Frames waiting inside an in-process link, one way.
 pub const LOCAL_QUEUE_FRAMES_MAX: usize = 64;
 
@@ -241,14 +293,47 @@ pub const DELTA_SKIP_BLOCKS_MAX: u64 = 15;
 /// Signatures kept of what the mirror holds, all together: some 40 GiB of content in blocks of 4 KiB.
 pub const SIGNATURE_CACHE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
+/// Files in one question for digests: enough that its way and its answer are nothing beside opening them.
+pub const SUM_FILES_MAX: usize = 128;
+
+/// Bytes of a file in one question for digests. A larger file is asked for part by part, so that the asker alone sets the pace; a part this long hides the round trip.
+pub const SUM_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// Questions for digests and looks that one connection may leave unanswered: each waits until there is nothing else to do.
+pub const SUMS_WAITING_MAX: usize = 64;
+
+/// What is read and digested before other work is looked for: less than a millisecond from memory, some from a disk.
+pub const SUM_SLICE_BYTES: u64 = 1024 * 1024;
+
+/// One read of a content that is digested: stays in the cache of the core until it is.
+pub const SUM_READ_BYTES: usize = 128 * 1024;
+
+/// Entries in one part of the answer to a look.
+pub const LOOK_ENTRIES_MAX: usize = 4096;
+
+/// A part of the answer to a look is sent when it is this long: with one more of the longest entries it fits into any frame.
+pub const LOOK_FILL_BYTES: usize = 64 * 1024;
+
+/// Operations of cycles remembered while a mirror is scrubbed, to tell what was under way from what is wrong; with more, what differs is looked at again.
+pub const SCRUB_RECENT_OPS_MAX: usize = 256 * 1024;
+
+/// How often one entry is looked at again in one pass of a scrub before it is left for the next.
+pub const SCRUB_TRIES_MAX: u32 = 10;
+
+/// Differences of one pass that are named in the log; more are only counted.
+pub const SCRUB_NAMED_MAX: u64 = 1000;
+
 const _: () = {
+    assert!(SUM_FILES_MAX * (NAME_BYTES_MAX + 24) + PATH_BYTES_MAX <= MESSAGE_BYTES_MAX);
+    assert!(LOOK_FILL_BYTES + LINK_TARGET_BYTES_MAX + NAME_BYTES_MAX + 256 <= MESSAGE_BYTES_MAX);
     assert!(DELTA_BLOCK_BYTES_MIN.is_power_of_two() && DELTA_BLOCK_BYTES_MAX.is_power_of_two());
     assert!(SIGNATURE_BLOCKS_MAX <= u32::MAX as u64 / 2);
     assert!(DELTA_LITERAL_BYTES_MAX + 4096 <= STAGE_CHUNK_BYTES);
     assert!(HANDSHAKES_MAX > THREADS_MAX);
     assert!(RING_BUFFERS.is_power_of_two() && RING_COMPLETIONS >= 2 * RING_BUFFERS as u32 + 8);
     assert!(SEND_QUEUE_BYTES_MAX >= FRAME_PAYLOAD_BYTES_MAX && SEND_PIECES_MAX <= 1024);
-    assert!(FRAME_FILL_BYTES + MESSAGE_BYTES_MAX <= FRAME_PAYLOAD_BYTES_MAX);
+    assert!(FRAME_FILL_BYTES + 8 + ATTRS_BYTES_MAX + MESSAGE_BYTES_MAX <= FRAME_PAYLOAD_BYTES_MAX);
+    assert!(ATTRS_BYTES_MAX >= 3 * (ATTR_VALUE_BYTES_MAX + ATTR_NAME_BYTES_MAX + 5));
     assert!(MESSAGE_FIELDS_BYTES_MAX >= LINK_TARGET_BYTES_MAX + 2 * NAME_BYTES_MAX + TEXT_BYTES_MAX + 256);
     assert!(LOCAL_QUEUE_BYTES_MAX >= FRAME_PAYLOAD_BYTES_MAX);
     assert!(FRAME_PAYLOAD_BYTES_MAX >= INLINE_FILE_BYTES_MAX + 2 * PATH_BYTES_MAX + 4096);

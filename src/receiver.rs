@@ -26,7 +26,8 @@ use crate::apply::Root;
 use crate::control::status::SessionStatus;
 use crate::error::{Error, Exit, Result};
 use crate::limits::{ACCEPT_PAUSE, HANDSHAKE_TIME_MAX, HANDSHAKES_MAX, LINGER_TIME_MAX, SESSIONS_MAX, TAKEOVER_TIME_MAX};
-use crate::model::options::{Compress, IoChoice};
+use crate::model::attrs::Namespaces;
+use crate::model::options::{Compress, IoChoice, Writing};
 use crate::model::path::{Name, RelPath, Shown};
 use crate::receiver::serve::Conn;
 use crate::receiver::session::{Session, Stop};
@@ -98,7 +99,7 @@ impl Drop for Member<'_> {
             self.session.end(Some(why));
         }
         if self.session.leave() {
-            self.session.root.end_session();
+            self.session.root.end_session(!self.session.ended_well());
             self.inner.table().remove(&self.session.token);
             self.inner.gone.notify_all();
         }
@@ -164,11 +165,7 @@ impl Receiver {
             return;
         };
         let inner = Arc::clone(&self.0);
-        let compress = match inner.sockets.compress {
-            Compress::Auto => !is_local,
-            Compress::Lz4 => true,
-            Compress::None => false,
-        };
+        let compress = inner.sockets.compress.towards(is_local);
         let spawned = spawn(move || {
             let linked = stream.set_nonblocking(false).map_err(|e| Error::socket("accept", e));
             match linked.and_then(|()| Link::tcp(stream, inner.sockets.io, compress, None)) {
@@ -292,7 +289,9 @@ impl Inner {
     fn admit(&self, first: Message<'_>, link: &Link) -> std::result::Result<(Member<'_>, u16, Option<u16>), Refusal> {
         let (version, role) = greet(first)?;
         let (session, index) = match role {
-            Role::Control { module, path, threads } => (self.open(&module, &path, threads, link.wake())?, None),
+            Role::Control { module, path, threads, attrs, read_only, writing } => {
+                (self.open((&module, &path), (threads, read_only), (attrs, writing), link.wake())?, None)
+            }
             Role::Content { token, index } => {
                 let found = self.table().get(&token).cloned();
                 let session = found.ok_or_else(|| refusal(Exit::Socket, "the session does not exist any more"))?;
@@ -304,33 +303,42 @@ impl Inner {
     }
 
     /// Opens a session that has its control connection, which `wake` wakes, as its first member.
-    fn open(&self, module: &str, path: &RelPath, threads: u16, wake: Wake) -> std::result::Result<Arc<Session>, Refusal> {
+    fn open(
+        &self,
+        (module, path): (&str, &RelPath),
+        (threads, read_only): (u16, bool),
+        how: (Namespaces, Writing),
+        wake: Wake,
+    ) -> std::result::Result<Arc<Session>, Refusal> {
         let Some(module) = self.modules.iter().find(|m| m.name == module) else {
             return Err(refusal(Exit::Handshake, format!("Unknown module '{}'", Shown(module.as_bytes()))));
         };
+        let read_only = read_only || module.read_only;
         if path.names().any(Name::is_reserved) {
             return Err(refusal(Exit::Usage, format!("'{path}' is a name that ringsync keeps for itself")));
         }
         let cannot = |e: io::Error| refusal(Exit::File, format!("cannot open '{path}' in module '{}': {e}", module.name));
-        let dir = Dir::open_root(&module.root).and_then(|root| open_or_make(&root, path, module.read_only)).map_err(cannot)?;
+        let dir = Dir::open_root(&module.root).and_then(|root| open_or_make(&root, path, read_only)).map_err(cannot)?;
         let ident = dir.stat().map_err(cannot)?.ident;
         let place = (ident.dev, ident.ino);
         let token = new_token().map_err(|e| refusal(Exit::File, format!("no random numbers: {e}")))?;
 
-        // A client that lost its connection may be back before we notice: its old session must have left before the mirror is listed.
+        // A client that lost its connection may be back before we notice: its old session must have left before the mirror is listed. Who only reads is in
+        // nobody's way.
+        let stands_in_the_way = |s: &Session| s.place == place && !read_only && !s.root.is_read_only();
         let sessions = self.table();
-        for older in sessions.values().filter(|s| s.place == place) {
+        for older in sessions.values().filter(|s| stands_in_the_way(s)) {
             tracing::warn!(module = module.name, %path, "a new session takes the place of an older one");
             older.end(Some("another session has taken over".into()));
         }
-        let Some(mut sessions) = self.wait_until(sessions, TAKEOVER_TIME_MAX, |all| all.values().all(|s| s.place != place)) else {
+        let Some(mut sessions) = self.wait_until(sessions, TAKEOVER_TIME_MAX, |all| !all.values().any(|s| stands_in_the_way(s))) else {
             return Err(refusal(Exit::Socket, "an older session of this directory does not come to its end"));
         };
         if sessions.len() >= SESSIONS_MAX {
             return Err(refusal(Exit::Socket, format!("max connections ({SESSIONS_MAX}) reached -- try again later")));
         }
-        let session =
-            Arc::new(Session::new(token, Root::new(dir, module.read_only), place, threads, (module.name.clone(), path.to_string())));
+        let about = (module.name.clone(), path.to_string());
+        let session = Arc::new(Session::new(token, Root::new(dir, read_only, how), place, threads, about));
         session.join(None, wake).map_err(|why| refusal(Exit::Socket, why))?;
         sessions.insert(token, Arc::clone(&session));
         Ok(session)

@@ -5,11 +5,13 @@
 //! `sender` runs sessions one after another, `sender::session` is one session, `sender::outbox` sends cycles in order, `sender::crew` hands work to workers.
 
 mod attend;
+mod attrs;
 mod control;
 mod crew;
 mod failures;
 mod outbox;
 mod root;
+mod scrub;
 mod session;
 
 use std::net::TcpStream;
@@ -22,6 +24,7 @@ use crate::control::status::State;
 use crate::error::{Error, Result};
 use crate::model::options::{Compress, IoChoice};
 use crate::model::path::RelPath;
+use crate::model::scrub::Finding;
 use crate::receiver::{Module, Receiver, Sockets};
 use crate::stats::Stats;
 use crate::stop::Stop;
@@ -96,12 +99,7 @@ impl Peer {
             Self::Tcp { host, port, io, compress, stats } => {
                 let stream = dial(host, *port)?;
                 let is_local = stream.peer_addr().is_ok_and(|peer| peer.ip().is_loopback());
-                let compress = match compress {
-                    Compress::Auto => !is_local,
-                    Compress::Lz4 => true,
-                    Compress::None => false,
-                };
-                Link::tcp(stream, *io, compress, Some(Arc::clone(stats)))
+                Link::tcp(stream, *io, compress.towards(is_local), Some(Arc::clone(stats)))
             }
         }
     }
@@ -130,6 +128,18 @@ fn dial(host: &str, port: u16) -> Result<TcpStream> {
 /// # Errors
 /// The first connection cannot be made, or what only a person can mend.
 pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>, controls: &Controls) -> Result<Outcome> {
+    run_with(config, stop, stats, None, controls)
+}
+
+/// Compares mirror and source, and tells `hear` of each difference, while it runs. What is repaired is said by `config.scrub`.
+///
+/// # Errors
+/// As [`run`].
+pub fn verify(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>, hear: &dyn Fn(&Finding)) -> Result<Outcome> {
+    run_with(config, stop, stats, Some(hear), &Controls::new())
+}
+
+fn run_with(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>, hearer: scrub::Hearer<'_>, controls: &Controls) -> Result<Outcome> {
     if let Err(e) = nice::set(config.nice) {
         tracing::warn!("niceness {}: {e}", config.nice);
     }
@@ -142,7 +152,7 @@ pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>, controls: &C
     desk.slot().register(stop);
     desk.set_failure_log(config.failure_log.as_deref().map(FailureLog::open).transpose()?);
     let server = desk.open(config)?;
-    let result = sessions(config, stop, &stats, &peer, (&module, &path), desk);
+    let result = sessions(config, (stop, hearer), &stats, &peer, (&module, &path), desk);
     drop(server);
     desk.set_failure_log(None);
     if let Peer::Local(receiver) = &*peer
@@ -155,7 +165,7 @@ pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>, controls: &C
 
 fn sessions(
     config: &config::Mirror,
-    stop: &Stop,
+    (stop, hearer): (&Stop, scrub::Hearer<'_>),
     stats: &Arc<Stats>,
     peer: &Arc<Peer>,
     module: (&str, &RelPath),
@@ -172,8 +182,8 @@ fn sessions(
         let began = Instant::now();
         let connection = session::connect(&config, peer, module);
         connected_once |= connection.is_ok();
-        let ended =
-            connection.and_then(|connection| Session::start(&config, (stop, desk), stats, peer, connection, &root)).and_then(Session::run);
+        let started = connection.and_then(|connection| Session::start(&config, (stop, desk), stats, peer, connection, &root, hearer));
+        let ended = started.and_then(Session::run);
         let why = match ended {
             Ok(End::Done(outcome)) => return Ok(outcome),
             Ok(End::NewRules) => continue,

@@ -56,6 +56,20 @@ pub struct Stats {
     pub wire_bytes: Counter,
     /// Connections made again after a loss.
     pub reconnects: Counter,
+    /// Files whose content is to be compared by the scrub or verification that is under way (gauge).
+    pub compare_files: Counter,
+    /// Their bytes.
+    pub compare_bytes: Counter,
+    /// Those that have been (gauge).
+    pub compared_files: Counter,
+    /// Their bytes.
+    pub compared_bytes: Counter,
+    /// Differences that scrubs or a verification found.
+    pub differences: Counter,
+    /// Those found by a scrub that were repaired.
+    pub repaired: Counter,
+    /// Files that could not be compared.
+    pub unsure: Counter,
     /// 1 once the mirror has been equal to the source for the first time in this session.
     pub synced: Counter,
 }

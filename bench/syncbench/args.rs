@@ -31,7 +31,7 @@ Exit codes: 0 done, 1 usage, 2 something is worse or a goal is missed (compare, 
 20 ended by a signal, 23 trees are not equal.";
 
 const RUN_HELP: &str = "\
-Without LOADS all are run, except those that need an option (untar, checkout) or take long (steady). Without --peers all peers are.
+Without LOADS all are run, except those that need an option (untar, checkout), take long (steady, many) or are for measuring compression (logs, noise). Without --peers all peers are.
 
 Each load is run --runs times, with every peer in turn. Directories are made under --dir (and --mirror-dir) and removed in the end. As root the \
 ends talk in a network namespace of their own, whose counters give the bytes on the wire.
@@ -134,6 +134,9 @@ pub struct RunArgs {
     /// ringsync to be measured [default: the one beside syncbench]
     #[arg(long, value_name = "PATH")]
     pub ringsync: Option<PathBuf>,
+    /// A further option of ringsync mirror, as --with=--compress=none; may be repeated
+    #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
+    pub with: Vec<String>,
     /// sersync2 to be measured
     #[arg(long, value_name = "PATH")]
     pub sersync: Option<PathBuf>,
@@ -158,6 +161,10 @@ pub struct RunArgs {
     /// Write every measurement as a JSON line
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Record both ends with perf and write reports there. It disturbs: such figures count for nothing
+    #[arg(long, value_name = "DIR")]
+    pub profile: Option<PathBuf>,
+
     /// Write an HTML report with charts; it needs no network
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -168,7 +175,11 @@ impl RunArgs {
     pub fn loads(&self) -> Vec<Name> {
         let all = <Name as clap::ValueEnum>::value_variants();
         let wanted = |name: &&Name| {
-            if self.names.is_empty() { !matches!(name, Name::Untar | Name::Checkout | Name::Steady) } else { self.names.contains(name) }
+            if self.names.is_empty() {
+                !matches!(name, Name::Untar | Name::Checkout | Name::Steady | Name::Many | Name::Logs | Name::Noise)
+            } else {
+                self.names.contains(name)
+            }
         };
         all.iter().filter(wanted).copied().collect()
     }

@@ -50,7 +50,8 @@ pub fn run(args: &RunArgs) -> Result<u8> {
         }
         keep(&mut records, line)?;
     }
-    let course = Course { lab: &lab, programs: &programs, deadline: args.deadline(), budget: args.budget() };
+    let course =
+        Course { lab: &lab, programs: &programs, deadline: args.deadline(), budget: args.budget(), profile: args.profile.as_deref() };
     let todo: Vec<(&Load, Vec<Peer>)> = loads.iter().map(|l| (l, peers.iter().copied().filter(|p| fits(l.name, *p)).collect())).collect();
     let progress = Progress::new(todo.iter().map(|(_, peers)| peers.len() as u64 * u64::from(args.runs)).sum());
     // A peer that does not become equal would cost the deadline each time.
@@ -109,7 +110,7 @@ fn programs(args: &RunArgs) -> Result<Programs> {
         Some(path) => absolute(path)?,
         None => std::env::current_exe().doing(|| "find this program".into())?.with_file_name("ringsync"),
     };
-    Ok(Programs { ringsync, sersync: args.sersync.as_deref().map(absolute).transpose()? })
+    Ok(Programs { ringsync, sersync: args.sersync.as_deref().map(absolute).transpose()?, with: args.with.clone() })
 }
 
 fn loads(args: &RunArgs) -> Result<Vec<Load>> {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::interrupt;
 use crate::lab::{End, Lab};
 use crate::load::{Done, Hot, Load, Name, Rng, Trace};
+use crate::measure::profile::Profile;
 use crate::measure::usage::{self, Root, Sampler};
 use crate::measure::wait::{Verdict, Wait};
 use crate::measure::{latency, percentile};
@@ -38,6 +39,8 @@ pub struct Course<'a> {
     pub deadline: Duration,
     /// So long may the files of latency take together.
     pub budget: Duration,
+    /// Where profiles go, if any are made.
+    pub profile: Option<&'a Path>,
 }
 
 /// Whether the load is for the peer.
@@ -45,7 +48,7 @@ pub fn fits(load: Name, peer: Peer) -> bool {
     match load {
         Name::First | Name::Noop => peer != Peer::None,
         Name::Idle => peer.is_live(),
-        Name::Latency => peer.is_live(),
+        Name::Latency | Name::Many => peer.is_live(),
         _ => peer == Peer::None || peer.is_live(),
     }
 }
@@ -58,7 +61,7 @@ impl Course<'_> {
     pub fn run(&self, load: &Load, peer: Peer) -> Result<Measured> {
         let (src, dst) = (self.lab.src(), self.lab.dst());
         load.prepare(&src)?;
-        if load.name == Name::Noop {
+        if matches!(load.name, Name::Noop | Name::Many) {
             copy(&src, &dst)?;
         }
         let mut out = match load.name {
@@ -76,6 +79,11 @@ impl Course<'_> {
         Ok(Measured { ops: done.ops, bytes: done.bytes, load_s: Some(done.took.as_secs_f64()), ..Measured::default() })
     }
 
+    fn profile(&self, load: &Load, peer: Peer, running: &Running) -> Result<Option<Profile>> {
+        let name = format!("{}-{}", load.name.text(), peer.text());
+        self.profile.map(|dir| Profile::start(dir, &name, &running.roots())).transpose()
+    }
+
     /// first and noop: time counts from the start of the sender.
     fn start_up(&self, load: &Load, peer: Peer, src: &Path, dst: &Path) -> Result<Measured> {
         let mut out = Measured::default();
@@ -89,12 +97,12 @@ impl Course<'_> {
         let children = children_cpu_s();
         let (since, begin) = (SystemTime::now(), Instant::now());
         let mut running = prepared.start()?;
-        let meter = Meter::start(self.lab, &running);
+        let meter = Meter::start(self.lab, &running, self.profile(load, peer, &running)?);
         if !peer.is_live() {
             // The copy is over when the program has ended.
             running.processes[0].await_end(ONE_SHOT_PATIENCE)?;
             let took = begin.elapsed().as_secs_f64();
-            meter.read(self.lab, &mut out);
+            meter.read(self.lab, &mut out)?;
             out.cpu_sender_s = Some(children_cpu_s() - children);
             let wait = Wait { src, dst, since, deadline: Duration::ZERO, marks: &[], bytes: true };
             self.judge(&mut out, wait.run(|| None)?);
@@ -103,7 +111,7 @@ impl Course<'_> {
         }
         let wait = Wait { src, dst, since, deadline: self.deadline, marks: &marks, bytes: true };
         let verdict = wait.run(|| running.trouble())?;
-        meter.read(self.lab, &mut out);
+        meter.read(self.lab, &mut out)?;
         self.judge(&mut out, verdict);
         Ok(out)
     }
@@ -115,9 +123,13 @@ impl Course<'_> {
             return Ok(out);
         }
         interrupt::pause(SETTLE)?;
-        let meter = Meter::start(self.lab, &running);
+        let meter = Meter::start(self.lab, &running, self.profile(load, peer, &running)?);
+        if self.profile.is_some() {
+            // The recorders need a while to begin.
+            interrupt::pause(SETTLE)?;
+        }
         let done = match load.name {
-            Name::Latency => self.latency(load, src, dst, &mut out)?,
+            Name::Latency | Name::Many => self.latency(load, src, dst, &mut out)?,
             Name::Steady => self.steady(load, src, dst, &mut out)?,
             Name::Idle => {
                 idle(&running.roots(), &mut out)?;
@@ -129,13 +141,13 @@ impl Course<'_> {
         out.bytes = done.bytes;
         let wait = Wait { src, dst, since: done.ended, deadline: self.deadline, marks: &done.marks, bytes: true };
         let verdict = wait.run(|| running.trouble())?;
-        meter.read(self.lab, &mut out);
+        meter.read(self.lab, &mut out)?;
         if load.name != Name::Steady {
             out.mem_growth_kib = None;
         }
         out.overflows = Some(running.processes[0].mentions("overflow"));
         self.judge(&mut out, verdict);
-        if done.ops > 0 && load.name != Name::Latency {
+        if done.ops > 0 && !matches!(load.name, Name::Latency | Name::Many) {
             let took = done.took.as_secs_f64();
             out.load_s = Some(took);
             let total = out.equal_s.map(|equal| took + equal);
@@ -304,16 +316,20 @@ struct Meter {
     cpu: (f64, f64),
     wire: Option<u64>,
     sampler: Sampler,
+    profile: Option<Profile>,
 }
 
 impl Meter {
-    fn start(lab: &Lab, running: &Running) -> Self {
+    fn start(lab: &Lab, running: &Running, profile: Option<Profile>) -> Self {
         let roots = running.roots();
         let cpu = (usage::cpu_s(&roots, End::Sender), usage::cpu_s(&roots, End::Receiver));
-        Self { cpu, wire: wire(lab, &roots), sampler: Sampler::start(roots.clone()), roots }
+        Self { cpu, wire: wire(lab, &roots), sampler: Sampler::start(roots.clone()), roots, profile }
     }
 
-    fn read(self, lab: &Lab, out: &mut Measured) {
+    fn read(self, lab: &Lab, out: &mut Measured) -> Result<()> {
+        if let Some(profile) = self.profile {
+            profile.end()?;
+        }
         let has_receiver = self.roots.iter().any(|(end, _)| *end == End::Receiver);
         let (sender, receiver) = self.sampler.end();
         out.cpu_sender_s = Some((usage::cpu_s(&self.roots, End::Sender) - self.cpu.0).max(0.0));
@@ -322,6 +338,7 @@ impl Meter {
         out.mem_receiver_kib = has_receiver.then_some(receiver.peak_kib);
         out.mem_growth_kib = Some(sender.growth_kib());
         out.wire_bytes = wire(lab, &self.roots).zip(self.wire).map(|(now, then)| now.saturating_sub(then));
+        Ok(())
     }
 }
 

@@ -22,6 +22,8 @@ pub(super) struct Held {
     pub(super) gid: OnceLock<u32>,
     /// New entries get exactly the permission bits asked for.
     pub(super) exact: bool,
+    /// New entries get an access control list.
+    pub(super) inherits: bool,
 }
 
 /// Opens the directory at `path` beneath `root`. A symbolic link on the way is no directory: the kernel says so in two ways, this in one, `ENOTDIR`.
@@ -53,8 +55,9 @@ impl Dirs {
             return Ok(Arc::clone(&self.held[at]));
         }
         let dir = open_beneath(root, path)?;
-        let exact = who.umask_is_zero() && !acl::has_default_acl(&dir);
-        let held = Arc::new(Held { path: path.clone(), dir, gid: OnceLock::new(), exact });
+        let inherits = acl::has_default_acl(&dir);
+        let exact = who.umask_is_zero() && !inherits;
+        let held = Arc::new(Held { path: path.clone(), dir, gid: OnceLock::new(), exact, inherits });
         if self.held.len() < HELD_DIRS_MAX {
             self.last = self.held.len();
             self.held.push(Arc::clone(&held));

@@ -6,17 +6,22 @@ use std::io;
 use std::sync::Arc;
 
 use crate::apply::dirs::{Dirs, Held};
+use crate::apply::file::{self, Finish};
 use crate::apply::manifest::{self, errno};
 use crate::apply::meta::left_behind;
+use crate::apply::partial::{Found, Key, Partials};
 use crate::apply::patch::Patches;
 use crate::apply::root::Root;
-use crate::apply::target::{Errno, Listed, Target, is_at_or_beneath, may_name, may_name_dir};
+use crate::apply::sum::{Answer, Sums};
+use crate::apply::sweep;
+use crate::apply::target::{Errno, Listed, Target, fits, is_at_or_beneath, may_name, may_name_dir};
 use crate::apply::temp::TempNames;
-use crate::apply::{file, sweep};
 use crate::limits::LINK_TARGET_BYTES_MAX;
-use crate::model::meta::{Kind, Meta, Stat};
+use crate::model::attrs::Attrs;
+use crate::model::meta::{Extent, Kind, Meta, Stat};
 use crate::model::op::{Op, Spot};
 use crate::model::path::{Name, NameBuf, RelPath};
+use crate::model::scrub::Part;
 use crate::sys::dir::Dir;
 use std::os::fd::AsFd;
 
@@ -29,6 +34,10 @@ pub struct FsTarget {
     dirs: Dirs,
     temps: TempNames,
     patches: Patches,
+    /// The last that came, for operations whose metadata names them.
+    attrs: Option<Arc<Attrs>>,
+    sums: Sums,
+    partials: Partials,
 }
 
 fn fail<T>(errno: Errno) -> io::Result<T> {
@@ -52,10 +61,21 @@ fn look(dir: &Dir, name: Name<'_>) -> io::Result<Option<Stat>> {
     }
 }
 
+/// A way to put a file at a name.
+type Put = fn(&Root, &Held, &mut TempNames, Name<'_>, Finish<'_>, &[u8]) -> io::Result<()>;
+
 impl FsTarget {
     /// A target for one thread.
     pub fn new(root: Arc<Root>) -> Self {
-        Self { root, dirs: Dirs::new(), temps: TempNames::new(), patches: Patches::default() }
+        Self {
+            root,
+            dirs: Dirs::new(),
+            temps: TempNames::new(),
+            patches: Patches::default(),
+            attrs: None,
+            sums: Sums::default(),
+            partials: Partials::default(),
+        }
     }
 
     /// Begins a staged file that is made from what is at `base`; `shapes` are the base's and its own. Why it cannot be is said when it is sealed.
@@ -86,14 +106,81 @@ impl FsTarget {
         self.patches.seal(id, digest)
     }
 
-    /// Whether [`FsTarget::work`] has something to do.
+    /// The staged file `id`, which must be a new one, will have `size` bytes of the content that `key` names. False if nothing is there of it; otherwise
+    /// [`FsTarget::found`] says what.
+    pub fn resume(&mut self, id: u64, key: &Key, size: u64) -> bool {
+        let begun = self.writable().and_then(|()| {
+            let mut found = false;
+            self.with_access(&[(&RelPath::root(), None)], |target| {
+                found = target.partials.begin(&target.root, id, key, size)?;
+                Ok(())
+            })
+            .map(|()| found)
+        });
+        begun.unwrap_or_else(|errno| {
+            tracing::debug!(id, errno, "a part of a file could not be taken up");
+            false
+        })
+    }
+
+    /// Whether [`FsTarget::work`] or [`FsTarget::found`] has something to do.
     pub fn has_work(&self) -> bool {
-        self.patches.has_work()
+        self.patches.has_work() || self.partials.has_work()
+    }
+
+    /// Does a slice of what [`FsTarget::resume`] asks for; for which of them it came to its end by that, and what is there.
+    pub fn found(&mut self) -> Option<(u64, Found)> {
+        self.partials.work(&self.root)
     }
 
     /// Does a slice of what patches ask for; which of them came to its end by that, and how.
     pub fn work(&mut self) -> Option<(u64, Result<(), Errno>)> {
         self.patches.work(&self.root)
+    }
+
+    /// What the metadata's digest stands for.
+    fn attrs_of(&self, meta: &Meta) -> io::Result<Option<Arc<Attrs>>> {
+        if meta.attrs == 0 {
+            return Ok(None);
+        }
+        match self.attrs.as_ref().filter(|attrs| attrs.digest() == meta.attrs && self.root.attrs.carries(attrs)) {
+            Some(attrs) => Ok(Some(Arc::clone(attrs))),
+            None => fail(libc::EINVAL),
+        }
+    }
+
+    fn put_by(&mut self, put: Put, at: &Spot, meta: &Meta, data: &[u8]) -> Result<(), Errno> {
+        self.writable()?;
+        if !may_name(at) || meta.kind != Kind::File || meta.size != data.len() as u64 {
+            return Err(libc::EINVAL);
+        }
+        self.with_access(&[(&at.dir, None)], |target| {
+            let dir = target.held(&at.dir)?;
+            let attrs = target.attrs_of(meta)?;
+            put(&target.root, &dir, &mut target.temps, at.name.as_name(), Finish { meta, attrs: attrs.as_deref() }, data)
+        })
+    }
+
+    /// Takes a question for digests of parts of files in `dir`; false if too many wait already.
+    #[must_use]
+    pub fn sum(&mut self, id: u64, dir: RelPath, parts: Vec<Part>) -> bool {
+        self.sums.sum(id, dir, parts)
+    }
+
+    /// Takes a question for what is in `dir`; false if too many wait already.
+    #[must_use]
+    pub fn look(&mut self, id: u64, dir: RelPath) -> bool {
+        self.sums.look(id, dir)
+    }
+
+    /// Whether [`FsTarget::answer`] has something to do.
+    pub fn has_questions(&self) -> bool {
+        !self.sums.is_empty()
+    }
+
+    /// Does a slice of what the oldest question asks for; calls `each` with what is answered by that.
+    pub fn answer(&mut self, each: &mut dyn FnMut(Answer)) {
+        self.sums.work(&self.root, each);
     }
 
     fn held(&mut self, path: &RelPath) -> io::Result<Arc<Held>> {
@@ -159,7 +246,10 @@ impl FsTarget {
                 match have.kind {
                     Kind::Dir => fail(libc::EISDIR),
                     kind if kind != meta.kind => fail(libc::ESTALE),
-                    _ => self.root.who.settle_at(&dir.dir, at.name.as_name(), &have, meta),
+                    _ => {
+                        let attrs = self.attrs_of(meta)?;
+                        self.root.who.settle_at(&dir.dir, at.name.as_name(), &have, meta, &self.root.attrs.of(attrs.as_deref()))
+                    }
                 }
             }
             Op::Place { at, meta, stage } => {
@@ -167,7 +257,12 @@ impl FsTarget {
                 // What is staged is looked at first: a place for an incomplete file need not be looked for.
                 self.root.staging.complete(&self.root, *stage, meta.size)?;
                 let dir = self.held(&at.dir)?;
-                file::place(&self.root, &dir, &mut self.temps, at.name.as_name(), meta, *stage)
+                let attrs = self.attrs_of(meta)?;
+                let finish = Finish { meta, attrs: attrs.as_deref() };
+                let overlay = self.patches.overlay(*stage);
+                file::place(&self.root, &dir, &mut self.temps, at.name.as_name(), finish, (*stage, overlay))?;
+                self.patches.drop_patch(*stage);
+                Ok(())
             }
             Op::Link { from, to } => {
                 require(may_name(from) && may_name(to))?;
@@ -243,12 +338,15 @@ impl FsTarget {
     ) -> io::Result<()> {
         let held = self.held(&at.dir)?;
         let (dir, name) = (&held.dir, at.name.as_name());
+        let root = Arc::clone(&self.root);
+        let attrs = self.attrs_of(meta)?;
+        let new = root.attrs.of_new(attrs.as_deref(), held.inherits && meta.kind != Kind::Symlink);
         match create(dir, name) {
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {}
             done => {
                 done?;
                 let have = dir.stat_at(name)?.meta;
-                return self.root.who.settle_at(dir, name, &have, meta);
+                return root.who.settle_at(dir, name, &have, meta, &new);
             }
         }
         if let Some(there) = look(dir, name)? {
@@ -257,14 +355,14 @@ impl FsTarget {
                 return fail(libc::EISDIR);
             }
             if have.kind == meta.kind && there.nlink == 1 && same(dir, name, &have) {
-                return self.root.who.settle_at(dir, name, &have, meta);
+                return root.who.settle_at(dir, name, &have, meta, &root.attrs.of(attrs.as_deref()));
             }
         }
         let (temp, ()) = self.temps.with_free(|temp| create(dir, temp))?;
         let temp = temp.name();
         let done = dir
             .stat_at(temp)
-            .and_then(|made| self.root.who.settle_at(dir, temp, &made.meta, meta))
+            .and_then(|made| root.who.settle_at(dir, temp, &made.meta, meta, &new))
             .and_then(|()| dir.rename(temp, dir, name));
         if done.is_err() {
             discard(dir, temp);
@@ -334,10 +432,11 @@ impl FsTarget {
 
     fn dir_meta(&mut self, path: &RelPath, meta: &Meta) -> io::Result<()> {
         let held = self.held(path)?;
+        let attrs = self.attrs_of(meta)?;
         let set = || {
             let have = held.dir.stat()?;
             self.root.loosened.forget(have.ident);
-            self.root.who.settle_fd(held.dir.as_fd(), &have.meta, meta)
+            self.root.who.settle_fd(held.dir.as_fd(), &have.meta, meta, &self.root.attrs.of(attrs.as_deref()))
         };
         let done = if path.is_root() { self.root.staging.still(set) } else { set() };
         self.dirs.forget_dir(path);
@@ -378,14 +477,33 @@ impl Target for FsTarget {
     }
 
     fn put(&mut self, at: &Spot, meta: &Meta, data: &[u8]) -> Result<(), Errno> {
+        self.put_by(file::put, at, meta, data)
+    }
+
+    fn put_new(&mut self, at: &Spot, meta: &Meta, data: &[u8]) -> Result<(), Errno> {
+        self.put_by(file::put_new, at, meta, data)
+    }
+
+    fn attrs(&mut self, attrs: &Arc<Attrs>) {
+        self.attrs = Some(Arc::clone(attrs));
+    }
+
+    fn put_sparse(&mut self, at: &Spot, meta: &Meta, extents: &[Extent], data: &[u8]) -> Result<(), Errno> {
         self.writable()?;
-        if !may_name(at) || meta.kind != Kind::File || meta.size != data.len() as u64 {
+        if !may_name(at) || !fits(meta, extents, data) {
             return Err(libc::EINVAL);
         }
         self.with_access(&[(&at.dir, None)], |target| {
             let dir = target.held(&at.dir)?;
-            file::put(&target.root, &dir, &mut target.temps, at.name.as_name(), meta, data)
+            let attrs = target.attrs_of(meta)?;
+            let finish = Finish { meta, attrs: attrs.as_deref() };
+            file::put_sparse(&target.root, &dir, &mut target.temps, at.name.as_name(), finish, (extents, data))
         })
+    }
+
+    fn stage_hole(&mut self, id: u64, offset: u64, len: u64) -> Result<(), Errno> {
+        self.writable()?;
+        self.with_access(&[(&RelPath::root(), None)], |target| target.root.staging.hole(&target.root, id, offset, len))
     }
 
     fn stage(&mut self, id: u64, offset: u64, data: &[u8]) -> Result<(), Errno> {
@@ -395,7 +513,11 @@ impl Target for FsTarget {
 
     fn drop_stage(&mut self, id: u64) {
         self.patches.drop_patch(id);
+        self.partials.drop_reading(id);
         self.root.staging.drop_file(&self.root, id);
+        if id == 0 {
+            self.root.staging.forget_partials(&self.root);
+        }
     }
 
     fn list(&mut self, dir: &RelPath, each: &mut dyn FnMut(Listed)) -> Result<(), Errno> {

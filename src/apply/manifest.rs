@@ -10,8 +10,10 @@ use crate::apply::sweep;
 use crate::apply::target::{Errno, Listed};
 use crate::model::meta::{Ident, Kind, Stat};
 use crate::model::op::Entry;
-use crate::model::path::{Name, RelPath};
+use crate::model::path::{Name, RelPath, STAGING_NAME};
 use crate::sys::dir::Dir;
+use crate::sys::xattr::At;
+use std::os::fd::AsFd;
 
 /// Reports `top` and everything beneath. The first listing of the whole root removes leftovers on the way. Later ones remove what is parked: between cycles
 /// it was left by one that failed.
@@ -22,6 +24,7 @@ pub(super) fn list(root: &Root, top: &RelPath, each: &mut dyn FnMut(Listed)) -> 
         stat.meta.mode = mode;
     }
     let sweep = top.is_root() && root.is_first_listing();
+    stat.meta.attrs = root.attrs.digest(At::Fd(first.as_fd()), Kind::Dir);
     let mut manifest = Manifest { root, root_dev: root.ident()?.dev, sweep, below: Vec::new(), each };
     manifest.directory(&first, top, &stat);
     while let Some((path, stat)) = manifest.below.pop() {
@@ -59,15 +62,18 @@ impl Manifest<'_> {
     fn directory(&mut self, dir: &Dir, path: &RelPath, stat: &Stat) {
         (self.each)(Listed::Dir { dir: path.clone(), meta: stat.meta });
         let mut leftovers = Vec::new();
+        let mut staging = false;
         let mut trouble = Ok(());
         let listed = dir.list(|name| {
             if name.is_reserved() {
-                if self.sweep || (name.is_parked() && !self.root.read_only) {
+                if self.sweep && path.is_root() && name.as_bytes() == STAGING_NAME {
+                    staging = true;
+                } else if self.sweep || (name.is_parked() && !self.root.read_only) {
                     leftovers.push(name.to_owned());
                 }
                 return;
             }
-            match entry(dir, path, name, stat.ident.dev, self.root_dev) {
+            match entry(self.root, dir, path, name, (stat.ident.dev, self.root_dev)) {
                 Ok((entry, below)) => {
                     self.below.extend(below);
                     (self.each)(Listed::Entry(entry));
@@ -77,6 +83,9 @@ impl Manifest<'_> {
                 Err(e) => trouble = Err(e),
             }
         });
+        if staging && !self.root.staging.sweep(self.root) {
+            leftovers.extend(Name::new(STAGING_NAME).ok().map(|name| name.to_owned()));
+        }
         sweep::remove_all(dir, &self.root.who, &leftovers);
         if let Err(e) = listed.and(trouble) {
             (self.each)(Listed::Failed { dir: path.clone(), errno: errno(&e) });
@@ -85,9 +94,16 @@ impl Manifest<'_> {
 }
 
 /// The entry, and what is to be listed if it is a directory. `dev` is the device of the directory that it is in.
-fn entry(dir: &Dir, path: &RelPath, name: Name<'_>, dev: u64, root_dev: u64) -> io::Result<(Entry, Option<(RelPath, Stat)>)> {
-    let (stat, is_mount) = dir.stat_mount_at(name)?;
+pub(super) fn entry(
+    root: &Root,
+    dir: &Dir,
+    path: &RelPath,
+    name: Name<'_>,
+    (dev, root_dev): (u64, u64),
+) -> io::Result<(Entry, Option<(RelPath, Stat)>)> {
+    let (mut stat, is_mount) = dir.stat_mount_at(name)?;
     let kind = stat.meta.kind;
+    stat.meta.attrs = root.attrs.digest(At::Name(dir, name), kind);
     let below = match kind {
         Kind::Dir => Some((path.join(name).map_err(|_| io::Error::from_raw_os_error(libc::ENAMETOOLONG))?, stat)),
         _ => None,

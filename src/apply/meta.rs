@@ -1,4 +1,4 @@
-//! Owner, mode and modification time: what this process may set, and setting it with no call that changes nothing.
+//! Owner, attributes, mode and modification time: what this process may set, and setting it with no call that changes nothing.
 //!
 //! Never follows a symbolic link. Every other file of the room sets metadata through it.
 
@@ -8,16 +8,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::unistd::{getegid, geteuid, getgroups};
 
+use crate::apply::attrs::Wanted;
+use crate::model::attrs::Namespaces;
 use crate::model::meta::{Kind, Meta};
 use crate::model::op::Abilities;
 use crate::model::path::{Name, Shown};
 use crate::sys::dir::{self, Dir};
+use crate::sys::privilege::Privilege;
+use crate::sys::xattr::At;
 
 const CAP_CHOWN: u32 = 0;
 const CAP_DAC_OVERRIDE: u32 = 1;
 const CAP_MKNOD: u32 = 27;
 const SETUID: u32 = 0o4000;
 const SETGID: u32 = 0o2000;
+const OWNER_WRITES: u32 = 0o200;
 
 /// How far owners can be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,14 +52,8 @@ pub(super) struct Identity {
 
 impl Identity {
     pub(super) fn of_process() -> Self {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        let capabilities = field("CapEff:").and_then(|hex| u64::from_str_radix(hex, 16).ok());
-        // Without /proc the user number has to do.
-        let capabilities = capabilities.unwrap_or(if geteuid().is_root() { u64::MAX } else { 0 });
+        let Privilege { capabilities, whole_system, umask } = Privilege::of_process();
         let can = |bit: u32| capabilities & (1 << bit) != 0;
-        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        let whole_system = map.is_empty() || map.split_whitespace().eq(["0", "0", "4294967295"]);
         Self {
             uid: geteuid().as_raw(),
             gid: getegid().as_raw(),
@@ -66,13 +65,13 @@ impl Identity {
             },
             mknod: can(CAP_MKNOD) && whole_system,
             any_access: can(CAP_DAC_OVERRIDE),
-            umask_is_zero: field("Umask:").and_then(|octal| u32::from_str_radix(octal, 8).ok()) == Some(0),
+            umask_is_zero: umask == Some(0),
             reported: AtomicBool::new(false),
         }
     }
 
     pub(super) fn abilities(&self) -> Abilities {
-        Abilities { chown: self.chown != Chown::Own, mknod: self.mknod }
+        Abilities { chown: self.chown != Chown::Own, mknod: self.mknod, attrs: Namespaces::NONE }
     }
 
     pub(super) fn uid(&self) -> u32 {
@@ -111,13 +110,15 @@ impl Identity {
         }
     }
 
-    /// Sets what differs between `have` and `want`: owner first, since that clears setuid and setgid.
+    /// Sets what differs between `have` and `want`: owner first, since that clears setuid, setgid and capabilities; the mode after an access control list,
+    /// whose mask is the group's bits, so that these never let the group in by themselves.
     fn settle(
         &self,
         have: &Meta,
         want: &Meta,
         set_owner: impl Fn(Option<u32>, Option<u32>) -> io::Result<()>,
-        set_mode: impl FnOnce(u32) -> io::Result<()>,
+        set_attrs: impl Fn() -> io::Result<bool>,
+        set_mode: impl Fn(u32) -> io::Result<()>,
     ) -> io::Result<()> {
         let (uid, gid) = self.owner_change(have, want);
         let mut owner = (have.uid, have.gid);
@@ -133,23 +134,34 @@ impl Identity {
                 Err(e) => return Err(e),
             }
         }
+        let disturbed = match set_attrs() {
+            // Our own permission bits keep us from it.
+            Err(e) if e.raw_os_error() == Some(libc::EACCES) && want.kind != Kind::Symlink && have.mode & OWNER_WRITES == 0 => {
+                set_mode(have.mode | OWNER_WRITES)?;
+                set_attrs()?;
+                true
+            }
+            done => done?,
+        };
         if want.kind == Kind::Symlink {
             return Ok(());
         }
         let mode = safe_mode(want, owner);
         let cleared = owner != (have.uid, have.gid) && mode & (SETUID | SETGID) != 0;
-        if have.mode != mode || cleared { set_mode(mode) } else { Ok(()) }
+        if have.mode != mode || cleared || disturbed { set_mode(mode) } else { Ok(()) }
     }
 
-    /// Gives what `fd` holds the metadata `want`; it has `have` now.
-    pub(super) fn settle_fd(&self, fd: BorrowedFd<'_>, have: &Meta, want: &Meta) -> io::Result<()> {
-        self.settle(have, want, |uid, gid| dir::set_owner(fd, uid, gid), |mode| dir::set_mode(fd, mode))?;
+    /// Gives what `fd` holds the metadata `want` and the attributes; it has `have` now.
+    pub(super) fn settle_fd(&self, fd: BorrowedFd<'_>, have: &Meta, want: &Meta, attrs: &Wanted<'_>) -> io::Result<()> {
+        let set_attrs = || attrs.set(At::Fd(fd), want.kind);
+        self.settle(have, want, |uid, gid| dir::set_owner(fd, uid, gid), set_attrs, |mode| dir::set_mode(fd, mode))?;
         if have.mtime == want.mtime { Ok(()) } else { dir::set_mtime(fd, want.mtime) }
     }
 
-    /// Gives the entry `name` the metadata `want`; it has `have` now. A symbolic link's own is set.
-    pub(super) fn settle_at(&self, dir: &Dir, name: Name<'_>, have: &Meta, want: &Meta) -> io::Result<()> {
-        self.settle(have, want, |uid, gid| dir.set_owner_at(name, uid, gid), |mode| dir.set_mode_at(name, mode))?;
+    /// Gives the entry `name` the metadata `want` and the attributes; it has `have` now. A symbolic link's own is set.
+    pub(super) fn settle_at(&self, dir: &Dir, name: Name<'_>, have: &Meta, want: &Meta, attrs: &Wanted<'_>) -> io::Result<()> {
+        let set_attrs = || attrs.set(At::Name(dir, name), want.kind);
+        self.settle(have, want, |uid, gid| dir.set_owner_at(name, uid, gid), set_attrs, |mode| dir.set_mode_at(name, mode))?;
         if have.mtime == want.mtime { Ok(()) } else { dir.set_mtime_at(name, want.mtime) }
     }
 }

@@ -4,20 +4,26 @@
 //! directory and one validated name. The receiver calls it.
 
 mod access;
+mod attrs;
 mod dirs;
 mod file;
 pub mod fs;
+mod inplace;
 mod manifest;
 mod meta;
+pub mod partial;
 mod patch;
 pub mod root;
 mod staging;
+mod sum;
 mod sweep;
 pub mod target;
 mod temp;
 
 pub use fs::FsTarget;
+pub use partial::Found;
 pub use root::Root;
+pub use sum::Answer;
 pub use target::{Errno, Listed, Target};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};

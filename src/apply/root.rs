@@ -8,10 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::apply::access::Loosened;
+use crate::apply::attrs::Keeper;
 use crate::apply::meta::Identity;
 use crate::apply::staging::Staging;
+use crate::model::attrs::Namespaces;
 use crate::model::meta::Ident;
 use crate::model::op::Abilities;
+use crate::model::options::Writing;
 use crate::sys::dir::Dir;
 
 /// A mirror's root during a session.
@@ -20,34 +23,40 @@ pub struct Root {
     pub(super) who: Identity,
     pub(super) staging: Staging,
     pub(super) loosened: Loosened,
+    pub(super) attrs: Keeper,
     pub(super) read_only: bool,
+    pub(super) writing: Writing,
     sweep: AtomicBool,
+    named_only: AtomicBool,
 }
 
 impl Root {
-    /// The root at `path`, whose last component may be a symbolic link.
+    /// The root at `path`, whose last component may be a symbolic link. All attributes are carried that can be.
     ///
     /// # Errors
     /// As `open(2)`.
     pub fn open(path: &Path, read_only: bool) -> io::Result<Arc<Self>> {
-        Dir::open_root(path).map(|dir| Self::new(dir, read_only))
+        Dir::open_root(path).map(|dir| Self::new(dir, read_only, (Namespaces::ALL, Writing::default())))
     }
 
-    /// The root that is open as `dir`. A read-only one refuses every change with `EROFS`.
-    pub fn new(dir: Dir, read_only: bool) -> Arc<Self> {
+    /// The root that is open as `dir`. A read-only one refuses every change with `EROFS`. Of attributes those are carried that are in `wanted` and can be set here.
+    pub fn new(dir: Dir, read_only: bool, (wanted, writing): (Namespaces, Writing)) -> Arc<Self> {
         Arc::new(Self {
+            attrs: Keeper::new(&dir, wanted),
             dir,
             who: Identity::of_process(),
             staging: Staging::new(),
             loosened: Loosened::new(),
             read_only,
+            writing,
             sweep: AtomicBool::new(!read_only),
+            named_only: AtomicBool::new(false),
         })
     }
 
     /// What can be set here.
     pub fn abilities(&self) -> Abilities {
-        self.who.abilities()
+        Abilities { attrs: self.attrs.settable(), ..self.who.abilities() }
     }
 
     /// Whether every change is refused.
@@ -63,10 +72,21 @@ impl Root {
         self.dir.stat().map(|stat| stat.ident)
     }
 
-    /// The session is over and no thread applies any more: what it staged goes, permissions are restored.
-    pub fn end_session(&self) {
-        self.staging.end_session(self);
+    /// The session is over and no thread applies any more: permissions are restored, and what it staged goes; with `keep`, because it broke, not what the next
+    /// one may take up.
+    pub fn end_session(&self, keep: bool) {
+        self.staging.end_session(self, keep);
         self.loosened.restore_all();
+    }
+
+    /// Whether a file may be made without a name and get one later, as far as is known.
+    pub(super) fn can_be_unnamed(&self) -> bool {
+        !self.named_only.load(Ordering::Relaxed)
+    }
+
+    /// It may not: the filesystem has no such files, or the kernel does not let this process link them. Not asked again.
+    pub(super) fn cannot_be_unnamed(&self) {
+        self.named_only.store(true, Ordering::Relaxed);
     }
 
     /// Whether this is the first full listing, which removes what an earlier session left behind; asked once for each.

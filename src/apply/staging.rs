@@ -13,15 +13,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::apply::manifest::errno;
 use crate::apply::meta::left_behind;
+use crate::apply::partial::{self, Key};
 use crate::apply::root::Root;
+use crate::apply::sweep;
 use crate::apply::target::Errno;
 use crate::apply::temp::IdName;
-use crate::limits::STAGED_FILES_MAX;
-use crate::model::meta::Kind;
+use crate::limits::{PARTIALS_KEPT_MAX, RESUME_BYTES_MIN, STAGED_FILES_MAX};
+use crate::model::meta::{Kind, Stat};
 use crate::model::path::{Name, STAGING_NAME};
-use crate::sys::dir::{self, Dir};
+use crate::sys::dir::{self, Dir, stat_fd};
+use crate::sys::holes;
 
-/// Invariant: every file in `files` is `f<id>` in the staging directory unless somebody else removed it; `made` if this session made or used the directory.
+/// Invariant: every file in `files` is in the staging directory, as `f<id>` or `k<key>`, unless somebody else removed it; no two have one key; `made` if this session
+/// made or used the directory, or found something in it.
 #[derive(Default)]
 struct State {
     made: bool,
@@ -34,6 +38,14 @@ struct Progress {
     received: u64,
     /// Why a piece could not be written: the file is of no use any more, and the rest is not worth its space.
     failed: Option<Errno>,
+    /// What its content is called, if it may be taken up by a later session.
+    key: Option<Key>,
+}
+
+impl Progress {
+    fn name(&self, id: u64) -> IdName {
+        self.key.as_ref().map_or_else(|| IdName::new(b'f', id), |key| IdName::keyed(b'k', key))
+    }
 }
 
 pub(super) struct Staging(Mutex<State>);
@@ -66,12 +78,32 @@ impl Staging {
 
     /// Writes a piece of the staged file `id`. Why it failed is also what `complete` will say.
     pub(super) fn write(&self, root: &Root, id: u64, offset: u64, data: &[u8]) -> io::Result<()> {
-        let done = self.write_piece(root, id, offset, data);
+        self.piece(root, id, offset, data.len() as u64, |file| file.write_all_at(data, offset))
+    }
+
+    /// Leaves a hole in the staged file `id`. Why it failed is also what `complete` will say.
+    pub(super) fn hole(&self, root: &Root, id: u64, offset: u64, len: u64) -> io::Result<()> {
+        self.piece(root, id, offset, len, |file| {
+            // Nothing was written there: it is one already, but for where the file ends, unless room was taken for it.
+            if root.writing.preallocate {
+                match holes::punch(file, offset, len) {
+                    Err(e) if e.raw_os_error() != Some(libc::EOPNOTSUPP) => return Err(e),
+                    _ => {}
+                }
+            }
+            let end = offset + len;
+            if stat_fd(file.as_fd())?.meta.size < end { file.set_len(end) } else { Ok(()) }
+        })
+    }
+
+    fn piece(&self, root: &Root, id: u64, offset: u64, len: u64, make: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+        let done = self.open_piece(root, id, offset, len).and_then(|file| make(&file));
         let mut state = self.lock();
         match &done {
             Ok(()) => {
                 if let Some(progress) = state.files.get_mut(&id) {
-                    progress.received += data.len() as u64;
+                    // Beyond any file's length it is wrong anyway.
+                    progress.received = progress.received.saturating_add(len);
                 }
             }
             // Not for good: the caller may loosen permissions and try again.
@@ -85,31 +117,27 @@ impl Staging {
         done
     }
 
-    fn write_piece(&self, root: &Root, id: u64, offset: u64, data: &[u8]) -> io::Result<()> {
-        let end = offset.checked_add(data.len() as u64).filter(|end| i64::try_from(*end).is_ok());
+    fn open_piece(&self, root: &Root, id: u64, offset: u64, len: u64) -> io::Result<File> {
+        let end = offset.checked_add(len).filter(|end| i64::try_from(*end).is_ok());
         if end.is_none() {
             return Err(io::Error::from_raw_os_error(libc::EFBIG));
         }
-        let id_name = IdName::new(b'f', id);
-        let file = {
-            let mut state = self.lock();
-            let progress = state.files.get(&id).copied();
-            if let Some(errno) = progress.and_then(|progress| progress.failed) {
-                return Err(io::Error::from_raw_os_error(errno));
-            }
-            let dir = state.enter(root)?;
-            if progress.is_some() {
-                dir.open_write(id_name.name())?
-            } else {
-                if state.files.len() >= STAGED_FILES_MAX {
-                    return Err(io::Error::from_raw_os_error(libc::EDQUOT));
-                }
-                let file = create_over(&dir, id_name.name())?;
-                state.files.insert(id, Progress::default());
-                file
-            }
-        };
-        file.write_all_at(data, offset)
+        let mut state = self.lock();
+        let progress = state.files.get(&id).copied();
+        let id_name = progress.unwrap_or_default().name(id);
+        if let Some(errno) = progress.and_then(|progress| progress.failed) {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        let dir = state.enter(root)?;
+        if progress.is_some() {
+            return dir.open_write(id_name.name());
+        }
+        if state.files.len() >= STAGED_FILES_MAX {
+            return Err(io::Error::from_raw_os_error(libc::EDQUOT));
+        }
+        let file = create_over(&dir, id_name.name())?;
+        state.files.insert(id, Progress::default());
+        Ok(file)
     }
 
     /// Makes the staged file `id`, which must be a new one, to be filled by the caller.
@@ -122,6 +150,42 @@ impl Staging {
         let file = create_over(&dir, IdName::new(b'f', id).name())?;
         state.files.insert(id, Progress::default());
         Ok(file)
+    }
+
+    /// The staged file `id`, which must be a new one, will have `size` bytes of the content that `key` names, or that has no name and is not kept.
+    /// The file, for reading, if an earlier session left a part of it.
+    pub(super) fn take_up(&self, root: &Root, id: u64, key: Option<Key>, size: u64) -> io::Result<Option<File>> {
+        let mut state = self.lock();
+        if state.files.contains_key(&id) || state.files.len() >= STAGED_FILES_MAX {
+            return Err(io::Error::from_raw_os_error(libc::EDQUOT));
+        }
+        // What is on its way already cannot be two.
+        let key = key.filter(|key| state.files.values().all(|other| other.key != Some(*key)));
+        if key.is_none() && !root.writing.preallocate {
+            return Ok(None);
+        }
+        let mut progress = Progress { key, ..Progress::default() };
+        let id_name = progress.name(id);
+        let dir = state.enter(root)?;
+        let there = dir.open_write(id_name.name()).ok().filter(|file| {
+            let stat = stat_fd(file.as_fd());
+            let is_ours = |stat: Stat| stat.meta.kind == Kind::File && stat.nlink == 1 && stat.meta.uid == root.who.uid();
+            key.is_some() && stat.is_ok_and(|stat| is_ours(stat) && (1..=size).contains(&stat.meta.size))
+        });
+        let file = match &there {
+            Some(file) => file.try_clone()?,
+            None => create_over(&dir, id_name.name())?,
+        };
+        if there.is_some() {
+            progress.received = stat_fd(file.as_fd())?.meta.size;
+        }
+        if root.writing.preallocate
+            && let Err(e) = holes::allocate(&file, size)
+        {
+            progress.failed = Some(errno(&e));
+        }
+        state.files.insert(id, progress);
+        Ok(there)
     }
 
     /// The staged file `id` has all its `size` bytes.
@@ -141,7 +205,7 @@ impl Staging {
             return Err(io::Error::from_raw_os_error(libc::ENODATA));
         }
         let dir = open_own(root)?;
-        let id_name = IdName::new(b'f', id);
+        let id_name = progress.name(id);
         let file = dir.open_write(id_name.name())?;
         let meta = dir::stat_fd(file.as_fd())?.meta;
         if meta.kind != Kind::File || meta.size != size {
@@ -158,8 +222,8 @@ impl Staging {
     /// Removes the staged file `id`, if there is one, and the directory if nothing is left in it: no cycle may follow.
     pub(super) fn drop_file(&self, root: &Root, id: u64) {
         let mut state = self.lock();
-        if state.files.remove(&id).is_some() {
-            remove_file(root, id);
+        if let Some(progress) = state.files.remove(&id) {
+            remove_file(root, progress.name(id).name());
             // No cycle need follow that would see it empty.
             state.leave(root);
         }
@@ -170,13 +234,56 @@ impl Staging {
         self.lock().leave(root);
     }
 
-    /// Removes what was staged.
-    pub(super) fn end_session(&self, root: &Root) {
+    /// Removes what was staged; with `keep` all but what a later session may take up.
+    pub(super) fn end_session(&self, root: &Root, keep: bool) {
+        let mut kept = 0;
+        for (id, progress) in std::mem::take(&mut self.lock().files) {
+            let is_worth = progress.key.is_some() && progress.failed.is_none() && progress.received >= RESUME_BYTES_MIN;
+            if keep && is_worth && kept < PARTIALS_KEPT_MAX {
+                kept += 1;
+            } else {
+                remove_file(root, progress.name(id).name());
+            }
+        }
+        if !keep {
+            self.forget_partials(root);
+        }
+        self.lock().leave(root);
+    }
+
+    /// Removes what earlier sessions left and this one has not taken up.
+    pub(super) fn forget_partials(&self, root: &Root) {
         let mut state = self.lock();
-        for (id, _) in std::mem::take(&mut state.files) {
-            remove_file(root, id);
+        // Nothing else is in it but what this session knows of; without it there is nothing.
+        if state.made
+            && let Ok(dir) = open_own(root)
+        {
+            let known: Vec<IdName> = state.files.iter().map(|(id, progress)| progress.name(*id)).collect();
+            let mut gone = Vec::new();
+            let listed = dir.list(|name| {
+                if partial::is_partial(name) && !known.iter().any(|known| known.name() == name) {
+                    gone.push(name.to_owned());
+                }
+            });
+            if let Err(e) = listed {
+                left_behind(staging_name(), &e);
+            }
+            gone.iter().for_each(|name| remove_file(root, name.as_name()));
         }
         state.leave(root);
+    }
+
+    /// Removes what earlier sessions left, but for parts of large files that are young. False if the directory is not to be trusted.
+    pub(super) fn sweep(&self, root: &Root) -> bool {
+        let mut state = self.lock();
+        let Ok(dir) = open_own(root) else { return false };
+        let Ok(mut gone) = partial::leftovers(&dir) else { return false };
+        let known: Vec<IdName> = state.files.iter().map(|(id, progress)| progress.name(*id)).collect();
+        gone.retain(|gone| !known.iter().any(|known| known.name() == gone.as_name()));
+        sweep::remove_all(&dir, &root.who, &gone);
+        state.made = true;
+        state.leave(root);
+        true
     }
 }
 
@@ -235,10 +342,9 @@ fn create_over(dir: &Dir, name: Name<'_>) -> io::Result<File> {
     }
 }
 
-fn remove_file(root: &Root, id: u64) {
-    let id_name = IdName::new(b'f', id);
-    match open_own(root).and_then(|dir| dir.unlink(id_name.name())) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => left_behind(id_name.name(), &e),
+fn remove_file(root: &Root, name: Name<'_>) {
+    match open_own(root).and_then(|dir| dir.unlink(name)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => left_behind(name, &e),
         _ => {}
     }
 }

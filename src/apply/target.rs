@@ -4,7 +4,10 @@
 //! Nothing here does I/O. The receiver calls a target for every operation that arrives; both targets use the checks below, so
 //! that they agree about which places a peer may name.
 
-use crate::model::meta::Meta;
+use std::sync::Arc;
+
+use crate::model::attrs::Attrs;
+use crate::model::meta::{Extent, Kind, Meta};
 use crate::model::op::{Entry, Op, Spot};
 use crate::model::path::{Name, RelPath};
 
@@ -35,12 +38,13 @@ pub enum Listed {
 /// Executes operations on a mirror. Each thread has its own; those of one session share what is staged.
 ///
 /// Every operation is safe to repeat. Those that take something from elsewhere (`Move`, `Park`, `Link`, `Place`, `SetMeta`) need it to be there and
-/// say `ENOENT` otherwise; nothing is half done when an operation fails, but that the modification time of the directory may have changed.
+/// say `ENOENT` otherwise; nothing is half done when an operation fails, but that the modification time of the directory may have changed, and that a file which the
+/// session asked to be written in place may be half written.
 pub trait Target {
     /// Executes one operation.
     ///
     /// # Errors
-    /// The system's error number. Beside what the calls themselves say: `EINVAL` for a reserved name or a value that does not fit the operation,
+    /// The system's error number. Beside what the calls themselves say: `EINVAL` for a reserved name, a value that does not fit the operation, or attributes that did not come,
     /// `EISDIR` for a directory at a name where something else is to be put, `EEXIST` for a directory that would have to be moved over a directory,
     /// `ESTALE` where `SetMeta` finds another kind than it expects, `ENODATA` where `Place` finds that not everything was staged.
     fn op(&mut self, op: &Op) -> Result<(), Errno>;
@@ -50,6 +54,29 @@ pub trait Target {
     /// # Errors
     /// As [`Target::op`].
     fn put(&mut self, at: &Spot, meta: &Meta, data: &[u8]) -> Result<(), Errno>;
+
+    /// As [`Target::put`], for a name that nothing is thought to have: only faster if that is so.
+    ///
+    /// # Errors
+    /// As [`Target::op`].
+    fn put_new(&mut self, at: &Spot, meta: &Meta, data: &[u8]) -> Result<(), Errno> {
+        self.put(at, meta, data)
+    }
+
+    /// Takes the attributes that the metadata of operations from here on may name by their digest.
+    fn attrs(&mut self, attrs: &Arc<Attrs>);
+
+    /// [`Target::put`] of a file with holes: `data` is what stands in `extents`, one behind the other, which are in order, do not overlap and lie within the size.
+    ///
+    /// # Errors
+    /// As [`Target::op`].
+    fn put_sparse(&mut self, at: &Spot, meta: &Meta, extents: &[Extent], data: &[u8]) -> Result<(), Errno>;
+
+    /// Leaves a hole in a staged file, in place of a piece. Its first piece may be one.
+    ///
+    /// # Errors
+    /// As [`Target::stage`].
+    fn stage_hole(&mut self, id: u64, offset: u64, len: u64) -> Result<(), Errno>;
 
     /// Writes a piece of a staged file, which is made by its first piece. Pieces come in any order and from any thread, each once.
     ///
@@ -72,6 +99,15 @@ pub trait Target {
 
     /// All operations of a cycle are done: what was made only for its sake goes (an empty staging directory, loosened permissions).
     fn end_cycle(&mut self);
+}
+
+/// Whether `data` can be what stands in `extents` of a file of this size.
+pub fn fits(meta: &Meta, extents: &[Extent], data: &[u8]) -> bool {
+    let end = extents.iter().try_fold((0u64, 0u64), |(end, sum), extent| {
+        let after = extent.at.checked_add(extent.len)?;
+        (extent.at >= end && extent.len > 0 && after <= meta.size).then_some((after, sum + extent.len))
+    });
+    meta.kind == Kind::File && end.is_some_and(|(_, sum)| sum == data.len() as u64)
 }
 
 /// Whether a peer may name `at`: reserved names are ours, but for those of parked entries.

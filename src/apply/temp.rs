@@ -52,15 +52,15 @@ impl TempNames {
     }
 }
 
-/// A small decimal name, as `f12`, on the stack.
+/// A small name on the stack: a letter and a number, as `f12`, or 32 digits.
 pub(super) struct IdName {
-    bytes: [u8; 21],
+    bytes: [u8; 33],
     start: usize,
 }
 
 impl IdName {
     pub(super) fn new(letter: u8, id: u64) -> Self {
-        let mut bytes = [0; 21];
+        let mut bytes = [0; 33];
         let (mut start, mut rest) = (bytes.len(), id);
         loop {
             start -= 1;
@@ -73,6 +73,15 @@ impl IdName {
         start -= 1;
         bytes[start] = letter;
         Self { bytes, start }
+    }
+
+    /// The letter and the key in hexadecimal digits.
+    pub(super) fn keyed(letter: u8, key: &[u8; 16]) -> Self {
+        let mut bytes = [letter; 33];
+        for (digits, byte) in bytes[1..].chunks_exact_mut(2).zip(key) {
+            digits.copy_from_slice(&[byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[digit as usize]));
+        }
+        Self { bytes, start: 0 }
     }
 
     pub(super) fn name(&self) -> Name<'_> {
@@ -92,5 +101,7 @@ mod tests {
         assert_ne!(a.name(), b.name());
         assert_eq!(IdName::new(b'f', 0).name().as_bytes(), b"f0");
         assert_eq!(IdName::new(b'f', u64::MAX).name().as_bytes(), b"f18446744073709551615");
+        let keyed = IdName::keyed(b'k', &std::array::from_fn(|at| 17 * at as u8));
+        assert_eq!(keyed.name().as_bytes(), b"k00112233445566778899aabbccddeeff");
     }
 }

@@ -37,6 +37,16 @@ Examples:
 Filter rules are rsync's: the first match wins, a leading / anchors to SRC, a trailing / means directories only, * stops at a \
 slash, ** does not. What is excluded is neither mirrored nor deleted.";
 
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  ringsync verify /srv/www /backup/www
+  ringsync verify --bwlimit 20M /srv/www ringsync://host/www
+  ringsync verify --repair --exclude /tmp/ /srv/www host::www
+
+Each difference is one line on standard output, as rsync's --itemize-changes has it: what would be done (> content goes to DEST, c made \
+or changed there, h hard link, . metadata only, *deleting), the kind (f d L D S), and what differs (c content, s size, t time, p \
+permissions, o owner, g group; + all of it), then the path. Exit code 0: equal, or made equal; 23: not.";
+
 const SERVE_EXAMPLES: &str = "\
 Examples:
   ringsync serve --module www=/backup/www
@@ -83,6 +93,9 @@ pub(super) enum Command {
     /// Make DEST equal to SRC, and keep it so
     #[command(after_help = MIRROR_EXAMPLES)]
     Mirror(MirrorArgs),
+    /// Compare DEST with SRC, contents and all
+    #[command(after_help = VERIFY_EXAMPLES)]
+    Verify(VerifyArgs),
     /// Receive mirrors: offer directories as modules
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
@@ -185,30 +198,14 @@ pub(super) struct MirrorArgs {
     /// How sockets are driven
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Io::Auto)]
     pub(super) io: Io,
-    /// Compression of what goes over the network; auto leaves it out towards this host
+    /// Compression of what goes over the network; auto leaves it out where the link is faster
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Compression::Auto)]
     pub(super) compress: Compression,
     /// Port of HOST::MODULE [default: 873]
     #[arg(long, value_name = "N")]
     pub(super) port: Option<u16>,
-    /// Leave alone what matches RULE
-    #[arg(long, value_name = "RULE", allow_hyphen_values = true)]
-    pub(super) exclude: Vec<OsString>,
-    /// Mirror what matches RULE, whatever later rules say
-    #[arg(long, value_name = "RULE", allow_hyphen_values = true)]
-    pub(super) include: Vec<OsString>,
-    /// Read exclude rules from FILE, one a line; - is standard input
-    #[arg(long, value_name = "FILE")]
-    pub(super) exclude_from: Vec<PathBuf>,
-    /// Read include rules from FILE, one a line; - is standard input
-    #[arg(long, value_name = "FILE")]
-    pub(super) include_from: Vec<PathBuf>,
-    /// Delete excluded entries in DEST too
-    #[arg(long, conflicts_with = "no_delete")]
-    pub(super) delete_excluded: bool,
-    /// Keep in DEST what SRC does not have
-    #[arg(long)]
-    pub(super) no_delete: bool,
+    #[command(flatten)]
+    pub(super) filter: FilterArgs,
     /// Hold deletions when more than N entries, or P% of the mirror, are to go in the first look or within a minute
     #[arg(long, value_name = "N|P%", value_parser = max_delete)]
     pub(super) max_delete: Option<MaxDelete>,
@@ -227,6 +224,109 @@ pub(super) struct MirrorArgs {
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-20..=19))]
     pub(super) nice: Option<i32>,
     /// Report the progress of the first sync even where standard error is no terminal
+    #[arg(long)]
+    pub(super) progress: bool,
+    /// Compare all contents again and again, so long after the last time: 12h, 7d; 0 is never
+    #[arg(long, value_name = "DURATION", default_value = "0")]
+    pub(super) scrub_interval: String,
+    /// Most KiB a second that each side reads for that, or with a suffix: 1.5M, 2G; 0 is no limit
+    #[arg(long, value_name = "RATE", default_value = "0")]
+    pub(super) bwlimit: String,
+    /// What to do about differences that are found so
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnDrift::Repair)]
+    pub(super) on_drift: OnDrift,
+    #[command(flatten)]
+    pub(super) log: LogArgs,
+}
+
+/// What to leave alone.
+#[derive(Debug, Args)]
+pub(super) struct FilterArgs {
+    /// Leave alone what matches RULE
+    #[arg(long, value_name = "RULE", allow_hyphen_values = true)]
+    pub(super) exclude: Vec<OsString>,
+    /// Mirror what matches RULE, whatever later rules say
+    #[arg(long, value_name = "RULE", allow_hyphen_values = true)]
+    pub(super) include: Vec<OsString>,
+    /// Read exclude rules from FILE, one a line; - is standard input
+    #[arg(long, value_name = "FILE")]
+    pub(super) exclude_from: Vec<PathBuf>,
+    /// Read include rules from FILE, one a line; - is standard input
+    #[arg(long, value_name = "FILE")]
+    pub(super) include_from: Vec<PathBuf>,
+    /// Delete excluded entries in DEST too
+    #[arg(long, conflicts_with = "no_delete")]
+    pub(super) delete_excluded: bool,
+    /// Keep in DEST what SRC does not have
+    #[arg(long)]
+    pub(super) no_delete: bool,
+    /// Carry hard links as such; the default
+    #[arg(short = 'H', long, overrides_with = "no_hard_links")]
+    pub(super) hard_links: bool,
+    /// Make each name of a file a file of its own
+    #[arg(long, alias = "no-H", overrides_with = "hard_links")]
+    pub(super) no_hard_links: bool,
+    /// Carry access control lists; the default
+    #[arg(short = 'A', long, overrides_with = "no_acls")]
+    pub(super) acls: bool,
+    /// Leave access control lists alone
+    #[arg(long, alias = "no-A", overrides_with = "acls")]
+    pub(super) no_acls: bool,
+    /// Carry extended attributes and capabilities; the default
+    #[arg(short = 'X', long, overrides_with = "no_xattrs")]
+    pub(super) xattrs: bool,
+    /// Leave extended attributes and capabilities alone
+    #[arg(long, alias = "no-X", overrides_with = "xattrs")]
+    pub(super) no_xattrs: bool,
+    /// Keep the holes of files; the default
+    #[arg(short = 'S', long, overrides_with = "no_sparse")]
+    pub(super) sparse: bool,
+    /// Write the zeros that holes stand for
+    #[arg(long, alias = "no-S", overrides_with = "sparse")]
+    pub(super) no_sparse: bool,
+    /// Write into the files that are there instead of beside them: readers, and a crash, see them half written
+    #[arg(long)]
+    pub(super) inplace: bool,
+    /// Take room for a file before it is written: less scattered, and a full disk is found at once
+    #[arg(long)]
+    pub(super) preallocate: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// The directory that was mirrored
+    #[arg(value_name = "SRC")]
+    pub(super) source: PathBuf,
+    /// Its mirror: local path, HOST::MODULE[/PATH] or ringsync://HOST[:PORT]/MODULE[/PATH]
+    #[arg(value_name = "DEST")]
+    pub(super) dest: OsString,
+    /// Make what differs equal
+    #[arg(long)]
+    pub(super) repair: bool,
+    /// Most KiB a second that each side reads, or with a suffix: 1.5M, 2G; 0 is no limit
+    #[arg(long, value_name = "RATE", default_value = "0")]
+    pub(super) bwlimit: String,
+    /// Print JSON: an object a line for each difference, and one in the end
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Workers, each with its own connection [default: the number of cores]
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(super) threads: Option<usize>,
+    /// How sockets are driven
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Io::Auto)]
+    pub(super) io: Io,
+    /// Compression of what goes over the network; auto leaves it out towards this host
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Compression::Auto)]
+    pub(super) compress: Compression,
+    /// Port of HOST::MODULE [default: 873]
+    #[arg(long, value_name = "N")]
+    pub(super) port: Option<u16>,
+    #[command(flatten)]
+    pub(super) filter: FilterArgs,
+    /// Niceness, -20 to 19 [default: 0]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-20..=19))]
+    pub(super) nice: Option<i32>,
+    /// Report progress even where standard error is no terminal
     #[arg(long)]
     pub(super) progress: bool,
     #[command(flatten)]
@@ -274,6 +374,14 @@ pub(super) enum LogFormat {
     Json,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum OnDrift {
+    /// make the mirror equal
+    Repair,
+    /// only say so
+    Report,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum Watch {
     /// fanotify where it can serve, inotify elsewhere
@@ -316,7 +424,7 @@ impl From<Io> for IoChoice {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum Compression {
-    /// lz4 unless the peer is on this host
+    /// lz4 where it saves time: not towards this host
     Auto,
     /// lz4 for all that shrinks
     Lz4,

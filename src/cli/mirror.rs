@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use clap::ArgMatches;
 
-use super::args::MirrorArgs;
+use super::args::{MirrorArgs, OnDrift};
 use super::progress::{self, Progress};
 use super::{log, rules, signals};
 use crate::config::{self, Dest};
@@ -28,7 +28,7 @@ pub(super) fn run(args: &MirrorArgs, matches: &ArgMatches) -> Result<Exit> {
     let reload = std::sync::Mutex::new(reload);
     signals::listen(&stop, move || reload.lock().unwrap_or_else(std::sync::PoisonError::into_inner).reload())?;
     let stats = Arc::new(Stats::default());
-    let progress = Progress::start(bar, config.progress, stats.clone())?;
+    let progress = Progress::start(bar, config.progress, stats.clone(), progress::sent)?;
     let outcome = sender::run(&config, &stop, stats.clone(), &controls);
     drop(progress);
     Ok(conclude(outcome?, &stats))
@@ -39,15 +39,9 @@ fn config(args: &MirrorArgs, matches: &ArgMatches) -> Result<config::Mirror> {
     let config = config::Mirror {
         source: args.source.clone(),
         dests: args.dests.iter().map(|dest| Dest::parse(dest, args.port)).collect::<Result<_>>()?,
-        options: Options {
-            delete: !args.no_delete,
-            delete_excluded: args.delete_excluded,
-            max_delete: args.max_delete,
-            allow_empty: args.allow_empty,
-            ..Options::mirror()
-        },
+        options: Options { max_delete: args.max_delete, allow_empty: args.allow_empty, ..rules::options(&args.filter) },
         filter: Arc::new(rules::filter(matches)?),
-        threads: args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX)),
+        threads: args.threads.unwrap_or_else(threads),
         watch: args.watch.into(),
         io: args.io.into(),
         compress: args.compress.into(),
@@ -57,6 +51,12 @@ fn config(args: &MirrorArgs, matches: &ArgMatches) -> Result<config::Mirror> {
         progress: args.progress,
         control: args.control.place(),
         failure_log: args.failure_log.clone(),
+        scrub: config::Scrub {
+            verify: false,
+            repair: args.on_drift == OnDrift::Repair,
+            interval: config::parse_duration(&args.scrub_interval)?,
+            bytes_per_sec: config::parse_rate(&args.bwlimit)?,
+        },
     };
     config.check()?;
     Ok(config)
@@ -92,6 +92,11 @@ impl Reload {
     }
 }
 
+/// Workers, unless told otherwise.
+pub(super) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX)
+}
+
 /// Says what was done and what was left; the exit code.
 fn conclude(outcome: Outcome, stats: &Stats) -> Exit {
     tracing::info!(
@@ -124,7 +129,7 @@ mod tests {
     use super::*;
     use crate::cli::args::{Cli, Command};
     use crate::error::Error;
-    use crate::model::options::{Compress, IoChoice, WatchChoice};
+    use crate::model::options::{Compress, IoChoice, Options, WatchChoice};
     use clap::{CommandFactory, FromArgMatches};
 
     fn parse(words: &str) -> Result<config::Mirror> {
@@ -149,7 +154,17 @@ mod tests {
         assert_eq!(full.dests[0].to_string(), "ringsync://h:9/m/p");
         assert_eq!((full.threads, full.watch, full.io, full.compress), (3, WatchChoice::Inotify, IoChoice::Epoll, Compress::None));
         assert!(!full.tune && full.once && full.progress && !full.filter.is_empty() && !full.options.delete);
+        let carried = |words: &str| {
+            let Options { hard_links, acls, xattrs, .. } = parse(&format!("ringsync mirror {words} a b")).unwrap().options;
+            [hard_links, acls, xattrs]
+        };
+        assert_eq!([carried("-HAX"), carried("--xattrs --acls --hard-links")], [[true; 3]; 2]);
+        assert_eq!([carried("--no-xattrs --no-acls --no-hard-links"), carried("-HAX --no-H --no-A --no-X")], [[false; 3]; 2]);
+        assert_eq!(carried("--no-xattrs --no-acls -X"), [true, false, true]);
         assert!(parse("ringsync mirror --delete-excluded a b").unwrap().options.delete_excluded);
+        assert_eq!(plain.scrub, config::Scrub::default());
+        let scrub = parse("ringsync mirror --scrub-interval 7d --bwlimit 1M --on-drift report a b").unwrap().scrub;
+        assert_eq!((scrub.interval.unwrap().as_secs(), scrub.bytes_per_sec, scrub.repair, scrub.verify), (604_800, 1 << 20, false, false));
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod progress;
 mod rules;
 mod serve;
 mod signals;
+mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -36,11 +37,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     crate::receiver::prepare_process();
     let result = match (&cli.command, matches.subcommand()) {
         (args::Command::Mirror(args), Some((_, matches))) => mirror::run(args, matches),
+        (args::Command::Verify(args), Some((_, matches))) => verify::run(args, matches),
         (args::Command::Serve(args), _) => serve::run(args),
         (args::Command::Status(args), _) => ask::status(args),
         (args::Command::Flush(args), _) => ask::flush(args),
         (args::Command::Approve(args), _) => ask::approve(args),
-        (args::Command::Mirror(_), None) => Err(Error::Usage("no arguments".into())),
+        (args::Command::Mirror(_) | args::Command::Verify(_), None) => Err(Error::Usage("no arguments".into())),
     };
     ExitCode::from(result.unwrap_or_else(|error| report(&error)) as u8)
 }

@@ -8,14 +8,30 @@ use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
 
+use super::args::FilterArgs;
 use crate::error::{Error, Result};
 use crate::limits::FILTER_FILE_BYTES_MAX;
 use crate::model::filter::{Decision, Filter};
+use crate::model::options::{Options, Writing};
 use crate::model::path::Shown;
 
 enum Source<'a> {
     Rule(&'a OsString),
     File(&'a PathBuf),
+}
+
+/// What else the words about deletion mean.
+pub(super) fn options(args: &FilterArgs) -> Options {
+    Options {
+        delete: !args.no_delete,
+        delete_excluded: args.delete_excluded,
+        hard_links: args.hard_links || !args.no_hard_links,
+        acls: args.acls || !args.no_acls,
+        xattrs: args.xattrs || !args.no_xattrs,
+        sparse: args.sparse || !args.no_sparse,
+        writing: Writing { in_place: args.inplace, preallocate: args.preallocate },
+        ..Options::mirror()
+    }
 }
 
 /// The filter of a command line.

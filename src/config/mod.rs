@@ -5,12 +5,14 @@
 
 mod dest;
 mod place;
+mod scrub;
 mod serve;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use dest::Dest;
+pub use scrub::{Scrub, parse_duration, parse_rate};
 pub use serve::{ModuleConfig, Serve, parse_listen};
 
 use crate::error::{Error, Result};
@@ -61,6 +63,8 @@ pub struct Mirror {
     pub control: ControlPlace,
     /// Where failures are noted, beside the log.
     pub failure_log: Option<PathBuf>,
+    /// Comparing contents.
+    pub scrub: Scrub,
 }
 
 impl Mirror {
@@ -81,7 +85,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// Checks the directories, then makes a local destination that is missing (its last component only).
+    /// Checks the directories, then makes a local destination that is missing (its last component only), unless nothing is to be changed.
     ///
     /// # Errors
     /// [`Error::File`] for a source that is missing or no directory and a destination that is a file or cannot be made; [`Error::Usage`] where source and
@@ -89,6 +93,9 @@ impl Mirror {
     pub fn prepare(&self) -> Result<()> {
         self.check()?;
         place::check_source(&self.source)?;
+        if self.scrub.is_read_only() {
+            self.dests.iter().try_for_each(|dest| if let Dest::Local(path) = dest { place::check_dest(path) } else { Ok(()) })?;
+        }
         for dest in &self.dests {
             if let Dest::Local(path) = dest {
                 place::prepare_local(&self.source, path)?;

@@ -28,6 +28,11 @@ pub(super) fn check_source(source: &Path) -> Result<()> {
     check_dir(&format!("source {}", shown(source)), source)
 }
 
+/// And a destination that is only looked at.
+pub(super) fn check_dest(path: &Path) -> Result<()> {
+    check_dir(&format!("destination {}", shown(path)), path)
+}
+
 /// The root of a module too.
 pub(super) fn check_module(name: &str, path: &Path) -> Result<()> {
     check_dir(&format!("module {name}: {}", shown(path)), path)

@@ -21,7 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use nix::sys::stat::{Mode, fchmod};
 
-use crate::control::{Reply, Request};
+use crate::control::{Reply, Request, place};
 use crate::error::{Error, Result};
 use crate::limits::{CONTROL_CLIENTS_MAX, CONTROL_PATIENCE, CONTROL_REQUEST_BYTES_MAX};
 use crate::model::path::Shown;
@@ -128,6 +128,19 @@ fn open(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     listen(&fd, Backlog::new(CONTROL_CLIENTS_MAX as i32)?)?;
     let meta = fs::symlink_metadata(path)?;
     Ok((UnixListener::from(fd), (meta.dev(), meta.ino())))
+}
+
+/// Removes the sockets in the user's own directory that nobody listens at: processes that were killed leave them.
+pub fn sweep(dir: &Path) {
+    // Without the lock one that is just being made could be taken for dead.
+    let Some(_alone) = fs::File::open(dir).ok().and_then(|dir| Flock::lock(dir, FlockArg::LockExclusive).ok()) else { return };
+    for path in place::sockets(dir).unwrap_or_default() {
+        let answered = UnixAddr::new(&path).map_err(io::Error::from).and_then(|address| is_answered(&address));
+        if answered.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
+            // It is nobody's harm if it stays.
+            let _ = fs::remove_file(&path);
+        }
+    }
 }
 
 /// Whether somebody listens at the address; without waiting for one that is stopped.
@@ -343,6 +356,9 @@ mod tests {
         let second = Server::start(&path, Arc::new(Lazy::default())).err().expect("one is there").to_string();
         assert!(second.contains("another ringsync answers there"), "{second}");
         assert!(approved(&path));
+        drop(UnixListener::bind(tmp.path().join("dead.sock")).unwrap());
+        sweep(tmp.path());
+        assert!(approved(&path) && !tmp.path().join("dead.sock").exists());
         drop(server);
         assert!(!path.exists());
         fs::write(&path, b"x").unwrap();

@@ -3,7 +3,7 @@
 //! Knows no messages and no frames. Used by whoever puts these bytes into messages and takes them out.
 //!
 //! A number is a varint: seven bits a byte, the lowest first, in its shortest form. A batch of steps is the offset of the first one in the new content, then for
-//! each step its length times two, plus one for a literal. A literal's bytes follow. For a copy follows by how much its shift, the distance from the base's offset to the
+//! each step its length times two, plus one for a literal. A literal's bytes follow. A 0 is a hole, and its length follows. For a copy follows by how much its shift, the distance from the base's offset to the
 //! new one, differs from that of the copy before it in the batch, at first from 0, with the sign in the lowest bit. Each batch stands for itself.
 //!
 //! A shape is its length and one byte, the block length as a power of two. Blocks are 22 bytes each: the strong hash, then 48 bits of the rolling hash, the lowest
@@ -76,6 +76,10 @@ impl StepWriter {
                 put_number(&mut self.out, (bytes.len() as u64) << 1 | 1);
                 self.out.extend_from_slice(bytes);
             }
+            Step::Hole { len, .. } => {
+                put_number(&mut self.out, 0);
+                put_number(&mut self.out, len);
+            }
         }
         self.at += step.len();
     }
@@ -121,12 +125,16 @@ impl<'a> Steps<'a> {
 
     fn take(&mut self) -> Result<Step<'a>, Flaw> {
         let head = take_number(&mut self.bytes)?;
-        let (at, len) = (self.at, head >> 1);
+        let at = self.at;
+        let len = if head == 0 { take_number(&mut self.bytes)? } else { head >> 1 };
         // Offsets of files are below 2^63, and so no sum of two can overflow.
         self.at = at.checked_add(len).filter(|end| *end <= i64::MAX as u64).ok_or(Flaw::Number)?;
         if head & 1 == 1 {
             let len = usize::try_from(len).map_err(|_| Flaw::Short)?;
             return Ok(Step::Literal { at, bytes: self.bytes.split_off(..len).ok_or(Flaw::Short)? });
+        }
+        if head == 0 {
+            return Ok(Step::Hole { at, len });
         }
         let change = take_number(&mut self.bytes)?;
         let change = (change >> 1).cast_signed() ^ -(change & 1).cast_signed();
@@ -232,12 +240,13 @@ mod tests {
             Step::Copy { at: 300, from: 4096, len: 8192 },
             Step::Literal { at: 8492, bytes: b"abc" },
             Step::Copy { at: 8495, from: 12_291, len: 5 },
-            Step::Copy { at: 8500, from: 8500, len: 1 },
+            Step::Hole { at: 8500, len: 300 },
+            Step::Copy { at: 8800, from: 8800, len: 1 },
         ];
         let mut writer = StepWriter::new(Vec::new(), 300);
         steps.iter().for_each(|step| writer.push(step));
         let out = writer.finish();
-        let expected = b"\xac\x02\x80\x80\x01\xa7\x3b\x07abc\x0a\x00\x02\xa8\x3b";
+        let expected = b"\xac\x02\x80\x80\x01\xa7\x3b\x07abc\x0a\x00\x00\xac\x02\x02\xa8\x3b";
         assert_eq!(out, expected);
         assert_eq!(Steps::new(&out).expect("a head").collect::<Result<Vec<_>, _>>().expect("all valid"), steps);
     }
@@ -256,6 +265,8 @@ mod tests {
             (b"\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", Flaw::Short),
             (b"\x00\x02\x02", Flaw::Base),
             (b"\x00\x02", Flaw::Short),
+            (b"\x00\x00", Flaw::Short),
+            (b"\x01\x00\xff\xff\xff\xff\xff\xff\xff\xff\x7f", Flaw::Number),
         ] {
             assert_eq!(first(bytes), Err(flaw), "{bytes:x?}");
         }

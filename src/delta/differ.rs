@@ -7,7 +7,7 @@ use crate::delta::roll::{self, Roller};
 use crate::delta::strong::{self, LANE_BYTES, LANES, Lanes, Strong};
 use crate::delta::window::Window;
 use crate::delta::{Shape, Signature, Signer, Step};
-use crate::limits::{DELTA_BARREN_BYTES, DELTA_CHECKS_FREE, DELTA_LITERAL_BYTES_MAX, DELTA_SKIP_BLOCKS_MAX};
+use crate::limits::{DELTA_BARREN_BYTES, DELTA_CHECKS_FREE, DELTA_LITERAL_BYTES_MAX, DELTA_SKIP_BLOCKS_MAX, HOLE_TOLD_BYTES_MIN};
 
 /// Makes the delta from a base, of which only the signature is known, to new content of a known length.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +32,8 @@ pub struct Work {
     pub copied: u64,
     /// Bytes that are literal.
     pub literal: u64,
+    /// Bytes that are holes, without those that are copied.
+    pub holes: u64,
     /// Strong hashes taken beside those of the new content's own blocks.
     pub hashes: u64,
     /// Of these, those that the rolling hash gave reason for.
@@ -63,6 +65,25 @@ impl<'a> Differ<'a> {
         read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
         emit: impl FnMut(Step<'_>) -> Result<(), E>,
     ) -> Result<Outcome, E> {
+        self.run_sparse(read, |_| 0, emit)
+    }
+
+    /// Whether content and base are cut into blocks of one length: only then holes are passed over without being read.
+    pub fn passes_holes(&self) -> bool {
+        self.base.shape().block() == self.shape.block()
+    }
+
+    /// [`Differ::run`] of content with holes: `hole` says how long the hole is that an offset is in, 0 for data. Whole blocks of a hole are not read. They
+    /// become [`Step::Hole`]s where the base differs there, and everywhere if there are many in a row ([`HOLE_TOLD_BYTES_MIN`]).
+    ///
+    /// # Errors
+    /// As [`Differ::run`].
+    pub fn run_sparse<E>(
+        self,
+        read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
+        mut hole: impl FnMut(u64) -> u64,
+        emit: impl FnMut(Step<'_>) -> Result<(), E>,
+    ) -> Result<Outcome, E> {
         let base = self.base.shape();
         let window = Window::new(read, self.shape.len(), base.block() as usize);
         let search = Search {
@@ -72,7 +93,7 @@ impl<'a> Differ<'a> {
             one_grid: base.block() == self.shape.block(),
             signer: Signer::new(self.shape),
             window,
-            out: Out { emit, copy: None },
+            out: Out { emit, copy: None, hole: None },
             lanes: Lanes::new(),
             at: 0,
             literal: 0,
@@ -87,7 +108,7 @@ impl<'a> Differ<'a> {
             barren: 0,
             work: Work::default(),
         };
-        search.run()
+        search.run(&mut hole)
     }
 }
 
@@ -96,6 +117,8 @@ struct Out<S> {
     emit: S,
     /// A copy that may go on: at, from, len.
     copy: Option<(u64, u64, u64)>,
+    /// A hole that may go on: at, len. Not both.
+    hole: Option<(u64, u64)>,
 }
 
 impl<S> Out<S> {
@@ -106,8 +129,24 @@ impl<S> Out<S> {
         match &mut self.copy {
             Some((to, source, so_far)) if *to + *so_far == at && *source + *so_far == from => *so_far += len,
             _ => {
+                // A hole before it goes out first.
                 self.flush()?;
                 self.copy = Some((at, from, len));
+            }
+        }
+        Ok(())
+    }
+
+    fn hole<E>(&mut self, at: u64, len: u64) -> Result<(), E>
+    where
+        S: FnMut(Step<'_>) -> Result<(), E>,
+    {
+        match &mut self.hole {
+            // Nothing was given out since.
+            Some((from, so_far)) if *from + *so_far == at => *so_far += len,
+            _ => {
+                self.flush()?;
+                self.hole = Some((at, len));
             }
         }
         Ok(())
@@ -125,6 +164,9 @@ impl<S> Out<S> {
     where
         S: FnMut(Step<'_>) -> Result<(), E>,
     {
+        if let Some((at, len)) = self.hole.take() {
+            (self.emit)(Step::Hole { at, len })?;
+        }
         match self.copy.take() {
             Some((at, from, len)) => (self.emit)(Step::Copy { at, from, len }),
             None => Ok(()),
@@ -176,8 +218,14 @@ where
     R: FnMut(u64, &mut [u8]) -> Result<(), E>,
     S: FnMut(Step<'_>) -> Result<(), E>,
 {
-    fn run(mut self) -> Result<Outcome, E> {
+    fn run(mut self, hole: &mut impl FnMut(u64) -> u64) -> Result<Outcome, E> {
         while self.at < self.shape.len() {
+            if self.one_grid
+                && let Some(end) = self.whole_blocks(hole(self.at))
+            {
+                self.pass_hole(end)?;
+                continue;
+            }
             let like = if self.one_grid { self.base.blocks() } else { &[] };
             self.window.fill(self.literal, self.at + 2 * self.block, |fresh| {
                 self.signer.update_beside(fresh, like).expect("the window ends where the content ends");
@@ -198,6 +246,41 @@ where
         self.out.flush()?;
         let signature = self.signer.finish().expect("the window was read to the end of the content");
         Ok(Outcome { signature, work: self.work })
+    }
+
+    /// Where the whole blocks end that the next `len` bytes have, if there are any.
+    fn whole_blocks(&self, len: u64) -> Option<u64> {
+        if len == 0 {
+            return None;
+        }
+        let end = self.at.saturating_add(len);
+        let end = if end >= self.shape.len() { self.shape.len() } else { end & !(self.block - 1) };
+        (end > self.at.next_multiple_of(self.block)).then_some(end)
+    }
+
+    /// Goes on to `end`, where a block begins or the content ends; all up to there is a hole.
+    fn pass_hole(&mut self, end: u64) -> Result<(), E> {
+        self.give_literal(1)?;
+        let high = self.window.high();
+        if end > high {
+            self.signer.zeros(end - high).expect("the hole ends where the content ends, or before");
+            self.window.skip(end);
+        }
+        let told = end - self.at >= HOLE_TOLD_BYTES_MIN;
+        while self.at < end {
+            let base = self.base.shape();
+            if !told && base.starts(self.at) && base.len_at(self.at) == self.shape.len_at(self.at) && self.equal(self.at) {
+                self.copy(self.at)?;
+                continue;
+            }
+            // A copy from elsewhere may have ended within a block.
+            let len = if told { end - self.at } else { (self.block - self.at % self.block).min(end - self.at) };
+            self.out.hole(self.at, len)?;
+            self.at += len;
+            self.literal = self.at;
+            self.work.holes += len;
+        }
+        Ok(())
     }
 
     /// A block of the base that is where one of the guesses says.

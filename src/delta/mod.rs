@@ -7,6 +7,7 @@
 //! - [`Signer`] turns content into a [`Signature`]: for each block a strong and a rolling hash, and a [`Digest`] of the whole.
 //! - [`Differ`] reads new content once and gives [`Step`]s: copies out of the base and literals, in order, with no gap.
 //! - [`Patcher`] checks steps and takes the digest of their result while the bytes go by.
+//! - [`PartDigest`] is the digest of a part of a file, for whoever only compares.
 //! - [`code`] is what steps and signatures look like as bytes.
 //! - [`SignatureCache`] remembers the signatures of what the mirror holds.
 //!
@@ -45,6 +46,7 @@ pub mod roll;
 pub mod shape;
 pub mod sign;
 mod strong;
+mod sum;
 mod window;
 
 pub use cache::SignatureCache;
@@ -52,6 +54,7 @@ pub use differ::{Differ, Outcome, Work};
 pub use patch::Patcher;
 pub use shape::Shape;
 pub use sign::{Block, Digest, Digester, Signature, Signer};
+pub use sum::PartDigest;
 
 /// One step of a delta. Steps come in order of `at`, each begins where the one before it ended, and together they make all of the new content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,20 +75,27 @@ pub enum Step<'a> {
         /// At least one, at most [`DELTA_LITERAL_BYTES_MAX`](crate::limits::DELTA_LITERAL_BYTES_MAX).
         bytes: &'a [u8],
     },
+    /// Zeros that take no room: a hole.
+    Hole {
+        /// Where it is in the new content.
+        at: u64,
+        /// How long it is; not 0.
+        len: u64,
+    },
 }
 
 impl Step<'_> {
     /// Where its bytes go in the new content.
     pub fn at(&self) -> u64 {
         match self {
-            Self::Copy { at, .. } | Self::Literal { at, .. } => *at,
+            Self::Copy { at, .. } | Self::Literal { at, .. } | Self::Hole { at, .. } => *at,
         }
     }
 
     /// How many bytes of the new content it makes.
     pub fn len(&self) -> u64 {
         match self {
-            Self::Copy { len, .. } => *len,
+            Self::Copy { len, .. } | Self::Hole { len, .. } => *len,
             Self::Literal { bytes, .. } => bytes.len() as u64,
         }
     }

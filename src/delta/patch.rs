@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::delta::{Digest, Digester, Flaw, Shape, Signature, Step};
-use crate::limits::DELTA_LITERAL_BYTES_MAX;
+use crate::limits::{DELTA_LITERAL_BYTES_MAX, HOLE_BYTES_MIN};
 
 /// Whether a step may follow the content before `at`, from a base of shape `base` to content of shape `shape`.
 ///
@@ -21,7 +21,7 @@ pub fn check(step: &Step<'_>, base: Shape, shape: Shape, at: u64) -> Result<(), 
     }
     match *step {
         Step::Literal { bytes, .. } if bytes.len() > DELTA_LITERAL_BYTES_MAX => Err(Flaw::Length),
-        Step::Literal { .. } => Ok(()),
+        Step::Literal { .. } | Step::Hole { .. } => Ok(()),
         Step::Copy { from, len, .. } => {
             let end = from.checked_add(len).filter(|end| *end <= base.len()).ok_or(Flaw::Base)?;
             if base.starts(from) && (len % base.block() == 0 || end == base.len()) { Ok(()) } else { Err(Flaw::Base) }
@@ -41,6 +41,7 @@ pub struct Patcher {
     owed: u64,
     copies: u64,
     literals: u64,
+    holes: u64,
 }
 
 /// A part of the base whose bytes have to be shown, in order.
@@ -62,7 +63,7 @@ impl Patcher {
         if known.as_ref().is_some_and(|known| known.shape() != base) {
             return Err(Flaw::Shape);
         }
-        Ok(Self { base, known, shape, digester: Digester::new(shape), at: 0, owed: 0, copies: 0, literals: 0 })
+        Ok(Self { base, known, shape, digester: Digester::new(shape), at: 0, owed: 0, copies: 0, literals: 0, holes: 0 })
     }
 
     /// Takes the next step if it is valid. A literal is done with then. Of a copy, the part that is returned has to be shown to [`Patcher::show`]
@@ -79,11 +80,20 @@ impl Patcher {
             Step::Literal { bytes, .. } => {
                 self.at += step.len();
                 self.literals += 1;
-                // Only before a copy and at the end is a literal shorter than it may be.
-                if self.literals > self.copies + 1 + self.at / DELTA_LITERAL_BYTES_MAX as u64 {
+                // Only before a copy or a hole and at the end is a literal shorter than it may be.
+                if self.literals > self.copies + self.holes + 1 + self.at / DELTA_LITERAL_BYTES_MAX as u64 {
                     return Err(Flaw::Count);
                 }
                 self.digester.update(bytes)?;
+                Ok(None)
+            }
+            Step::Hole { len, .. } => {
+                self.at += len;
+                self.holes += 1;
+                if self.holes > self.shape.len() / HOLE_BYTES_MIN + 1 {
+                    return Err(Flaw::Count);
+                }
+                self.digester.zeros(len)?;
                 Ok(None)
             }
             Step::Copy { at, from, len } => {

@@ -16,6 +16,9 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// No content.
+    pub const EMPTY: Self = Self { len: 0, shift: DELTA_BLOCK_BYTES_MIN.trailing_zeros() };
+
     /// This length in blocks of this length; `None` beyond the limits.
     pub fn new(len: u64, block: u64) -> Option<Self> {
         let allowed = block.is_power_of_two() && (DELTA_BLOCK_BYTES_MIN..=DELTA_BLOCK_BYTES_MAX).contains(&block);

@@ -113,6 +113,15 @@ impl Signer {
         core.update(bytes, Some(like), &mut |block| blocks.push(block))
     }
 
+    /// Zeros, as many: what [`Signer::update`] would make of them, without reading them.
+    ///
+    /// # Errors
+    /// There are more than the shape says; the signer is of no more use then.
+    pub fn zeros(&mut self, len: u64) -> Result<(), Flaw> {
+        let Self { core, blocks } = self;
+        core.zeros(len, Some(&[]), &mut |block| blocks.push(block))
+    }
+
     /// The blocks that are complete.
     pub fn blocks(&self) -> &[Block] {
         &self.blocks
@@ -142,6 +151,14 @@ impl Digester {
     /// There are more than the shape says; the digester is of no more use then.
     pub fn update(&mut self, bytes: &[u8]) -> Result<(), Flaw> {
         self.0.update(bytes, None, &mut |_| {})
+    }
+
+    /// Zeros, as many: what [`Digester::update`] would make of them, without reading them.
+    ///
+    /// # Errors
+    /// There are more than the shape says; the digester is of no more use then.
+    pub fn zeros(&mut self, len: u64) -> Result<(), Flaw> {
+        self.0.zeros(len, None, &mut |_| {})
     }
 
     /// A whole block whose hash is known, in place of its bytes.
@@ -174,12 +191,14 @@ struct Core {
     done: usize,
     lanes: Lanes,
     total: Total,
+    /// The strong hash of a block of zeros, once it was needed.
+    zero: Option<Strong>,
 }
 
 impl Core {
     fn new(shape: Shape) -> Self {
         let part_strong = blake3::Hasher::new();
-        Self { shape, taken: 0, part: 0, part_strong, part_weak: 0, done: 0, lanes: Lanes::new(), total: Total::new(shape) }
+        Self { shape, taken: 0, part: 0, part_strong, part_weak: 0, done: 0, lanes: Lanes::new(), total: Total::new(shape), zero: None }
     }
 
     /// Takes bytes and tells each block that they complete. Rolling hashes only where `like` is given.
@@ -218,6 +237,34 @@ impl Core {
                     (self.part, self.part_weak) = (0, 0);
                 }
                 bytes = rest;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes zeros. All blocks of them have one hash: the strong one is taken once, and the rolling one is 0.
+    fn zeros(&mut self, mut len: u64, like: Option<&[Block]>, tell: &mut impl FnMut(Block)) -> Result<(), Flaw> {
+        const ZEROS: [u8; LANE_BYTES] = [0; LANE_BYTES];
+        if len > self.shape.len() - self.taken {
+            return Err(Flaw::Long);
+        }
+        let block = self.shape.block();
+        while len > 0 {
+            if self.part == 0 && len >= block {
+                let strong = *self.zero.get_or_insert_with(|| {
+                    let mut hasher = blake3::Hasher::new();
+                    for _ in 0..block / LANE_BYTES as u64 {
+                        hasher.update(&ZEROS);
+                    }
+                    strong::cut(hasher.finalize().as_bytes())
+                });
+                self.taken += block;
+                len -= block;
+                self.complete(Block { strong, weak: 0 }, tell);
+            } else {
+                let some = len.min(LANE_BYTES as u64 - self.part % LANE_BYTES as u64);
+                self.update(&ZEROS[..some as usize], like, tell)?;
+                len -= some;
             }
         }
         Ok(())
@@ -285,6 +332,29 @@ mod tests {
         assert_eq!(known.update_known(&whole.blocks()[0]), Err(Flaw::Order));
         assert_eq!(known.finish(), Ok(whole.digest()));
         assert_eq!(Signature::of_blocks(shape, whole.blocks().to_vec()), Ok(whole));
+    }
+
+    #[test]
+    fn zeros_need_not_be_read() {
+        for (len, block) in [(20_000, 4096), (100_000, 16_384), (3 * 65_536, 65_536)] {
+            let shape = Shape::new(len, block).expect("allowed");
+            let mut bytes = vec![0; len as usize];
+            bytes[5000..5100].fill(1);
+            let (mut read, mut told, mut digester) = (Signer::new(shape), Signer::new(shape), Digester::new(shape));
+            read.update(&bytes).expect("as long as it is");
+            for zeros in [5000, len - 5100] {
+                told.zeros(zeros).expect("so many");
+                digester.zeros(zeros).expect("so many");
+                if zeros == 5000 {
+                    told.update(&bytes[5000..5100]).expect("as long as it is");
+                    digester.update(&bytes[5000..5100]).expect("as long as it is");
+                }
+            }
+            assert_eq!(told.zeros(1), Err(Flaw::Long));
+            let read = read.finish().expect("complete");
+            assert_eq!(told.finish(), Ok(read.clone()));
+            assert_eq!(digester.finish(), Ok(read.digest()));
+        }
     }
 
     #[test]

@@ -49,6 +49,12 @@ impl<R> Window<R> {
         Ok(())
     }
 
+    /// Goes on at `to`, which is behind what is there, without reading what lies between.
+    pub fn skip(&mut self, to: u64) {
+        debug_assert!(to >= self.high);
+        (self.low, self.high) = (to, to);
+    }
+
     /// Where what is there ends.
     pub fn high(&self) -> u64 {
         self.high

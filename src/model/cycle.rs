@@ -1,6 +1,10 @@
 //! One micro-batch of work as plain values: what the planner emits, and what workers report back.
 
-use crate::model::meta::{Ident, Meta, Time};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::model::attrs::Attrs;
+use crate::model::meta::{Ident, Meta, Stat, Time};
 use crate::model::op::{Op, Spot};
 use crate::model::path::{NameBuf, RelPath};
 
@@ -12,6 +16,9 @@ pub struct NodeRef {
     /// How often the slot has been freed.
     pub generation: u32,
 }
+
+/// Attributes by their digest.
+pub type AttrsTable = BTreeMap<u64, Arc<Attrs>>;
 
 /// The operations of one cycle. FILES are `batches`, `metas` and `places`; their indexes run over all three.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,6 +35,8 @@ pub struct Cycle {
     pub places: Vec<Placing>,
     /// In order, after the files.
     pub post: Vec<Op>,
+    /// What the digests in the metadata of `pre`, `metas`, `places` and `post` stand for.
+    pub attrs: AttrsTable,
 }
 
 /// Files of one directory whose content has to be read and sent.
@@ -52,10 +61,12 @@ pub struct FileTask {
     pub node: NodeRef,
     /// Name in the directory.
     pub name: NameBuf,
-    /// Which object must be there.
-    pub ident: Ident,
-    /// Length when it was looked at.
-    pub size: u64,
+    /// What was there when it was looked at; the object must still be there.
+    pub stat: Stat,
+    /// The mirror has nothing at the name, as far as is known.
+    pub new: bool,
+    /// Its attributes then.
+    pub attrs: Option<Arc<Attrs>>,
     /// Send what was read even if the file changed meanwhile: it has been tried often enough.
     pub insist: bool,
 }

@@ -101,6 +101,17 @@ pub struct Meta {
     pub size: u64,
     /// Device number, for devices only; otherwise 0.
     pub rdev: u64,
+    /// Digest of the [`Attrs`](crate::model::attrs::Attrs), as far as both ends carry them; 0 where there are none.
+    pub attrs: u64,
+}
+
+/// Where a file with holes has data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Where it begins.
+    pub at: u64,
+    /// How long it is; not 0.
+    pub len: u64,
 }
 
 /// Which object an entry names: two names with one identity are one object. Stable across renames.

@@ -3,6 +3,7 @@
 //! The planner emits operations, the wire carries them, the receiver executes them. Each is safe to repeat: executed twice, or on a
 //! mirror that already has the result, it succeeds without a change.
 
+use crate::model::attrs::Namespaces;
 use crate::model::meta::{Kind, Meta};
 use crate::model::path::{NameBuf, RelPath};
 
@@ -37,7 +38,7 @@ pub enum Op {
     Mkdir {
         /// The new directory.
         at: Spot,
-        /// Metadata it will have in the end.
+        /// Metadata it will have in the end, but for attributes.
         meta: Meta,
     },
     /// PRE. Make a symbolic link, replacing what is there if it is not a directory. The result has no other name.
@@ -100,6 +101,19 @@ pub enum Op {
 }
 
 impl Op {
+    /// The metadata that it sets.
+    pub fn meta(&self) -> Option<&Meta> {
+        match self {
+            Self::Mkdir { meta, .. }
+            | Self::Symlink { meta, .. }
+            | Self::Special { meta, .. }
+            | Self::SetMeta { meta, .. }
+            | Self::Place { meta, .. }
+            | Self::DirMeta { meta, .. } => Some(meta),
+            Self::Move { .. } | Self::Park { .. } | Self::Link { .. } | Self::Unlink { .. } | Self::Rmdir { .. } => None,
+        }
+    }
+
     /// A word for messages: what the operation does.
     pub fn verb(&self) -> &'static str {
         match self {
@@ -168,4 +182,6 @@ pub struct Abilities {
     pub chown: bool,
     /// Device nodes can be made.
     pub mknod: bool,
+    /// The attributes that can be set.
+    pub attrs: Namespaces,
 }

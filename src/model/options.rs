@@ -19,6 +19,14 @@ pub struct Options {
     pub specials: bool,
     /// Carry hard links as such (`--hard-links`).
     pub hard_links: bool,
+    /// Carry extended attributes (`--xattrs`).
+    pub xattrs: bool,
+    /// Carry access control lists (`--acls`).
+    pub acls: bool,
+    /// Keep holes (`--sparse`).
+    pub sparse: bool,
+    /// How the mirror's files are written.
+    pub writing: Writing,
     /// Delete what the source does not have (`--delete`).
     pub delete: bool,
     /// Delete also what the filter excludes (`--delete-excluded`).
@@ -50,12 +58,25 @@ impl Options {
             devices: true,
             specials: true,
             hard_links: true,
+            xattrs: true,
+            acls: true,
+            sparse: true,
+            writing: Writing::default(),
             delete: true,
             delete_excluded: false,
             max_delete: None,
             allow_empty: false,
         }
     }
+}
+
+/// How a receiver writes files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Writing {
+    /// Into the file that is there, where it has no other name, instead of beside it (`--inplace`).
+    pub in_place: bool,
+    /// After room for all of it was taken (`--preallocate`).
+    pub preallocate: bool,
 }
 
 /// How changes are found (`--watch`).
@@ -85,11 +106,19 @@ pub enum IoChoice {
 /// Whether frames are compressed (`--compress`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compress {
-    /// lz4 unless the peer is on this machine.
+    /// lz4 where it pays: not on this machine, nor where the link is faster than it.
     #[default]
     Auto,
     /// lz4 always, but for frames that do not shrink.
     Lz4,
     /// Never.
     None,
+}
+
+impl Compress {
+    /// What it means towards a peer that is on this machine, or not.
+    #[must_use]
+    pub fn towards(self, is_local: bool) -> Self {
+        if self == Self::Auto && is_local { Self::None } else { self }
+    }
 }

@@ -1,5 +1,8 @@
 //! Questions about the source and their answers: what the planner asks, what a worker sees.
 
+use std::sync::Arc;
+
+use crate::model::attrs::Attrs;
 use crate::model::event::Key;
 use crate::model::meta::{Ident, Stat};
 use crate::model::path::{NameBuf, RelPath};
@@ -55,6 +58,8 @@ pub struct DirSeen {
     pub unwatched: bool,
     /// The names asked for, or all names.
     pub names: Vec<(NameBuf, Seen)>,
+    /// What the digests in the metadata of all of these stand for.
+    pub attrs: Vec<Arc<Attrs>>,
     /// Listing ended early: what is not in `names` may still be there.
     pub list_error: Option<i32>,
 }

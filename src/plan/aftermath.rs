@@ -117,6 +117,34 @@ impl Taint {
             Op::Mkdir { .. } | Op::SetMeta { .. } | Op::DirMeta { .. } => {}
         }
     }
+}
+
+/// What follows from failures. `forged` are paths of `taint` whose files were given another one's metadata: a manifest would tell them from that one no more.
+#[derive(Debug, Default)]
+struct Aftermath {
+    taint: Taint,
+    forged: Taint,
+}
+
+impl Aftermath {
+    fn failed(&mut self, op: &Op) {
+        self.taint.failed(op);
+    }
+
+    fn done(&mut self, op: &Op) {
+        if let Op::SetMeta { at, .. } = op
+            && self.taint.covers(&full(at))
+        {
+            self.forged.add(at);
+        }
+        self.taint.done(op);
+        self.forged.done(op);
+    }
+
+    fn replaced(&mut self, at: &Spot) {
+        self.taint.replaced(at);
+        self.forged.replaced(at);
+    }
 
     /// Follows a cycle.
     fn follow(&mut self, cycle: &Cycle, failures: &Failures) {
@@ -132,11 +160,11 @@ impl Taint {
             for task in &batch.files {
                 let at = Spot { dir: batch.dir.clone(), name: task.name.clone() };
                 let lost = failed(Section::Files, task.index as usize) || failures.unsent.contains(&task.node);
-                if lost { self.add(&at) } else { self.replaced(&at) }
+                if lost { self.taint.add(&at) } else { self.replaced(&at) }
             }
         }
         for place in &cycle.places {
-            if failed(Section::Files, place.index as usize) { self.add(&place.at) } else { self.replaced(&place.at) }
+            if failed(Section::Files, place.index as usize) { self.taint.add(&place.at) } else { self.replaced(&place.at) }
         }
         for (index, op) in cycle.post.iter().enumerate() {
             if failed(Section::Post, index) { self.failed(op) } else { self.done(op) }
@@ -161,11 +189,12 @@ impl Planner {
                 self.owe(id);
             }
         }
-        let mut taint = Taint::default();
+        let mut after = Aftermath::default();
         for flight in &self.flights {
-            taint.follow(&flight.cycle, &flight.failures);
+            after.follow(&flight.cycle, &flight.failures);
         }
-        for path in taint.0 {
+        self.forged.extend(after.forged.0);
+        for path in after.taint.0 {
             let Some(id) = self.find(&path) else { continue };
             // A mount point that could not be removed is there as before.
             if self.tree.has(id, flag::UNKNOWN) || self.tree.is_border(id) {
@@ -181,6 +210,16 @@ impl Planner {
         }
     }
 
+    /// The manifest has told what the mirror holds, and what in it has another one's metadata: that is sent whole.
+    pub(super) fn distrust_forged(&mut self) {
+        for path in std::mem::take(&mut self.forged) {
+            if let Some(id) = self.find(&path).filter(|id| self.tree.kind(*id).is_some_and(|kind| kind != Kind::Dir)) {
+                self.not_sent(id, 0);
+                self.dirty.mark(&mut self.tree, id, flag::LOOK);
+            }
+        }
+    }
+
     /// The node at a path.
     pub(super) fn find(&self, path: &[u8]) -> Option<NodeId> {
         RelPath::new(path).ok()?.names().try_fold(ROOT, |at, name: Name<'_>| self.tree.child(at, name.as_bytes())).filter(|id| *id != ROOT)
@@ -190,6 +229,7 @@ impl Planner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::meta::{Meta, Time};
 
     fn spot(path: &str) -> Spot {
         let (dir, name) = RelPath::new(path.as_bytes()).unwrap().split().map(|(d, n)| (d, n.to_owned())).unwrap();
@@ -198,6 +238,22 @@ mod tests {
 
     fn tainted(taint: &Taint) -> Vec<String> {
         taint.0.iter().map(|p| String::from_utf8_lossy(p).into_owned()).collect()
+    }
+
+    #[test]
+    fn metadata_that_reached_another_file_is_followed() {
+        let meta = Meta { kind: Kind::File, mode: 0, uid: 0, gid: 0, mtime: Time::default(), size: 0, rdev: 0, attrs: 0 };
+        let mut after = Aftermath::default();
+        after.failed(&Op::Move { from: spot("a"), to: spot("b") });
+        for path in ["b", "c"] {
+            after.done(&Op::SetMeta { at: spot(path), meta });
+        }
+        assert_eq!(tainted(&after.forged), ["b"]);
+        after.done(&Op::Move { from: spot("b"), to: spot("d") });
+        after.done(&Op::Link { from: spot("d"), to: spot("e") });
+        assert_eq!(tainted(&after.forged), ["d", "e"]);
+        after.replaced(&spot("d"));
+        assert_eq!(tainted(&after.forged), ["e"]);
     }
 
     #[test]

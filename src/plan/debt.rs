@@ -9,6 +9,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::model::cycle::NodeRef;
+use crate::plan::emit::Emit;
 use crate::plan::fill::FILLS_AT_ONCE;
 use crate::plan::planner::Planner;
 use crate::plan::round::Asked;
@@ -275,6 +276,15 @@ impl Planner {
         let dirty = self.tree.has(id, flag::DIRTY);
         if wave.owed.get(&node).is_some_and(|due| *due != Due::Look || !dirty) {
             wave.owed.remove(&node);
+        }
+    }
+}
+
+impl Emit<'_> {
+    /// What is owed for the slot's name is owed for the node that comes there.
+    pub(super) fn inherit_debt(&mut self, at: usize, node: NodeId) {
+        if self.planner.debt.is_on() {
+            self.planner.debt_inherited(self.round.slots[at].node, node);
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Turning the wants of a round into a cycle. Each operation is executed against the tree as it is emitted, so that every path is right at
 //! the moment its operation will run. Part of the planner.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::limits::INLINE_FILE_BYTES_MAX;
@@ -16,6 +15,7 @@ use crate::plan::planner::{Action, Planner, Staged};
 use crate::plan::reconcile::{Base, Difference, Want, carried_differs};
 use crate::plan::round::{Round, Slot};
 use crate::plan::tree::{NodeId, Tree, flag};
+use crate::plan::{NodeMap, NodeSet};
 
 /// Files whose reading goes to one worker at once.
 const BATCH_FILES_MAX: usize = 64;
@@ -32,7 +32,7 @@ pub(super) struct Emit<'p> {
     pub(super) wants: Vec<Want>,
     pub(super) state: Vec<State>,
     /// Which unfinished move takes the object of a node.
-    pub(super) claims: HashMap<NodeId, usize>,
+    pub(super) claims: NodeMap<NodeId, usize>,
     pub(super) cycle: Cycle,
     pub(super) pre: Vec<(NodeRef, NodeRef)>,
     pub(super) files: Vec<(NodeRef, u32)>,
@@ -40,12 +40,12 @@ pub(super) struct Emit<'p> {
     /// Hard-link groups of objects that lose a name to a new object.
     pub(super) replaced: Vec<u32>,
     /// Directories whose entries the cycle changes, and directories whose metadata differs.
-    pub(super) touched: HashSet<NodeId>,
+    pub(super) touched: NodeSet<NodeId>,
     /// What is parked, or could not be because of a mount point in it, to be deleted.
     pub(super) trash: Vec<NodeRef>,
     /// Directories that stay because of a mount point in them.
-    pub(super) above_borders: HashSet<NodeId>,
-    pub(super) batches: HashMap<NodeId, usize>,
+    pub(super) above_borders: NodeSet<NodeId>,
+    pub(super) batches: NodeMap<NodeId, usize>,
     /// Names to be looked at from a time on: their node went elsewhere after something new happened at the name, or they have to wait.
     pub(super) look_again: Vec<(NodeRef, NameBuf, u64)>,
     pub(super) dir_path: Option<(NodeId, RelPath)>,
@@ -64,6 +64,7 @@ pub(super) enum State {
 impl Planner {
     /// Builds the cycle of a round, sends it off if there is anything to do, and leaves the tree as it will be after it.
     pub(super) fn emit(&mut self, round: Round, wants: Vec<Want>, now: u64, actions: &mut Vec<Action>) {
+        self.tell_differences(&round, &wants);
         let claims = wants.iter().enumerate().filter_map(|(at, w)| if let Want::Move(source, _) = w { Some((*source, at)) } else { None });
         let mut emit = Emit {
             state: vec![State::Open; wants.len()],
@@ -75,10 +76,10 @@ impl Planner {
             files: Vec::new(),
             post: Vec::new(),
             replaced: Vec::new(),
-            touched: HashSet::new(),
+            touched: NodeSet::default(),
             trash: Vec::new(),
-            above_borders: HashSet::new(),
-            batches: HashMap::new(),
+            above_borders: NodeSet::default(),
+            batches: NodeMap::default(),
             look_again: Vec::new(),
             dir_path: None,
             now,
@@ -90,6 +91,10 @@ impl Planner {
         if pre.is_empty() && files.is_empty() && post.is_empty() {
             return;
         }
+        if self.is_dry() {
+            self.pretend(&cycle);
+            return;
+        }
         cycle.number = self.next_cycle;
         self.next_cycle += 1;
         for batch in &mut cycle.batches {
@@ -97,6 +102,7 @@ impl Planner {
             self.busy += batch.files.len();
         }
         let cycle = Arc::new(cycle);
+        self.scrub.sent(&cycle);
         self.flights.push_back(Flight { cycle: cycle.clone(), pre, files, post, replaced, failures: Failures::default(), oldest });
         actions.push(Action::Cycle(cycle));
     }
@@ -247,13 +253,6 @@ impl Emit<'_> {
         self.cycle.post.push(op);
     }
 
-    /// What is owed for the slot's name is owed for the node that comes there.
-    pub(super) fn inherit_debt(&mut self, at: usize, node: NodeId) {
-        if self.planner.debt.is_on() {
-            self.planner.debt_inherited(self.round.slots[at].node, node);
-        }
-    }
-
     pub(super) fn next_id(&mut self) -> u64 {
         self.planner.next_id += 1;
         self.planner.next_id
@@ -357,9 +356,19 @@ impl Emit<'_> {
         self.push_meta(node, &stat.meta);
     }
 
+    /// What the digest of the metadata stands for goes along with the cycle.
+    pub(super) fn take_attrs(&mut self, meta: &Meta) {
+        if meta.attrs != 0
+            && let Some(attrs) = self.round.attrs.get(&meta.attrs)
+        {
+            self.cycle.attrs.entry(meta.attrs).or_insert_with(|| attrs.clone());
+        }
+    }
+
     pub(super) fn push_meta(&mut self, node: NodeId, meta: &Meta) {
         let Some(spot) = self.spot(node) else { return };
         let index = self.file_index(node);
+        self.take_attrs(meta);
         self.cycle.metas.push((index, Op::SetMeta { at: spot, meta: *meta }));
         self.tree().update_meta(node, meta);
     }
@@ -389,8 +398,11 @@ impl Emit<'_> {
         // Perhaps the mirror has the directory already, and something in it: that is found out wherever the directory goes meanwhile.
         let unlisted = directory && (self.planner.tree.has(node, flag::UNKNOWN) || self.planner.tree.has(parent, flag::RELIST));
         let relist = if unlisted { flag::RELIST } else { 0 };
+        if !directory {
+            self.take_attrs(&stat.meta);
+        }
         let op = match (&self.round.slots[at].seen, stat.meta.kind) {
-            (_, Kind::Dir) => Op::Mkdir { at: spot, meta: stat.meta },
+            (_, Kind::Dir) => Op::Mkdir { at: spot, meta: without_attrs(&stat.meta) },
             (Seen::Present { target: Some(target), .. }, Kind::Symlink) => {
                 Op::Symlink { at: spot, target: target.clone(), meta: stat.meta }
             }
@@ -423,7 +435,7 @@ impl Emit<'_> {
     }
 
     pub(super) fn make_file(&mut self, parent: NodeId, at: usize, stat: &Stat, actions: &mut Vec<Action>) {
-        if stat.meta.size > INLINE_FILE_BYTES_MAX as u64 {
+        if stat.meta.size > INLINE_FILE_BYTES_MAX as u64 && !self.planner.is_dry() {
             self.place_staged(parent, at, stat, actions);
             return;
         }
@@ -436,25 +448,30 @@ impl Emit<'_> {
         let node = self.tree().child_or_insert(parent, spot.name.as_name());
         self.inherit_debt(at, node);
         let insist = self.planner.insist(node);
+        let new = self.tree().kind(node).is_none();
         self.touched.insert(parent);
         self.made(node, stat);
         self.record(node, at, &stat.meta);
         self.state[at] = State::Made;
         self.tree().set(node, flag::BUSY);
         let index = self.file_index(node);
-        let task =
-            FileTask { index, node: self.planner.tree.reference(node), name: spot.name, ident: stat.ident, size: stat.meta.size, insist };
+        let node = self.planner.tree.reference(node);
+        let attrs = self.round.attrs.get(&stat.meta.attrs).cloned();
+        let task = FileTask { index, node, name: spot.name, stat: *stat, attrs, new, insist };
         self.add_to_batch(parent, spot.dir, expect, task);
     }
 
     /// Whether the file's content goes to the mirror in this cycle.
     fn can_come(&self, stat: &Stat) -> bool {
-        stat.meta.size <= INLINE_FILE_BYTES_MAX as u64 || self.planner.staged.get(&stat.ident).is_some_and(|s| s.fits(stat))
+        stat.meta.size <= INLINE_FILE_BYTES_MAX as u64
+            || self.planner.is_dry()
+            || self.planner.staged.get(&stat.ident).is_some_and(|s| s.fits(stat))
     }
 
     pub(super) fn add_to_batch(&mut self, parent: NodeId, dir: RelPath, expect: Ident, task: FileTask) {
         let fits = |batch: &FileBatch| {
-            batch.files.len() < BATCH_FILES_MAX && batch.files.iter().map(|f| f.size).sum::<u64>() + task.size <= BATCH_BYTES_MAX
+            batch.files.len() < BATCH_FILES_MAX
+                && batch.files.iter().map(|f| f.stat.meta.size).sum::<u64>() + task.stat.meta.size <= BATCH_BYTES_MAX
         };
         match self.batches.get(&parent).copied().filter(|at| fits(&self.cycle.batches[*at])) {
             Some(at) => self.cycle.batches[at].files.push(task),
@@ -492,6 +509,7 @@ impl Emit<'_> {
                     self.record(node, at, &meta);
                     self.state[at] = State::Made;
                     let index = self.file_index(node);
+                    self.take_attrs(&meta);
                     self.cycle.places.push(Placing { index, node: self.planner.tree.reference(node), worker, at: spot, meta, stage });
                     let now = self.now;
                     self.planner.sent(node, ctime, racy, changed, now);
@@ -507,6 +525,12 @@ impl Emit<'_> {
                 }
             }
             None => {}
+        }
+        if !self.planner.staged.contains_key(&stat.ident)
+            && let Some(until) = self.planner.rests_until(node, self.now)
+        {
+            self.look_again.push((self.planner.tree.reference(parent), spot.name, until));
+            return;
         }
         let Some(expect) = self.planner.tree.ident(parent) else {
             self.defer(at);
@@ -559,7 +583,14 @@ impl Emit<'_> {
             };
             let Ok(path) = self.planner.tree.path(dir) else { continue };
             self.tree().set_meta(dir, &stat.meta);
+            self.take_attrs(&stat.meta);
             self.push_post(Op::DirMeta { dir: path, meta: stat.meta }, dir);
         }
     }
+}
+
+/// What a directory is made with. Its attributes come with the rest of its metadata, when its entries are there; until then nobody gets in by the group's bits,
+/// which may be the mask of an access control list.
+fn without_attrs(meta: &Meta) -> Meta {
+    if meta.attrs == 0 { *meta } else { Meta { attrs: 0, mode: meta.mode & 0o7700, ..*meta } }
 }

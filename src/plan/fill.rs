@@ -181,5 +181,8 @@ impl Planner {
     pub fn list_end(&mut self) {
         self.fill = None;
         self.guard_filled();
+        if self.wanted_lists.is_empty() {
+            self.distrust_forged();
+        }
     }
 }

@@ -37,6 +37,14 @@ impl Flight {
     }
 }
 
+impl Flight {
+    /// How much the receiver has to do with it, in operations; deletions cost it next to nothing.
+    pub fn weight(&self) -> usize {
+        let deletions = self.cycle.post.iter().filter(|op| matches!(op, Op::Unlink { .. } | Op::Rmdir { .. })).count();
+        self.pre.len() + self.files.len() + self.post.len() - deletions
+    }
+}
+
 /// The name that an operation is about: the new one where there are two.
 fn spot(op: &Op) -> Option<&Spot> {
     match op {

@@ -1,7 +1,7 @@
 //! The guard over deletions: those that are doubtful are held, everything else goes on. Part of the planner.
 //!
-//! Held are all deletions of a round that leaves nothing in a root that had more than one entry below it, and all from the moment on when more are wanted than
-//! `max_delete` allows. What is held stays in the tree and in the mirror; nothing below it is looked at. It is let go by [`Planner::approve`], or when the
+//! Held are all deletions of a round that leaves nothing in a root that had more than one entry below it, unless as much was deleted shortly before (that is
+//! somebody at work, entry by entry), and all from the moment on when more are wanted than `max_delete` allows. What is held stays in the tree and in the mirror; nothing below it is looked at. It is let go by [`Planner::approve`], or when the
 //! cause ends: the root has an entry again; so much of what was to go is back that the limit is kept.
 //!
 //! Invariant: a node is in `held` only while `cause` is some; no node in it is below another.
@@ -67,7 +67,7 @@ pub(super) struct Guard {
     held: HashMap<NodeRef, u64>,
     /// Nodes that were approved and may go.
     allowed: HashSet<NodeRef>,
-    /// Deletions of the burst: when and how many.
+    /// Deletions of the burst: when and how many (at least).
     passed: VecDeque<(u64, u64)>,
     /// Entries of the mirror when the burst began.
     base: u64,
@@ -102,7 +102,7 @@ impl Planner {
     }
 
     /// What is held, with at most `max` paths.
-    pub fn held(&self, max: usize) -> Option<Held> {
+    pub fn deletions_held(&self, max: usize) -> Option<Held> {
         let cause = self.guard.cause?;
         let mut paths: Vec<RelPath> =
             self.guard.held.keys().filter_map(|node| self.tree.path(self.tree.resolve(*node)?).ok()).take(max).collect();
@@ -180,9 +180,17 @@ impl Planner {
         if self.guard.cause.is_some() {
             self.look_for_its_end(round, wants);
         }
-        let root_loses = |(at, want): (usize, &Want)| *want == Want::Gone && round.slots[at].parent.id == ROOT;
-        let is_watched = self.options.max_delete.is_some() || self.guard.cause.is_some();
-        if !self.options.delete || !(is_watched || wants.iter().enumerate().any(root_loses)) {
+        if !self.options.delete || self.is_dry() {
+            return;
+        }
+        let gone = round.slots.iter().zip(wants.iter()).filter(|(_, want)| **want == Want::Gone);
+        let (mut names, mut of_root) = (0, false);
+        for (slot, _) in gone {
+            names += 1;
+            of_root |= slot.parent.id == ROOT;
+        }
+        if self.options.max_delete.is_none() && self.guard.cause.is_none() && !of_root {
+            self.guard.pass(names, self.tree.len() as u64 - 1, now);
             return;
         }
         let doomed = self.doomed(round, wants);
@@ -192,16 +200,17 @@ impl Planner {
         if count == 0 {
             return;
         }
+        let entries = self.tree.len() as u64 - 1;
+        self.guard.slide(now, entries);
         let cause = if self.guard.cause.is_some() {
             self.guard.cause
-        } else if !self.options.allow_empty && count >= EMPTIED_ENTRIES_MIN && self.is_emptied(round) {
+        } else if !self.options.allow_empty && count >= EMPTIED_ENTRIES_MIN && count > self.guard.passed() && self.is_emptied(round) {
             Some(HoldCause::Emptied)
         } else {
-            self.guard.slide(now, self.tree.len() as u64 - 1);
             self.is_beyond(count).then_some(HoldCause::MaxDelete)
         };
         match cause {
-            None => self.guard.passed.push_back((now, count)),
+            None => self.guard.pass(count, entries, now),
             Some(cause) => self.hold_back(cause, &tops, &doomed.inner, wants, now),
         }
     }
@@ -338,7 +347,8 @@ impl Planner {
         let mut todo = vec![id];
         while let Some(id) = todo.pop() {
             if !moved.contains(&id) && !self.tree.has(id, flag::PROTECTED) {
-                count += u64::from(self.tree.kind(id).is_some());
+                // A mount point stays, with what is above it.
+                count += u64::from(self.tree.kind(id).is_some() && !self.tree.holds_border(id));
                 todo.extend(self.tree.children(id));
             }
         }
@@ -358,6 +368,14 @@ impl Guard {
     /// Whether [`Planner::guard_rests`] has anything to do.
     pub(super) fn is_concerned(&self) -> bool {
         !self.settled || self.cause.is_some() || !self.allowed.is_empty()
+    }
+
+    /// Notes deletions that are made.
+    fn pass(&mut self, count: u64, entries: u64, now: u64) {
+        if count > 0 {
+            self.slide(now, entries);
+            self.passed.push_back((now, count));
+        }
     }
 
     /// Forgets deletions that belong to no burst any more, now that the mirror holds `entries`.

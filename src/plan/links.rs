@@ -1,10 +1,23 @@
-//! The part of a cycle's emission that makes names of one object in the source names of one object in the mirror. Part of the planner.
+//! Names of one object: which others an event is about, and the part of a cycle's emission that makes names of one object in the source names of one object in
+//! the mirror. Part of the planner.
 
+use crate::model::event::Hint;
 use crate::model::meta::Stat;
 use crate::model::op::Op;
 use crate::plan::emit::{Emit, State};
+use crate::plan::planner::Planner;
 use crate::plan::reconcile::{Base, Difference, Want};
 use crate::plan::tree::{NodeId, flag};
+
+impl Planner {
+    /// The object that has other names (or may, where links are not carried) beside the told one, which may soon be gone; for watchers that do not tell it.
+    pub(super) fn object_at(&self, key: &[u8], name: &[u8], hint: Hint) -> Option<(u64, u64)> {
+        let told = hint.has(Hint::WRITTEN | Hint::CLOSED | Hint::ATTRIB) && !name.is_empty();
+        let linked = |id: &NodeId| !self.options.hard_links || self.tree.group(*id) != 0;
+        let id = self.tree.child(self.tree.of_key(key).filter(|_| told)?, name).filter(linked)?;
+        self.tree.ident(id).map(|ident| (ident.dev, ident.ino))
+    }
+}
 
 impl Emit<'_> {
     pub(super) fn link_all(&mut self) {

@@ -8,6 +8,7 @@ mod borders;
 mod debt;
 mod deletions;
 pub mod dirty;
+mod drift;
 pub mod emit;
 pub mod fill;
 pub mod flight;
@@ -22,12 +23,19 @@ pub mod reconcile;
 mod reports;
 pub mod round;
 mod screen;
+pub mod scrub;
 mod told;
 pub mod tree;
 #[cfg(test)]
 mod tree_tests;
 mod troubles;
+mod verify;
 
 pub use guard::{GuardNews, Held, Hold, HoldCause};
 pub use planner::{Action, Planner};
 pub use troubles::{Trouble, Turn};
+
+/// A map by what the planner numbers itself: nobody can choose such keys, so a quick hash with a fixed seed serves.
+type NodeMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::FixedState>;
+/// As [`NodeMap`].
+type NodeSet<K> = std::collections::HashSet<K, foldhash::fast::FixedState>;

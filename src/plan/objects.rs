@@ -1,4 +1,4 @@
-//! Which objects the nodes of a tree are: the mirror's hard links, the source's identities and times of change, the keys of watched directories.
+//! Which objects the nodes of a tree are: the mirror's hard links and attributes, the source's identities and times of change, the keys of watched directories.
 //!
 //! The other half of [`Tree`]; the tables are its fields.
 
@@ -6,7 +6,7 @@ use std::hash::BuildHasher;
 
 use crate::model::event::Key;
 use crate::model::meta::{Ident, Time};
-use crate::plan::tree::{Node, NodeId, Tree, flag};
+use crate::plan::tree::{HAS_ATTRS, Node, NodeId, Tree, flag};
 
 impl Tree {
     /// The mirror's hard-link group; 0 where the object has one name.
@@ -63,6 +63,25 @@ impl Tree {
         let node = self.node_mut(id);
         node.ctime = ctime;
         node.flags = node.flags & !(flag::RACY | flag::REUSE) | doubts;
+    }
+
+    // Attributes of the mirror's object: a table beside the nodes, since almost none has any.
+
+    /// Digest of the attributes; 0 where there are none.
+    pub fn attrs(&self, id: NodeId) -> u64 {
+        if self.node(id).mode & HAS_ATTRS == 0 { 0 } else { self.attrs.get(&id).copied().unwrap_or_default() }
+    }
+
+    /// Records the digest of the attributes.
+    pub(super) fn set_attrs(&mut self, id: NodeId, digest: u64) {
+        let node = self.node_mut(id);
+        if digest != 0 {
+            node.mode |= HAS_ATTRS;
+            self.attrs.insert(id, digest);
+        } else if node.mode & HAS_ATTRS != 0 {
+            node.mode &= !HAS_ATTRS;
+            self.attrs.remove(&id);
+        }
     }
 
     // Which object of the source a name last was.

@@ -1,11 +1,11 @@
 //! The planner's state and its inputs: what comes in, what is asked next. The cycle itself is built in `emit`.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
-use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, SCAN_WEIGHT, UNKNOWN_KEYS_MAX};
+use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, OPS_AHEAD_MAX, SCAN_WEIGHT, UNKNOWN_KEYS_MAX};
 use crate::model::cycle::{Cycle, NodeRef, Read, StageTask};
 use crate::model::event::{Event, Hint, Key};
 use crate::model::filter::Filter;
@@ -24,6 +24,7 @@ use crate::plan::reconcile::{self, Verdict};
 use crate::plan::round::{Asked, Round, Slot};
 use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
 use crate::plan::troubles::{Failing, READ_DIRECTORY, Trouble, TroubleKey};
+use crate::plan::{NodeMap, NodeSet};
 
 /// A file that is being written and not closed is left alone so long: most are closed by then, and are sent once.
 pub(super) const SETTLE_NS: u64 = 1_000_000;
@@ -84,6 +85,8 @@ pub struct Planner {
     pub(super) filter: Arc<Filter>,
     pub(super) fill: Option<Fill>,
     pub(super) wanted_lists: Vec<NodeRef>,
+    /// Paths that are not trusted, whatever the manifest that is wanted says: see `aftermath`.
+    pub(super) forged: BTreeSet<Vec<u8>>,
     pub(super) last_fill: u64,
     pub(super) fills_in_row: u32,
     pub(super) round: Option<Round>,
@@ -100,7 +103,7 @@ pub struct Planner {
     pub(super) lag: Lag,
     /// Staged files, by worker, that could not be put in place.
     pub(super) drops: Vec<(usize, u64)>,
-    pub(super) restless: HashMap<NodeRef, u32>,
+    pub(super) restless: NodeMap<NodeRef, super::reports::Restless>,
     /// Content that workers have and did not report.
     pub(super) busy: usize,
     /// Keys of events that no directory has, while listings are out.
@@ -112,6 +115,7 @@ pub struct Planner {
     /// Empty: room for the names of one object.
     pub(super) names_told: Vec<NodeId>,
     online: bool,
+    pub(super) scrub: crate::plan::scrub::Scrub,
     seed: u64,
 }
 
@@ -127,6 +131,7 @@ impl Planner {
             filter,
             fill: None,
             wanted_lists: Vec::new(),
+            forged: BTreeSet::new(),
             last_fill: 0,
             fills_in_row: 0,
             round: None,
@@ -142,7 +147,7 @@ impl Planner {
             debt: Debt::default(),
             lag: Lag::default(),
             drops: Vec::new(),
-            restless: HashMap::new(),
+            restless: NodeMap::default(),
             busy: 0,
             unknown_keys: HashSet::new(),
             unknown_keys_lost: false,
@@ -150,6 +155,7 @@ impl Planner {
             told_lost: false,
             names_told: Vec::new(),
             online: false,
+            scrub: Default::default(),
         }
     }
 
@@ -317,7 +323,8 @@ impl Planner {
             self.start_fill(now, actions);
             return;
         }
-        if self.flights.len() < CYCLES_IN_FLIGHT_MAX && !self.dirty.is_empty() {
+        let ahead: usize = self.flights.iter().map(Flight::weight).sum();
+        if self.flights.len() < CYCLES_IN_FLIGHT_MAX && ahead < OPS_AHEAD_MAX && !self.dirty.is_empty() {
             self.begin_round(now, actions);
         } else if self.guard.is_concerned() && self.is_idle() {
             self.guard_rests();
@@ -329,7 +336,7 @@ impl Planner {
         self.unknown_keys.clear();
         self.unknown_keys_lost = false;
         self.round = Some(Round { oldest: self.oldest_dirty(), ..Round::default() });
-        let mut names: HashMap<NodeId, Vec<NodeId>> = HashMap::new();
+        let mut names: NodeMap<NodeId, Vec<NodeId>> = NodeMap::default();
         let mut lists: Vec<(NodeId, bool)> = Vec::new();
         let mut order = Vec::new();
         let mut weight = 0;
@@ -458,14 +465,13 @@ impl Planner {
         }
         if let Some(round) = &mut self.round {
             round.dirs.insert(asked.dir, seen.stat);
+            round.attrs.extend(seen.attrs.into_iter().map(|attrs| (attrs.digest(), attrs)));
         }
         let complete = asked.list && seen.list_error.is_none();
-        let mut present: HashSet<NodeId> = HashSet::new();
-        for (name, what) in seen.names {
-            if name.as_name().is_reserved() {
-                continue;
-            }
-            let id = self.tree.child_or_insert(dir, name.as_name());
+        let mut present: NodeSet<NodeId> = NodeSet::default();
+        let mut id = NONE;
+        for (name, what) in seen.names.into_iter().filter(|(name, _)| !name.as_name().is_reserved()) {
+            id = self.tree.child_or_insert_beside(dir, name.as_name(), id);
             if complete {
                 present.insert(id);
             }

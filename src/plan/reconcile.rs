@@ -7,6 +7,7 @@ use crate::limits::RENAME_PROBES_MAX;
 use crate::model::meta::{Ident, Kind, Meta, Stat};
 use crate::model::options::Options;
 use crate::model::probe::Seen;
+use crate::plan::NodeMap;
 use crate::plan::round::{Round, Slot};
 use crate::plan::tree::{NodeId, ROOT, Tree, flag};
 
@@ -15,7 +16,7 @@ use crate::plan::tree::{NodeId, ROOT, Tree, flag};
 pub enum Difference {
     /// Nothing that the options carry.
     None,
-    /// Mode, owner, group or time.
+    /// Mode, owner, group, time or attributes.
     Meta,
     /// Content, target or device number; metadata goes along.
     Content,
@@ -36,12 +37,13 @@ pub fn decide(seen: &Meta, seen_target: Option<&[u8]>, mirrored: &Meta, mirrored
     if carried_differs(seen, mirrored, options) { Difference::Meta } else { Difference::None }
 }
 
-/// Whether metadata that `options` carry differs.
+/// Whether metadata that `options` carry differs. Digests of attributes are of what is carried.
 pub fn carried_differs(seen: &Meta, mirrored: &Meta, options: &Options) -> bool {
     (options.perms && seen.kind != Kind::Symlink && seen.mode != mirrored.mode)
         || (options.owner && seen.uid != mirrored.uid)
         || (options.group && seen.gid != mirrored.gid)
         || (options.times && seen.mtime != mirrored.mtime)
+        || seen.attrs != mirrored.attrs
 }
 
 /// What shall become of a name.
@@ -82,7 +84,7 @@ pub enum Verdict {
 
 /// Finds out what shall become of every name of the round.
 pub fn wants(tree: &Tree, round: &Round, options: &Options) -> Verdict {
-    let mut pass = Pass { tree, round, options, wants: Vec::new(), claims: HashMap::new(), need: Vec::new(), later: Vec::new() };
+    let mut pass = Pass { tree, round, options, wants: Vec::new(), claims: NodeMap::default(), need: Vec::new(), later: Vec::new() };
     pass.moves();
     pass.stays();
     pass.false_links();
@@ -102,7 +104,7 @@ struct Pass<'a> {
     options: &'a Options,
     wants: Vec<Want>,
     /// Which slot takes the object of a node.
-    claims: HashMap<NodeId, usize>,
+    claims: NodeMap<NodeId, usize>,
     need: Vec<NodeId>,
     /// Nodes that must be looked at even if this round cannot be widened any more, and what else to mark them with.
     later: Vec<(NodeId, u16)>,
@@ -384,7 +386,7 @@ mod tests {
     use crate::model::meta::Time;
 
     fn meta(kind: Kind) -> Meta {
-        Meta { kind, mode: 0o644, uid: 1, gid: 2, mtime: Time { sec: 3, nsec: 4 }, size: 5, rdev: 6 }
+        Meta { kind, mode: 0o644, uid: 1, gid: 2, mtime: Time { sec: 3, nsec: 4 }, size: 5, rdev: 6, attrs: 7 }
     }
 
     #[test]
@@ -397,6 +399,8 @@ mod tests {
             (Meta { mode: 0o600, ..base }, Difference::Meta, Difference::None),
             (Meta { uid: 9, ..base }, Difference::Meta, Difference::None),
             (Meta { gid: 9, ..base }, Difference::Meta, Difference::None),
+            (Meta { attrs: 9, ..base }, Difference::Meta, Difference::Meta),
+            (Meta { attrs: 0, ..base }, Difference::Meta, Difference::Meta),
             (Meta { size: 9, ..base }, Difference::Content, Difference::Content),
             (Meta { mtime: Time { sec: 3, nsec: 5 }, ..base }, Difference::Content, Difference::Content),
             (Meta { kind: Kind::Fifo, ..base }, Difference::Content, Difference::Content),

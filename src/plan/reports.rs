@@ -10,6 +10,17 @@ const CHANGED_NS: u64 = 5_000_000;
 /// So many reads that were spoilt by a change make the next one count, changed or not: a file that never rests is still mirrored, and stays dirty.
 const CHANGED_TRIES_MAX: u32 = 6;
 
+/// A file that changed while it was read.
+#[derive(Debug, Default)]
+pub(super) struct Restless {
+    /// How often.
+    tries: u32,
+    /// When the last sending of it began that counted whatever happened; of large ones only.
+    began: u64,
+    /// It is not sent again before.
+    rests_until: u64,
+}
+
 impl Planner {
     /// The report on a file of a cycle.
     pub fn file_done(&mut self, done: &FileDone, now: u64) {
@@ -95,14 +106,24 @@ impl Planner {
 
     /// When a file that changed while it was read is read again.
     fn changed_at(&mut self, id: NodeId, now: u64) -> u64 {
-        let tries = self.restless.entry(self.tree.reference(id)).or_insert(0);
+        let tries = &mut self.restless.entry(self.tree.reference(id)).or_default().tries;
         *tries += 1;
         now + (CHANGED_NS << (*tries).min(8))
     }
 
     /// Whether the node's content changed so often under the reader's eyes that the next read counts.
     pub(super) fn insist(&self, id: NodeId) -> bool {
-        self.restless.get(&self.tree.reference(id)).is_some_and(|tries| *tries >= CHANGED_TRIES_MAX)
+        self.restless.get(&self.tree.reference(id)).is_some_and(|restless| restless.tries >= CHANGED_TRIES_MAX)
+    }
+
+    /// When a large file that never rests may be sent again, if that is later than now; otherwise it is sent now.
+    pub(super) fn rests_until(&mut self, id: NodeId, now: u64) -> Option<u64> {
+        let restless = self.restless.get_mut(&self.tree.reference(id))?;
+        if restless.rests_until > now {
+            return Some(restless.rests_until);
+        }
+        restless.began = now;
+        None
     }
 
     /// The report on a large file.
@@ -125,6 +146,11 @@ impl Planner {
             }
         }
         for id in waiting {
+            if let Read::Sent { changed: true, .. } = done.read
+                && let Some(restless) = self.restless.get_mut(&self.tree.reference(id))
+            {
+                restless.rests_until = now.saturating_add(now.saturating_sub(restless.began));
+            }
             match done.read {
                 Read::Sent { .. } => self.dirty.mark(&mut self.tree, id, flag::LOOK),
                 Read::Gone => self.dirty.mark_at(&mut self.tree, id, flag::LOOK, now + STALE_NS),

@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::model::cycle::NodeRef;
+use crate::model::cycle::{AttrsTable, NodeRef};
 use crate::model::meta::{Ident, Kind, Stat};
 use crate::model::path::NameBuf;
 use crate::model::probe::Seen;
+use crate::plan::{NodeMap, NodeSet};
 
 /// A name that was looked at.
 #[derive(Debug)]
@@ -42,15 +43,17 @@ pub struct Asked {
 #[derive(Debug, Default)]
 pub struct Round {
     /// Questions without answer, by number.
-    pub open: HashMap<u64, Asked>,
+    pub open: NodeMap<u64, Asked>,
     /// What was seen.
     pub slots: Vec<Slot>,
     /// Where the slot of a node is.
-    pub slot_of: HashMap<NodeRef, usize>,
+    pub slot_of: NodeMap<NodeRef, usize>,
     /// Nodes whose name was asked for, answered or not.
-    pub asked: HashSet<NodeRef>,
+    pub asked: NodeSet<NodeRef>,
     /// The directories themselves, as seen.
-    pub dirs: HashMap<NodeRef, Stat>,
+    pub dirs: NodeMap<NodeRef, Stat>,
+    /// What the digests in all that was seen stand for.
+    pub attrs: AttrsTable,
     /// How often the round was widened.
     pub widened: u32,
     /// When the oldest of what is looked at was noticed to be dirty.

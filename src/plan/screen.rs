@@ -17,7 +17,7 @@ impl Planner {
         for slot in &mut round.slots {
             let Some(id) = self.tree.resolve(slot.node) else { continue };
             if let Seen::Failed(errno) = slot.seen {
-                self.trouble(id, "stat", errno);
+                self.trouble(id, "look at", errno);
                 let at = self.retry_at(id, now);
                 self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
                 continue;
@@ -64,7 +64,7 @@ impl Planner {
         self.filter.decide(path, kind == Kind::Dir) == Decision::Excluded
     }
 
-    fn carries(&self, kind: Kind) -> bool {
+    pub(super) fn carries(&self, kind: Kind) -> bool {
         match kind {
             Kind::File | Kind::Dir => true,
             Kind::Symlink => self.options.links,

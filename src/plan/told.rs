@@ -9,13 +9,6 @@ use crate::plan::planner::{Planner, SETTLE_NS};
 use crate::plan::tree::flag;
 
 impl Planner {
-    /// The object that has other names beside the one that was told, which may be gone when it is looked at; for watchers that do not tell it.
-    pub(super) fn object_at(&self, key: &[u8], name: &[u8], hint: Hint) -> Option<(u64, u64)> {
-        let told = hint.has(Hint::WRITTEN | Hint::CLOSED | Hint::ATTRIB) && !name.is_empty();
-        let id = self.tree.child(self.tree.of_key(key).filter(|_| told)?, name).filter(|id| self.tree.group(*id) != 0)?;
-        self.tree.ident(id).map(|ident| (ident.dev, ident.ino))
-    }
-
     /// An object changed: it has to be looked at under all its names, for the one that the event tells may be gone when it is looked at.
     pub(super) fn object_told(&mut self, object: (u64, u64), hint: Hint, now: u64) {
         if self.round.is_some() {

@@ -64,6 +64,11 @@ pub mod flag {
     pub const DIRTY: u16 = LOOK | OWN | SCAN | RELIST;
 }
 
+/// Permission bits.
+const MODE_BITS: u16 = 0o7777;
+/// Above them, in the same field: the mirror's object has attributes.
+pub(super) const HAS_ATTRS: u16 = 1 << 15;
+
 /// 88 bytes beside the name.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
@@ -77,6 +82,7 @@ pub(super) struct Node {
     /// A [`Kind`], or 0: the mirror holds nothing here.
     pub(super) kind: u8,
     pub(super) flags: u16,
+    /// [`MODE_BITS`], and [`HAS_ATTRS`] if the node is in the table of attributes.
     pub(super) mode: u16,
     /// Index + 1 into `devices`; 0: identity not known.
     pub(super) dev: u16,
@@ -129,6 +135,8 @@ pub struct Tree {
     pub(super) by_group: HashTable<NodeId>,
     pub(super) by_key: HashMap<Key, NodeId, FixedState>,
     pub(super) keys: HashMap<NodeId, Key, FixedState>,
+    /// Digests of the attributes of the few that have some.
+    pub(super) attrs: HashMap<NodeId, u64, FixedState>,
     /// Directories of the mirror that are the top of another filesystem or mount: none, or very few.
     borders: Vec<NodeId>,
 }
@@ -151,6 +159,7 @@ impl Tree {
             by_group: HashTable::new(),
             by_key: HashMap::with_hasher(FixedState::with_seed(seed)),
             keys: HashMap::with_hasher(FixedState::with_seed(seed)),
+            attrs: HashMap::with_hasher(FixedState::with_seed(seed)),
             borders: Vec::new(),
         }
     }
@@ -168,6 +177,11 @@ impl Tree {
     /// All live nodes, in no order.
     pub fn all(&self) -> impl Iterator<Item = NodeId> + '_ {
         (0..self.nodes.len() as NodeId).filter(|id| self.is_live(*id))
+    }
+
+    /// Number of slots, in use or not: all nodes are below it.
+    pub fn slots(&self) -> usize {
+        self.nodes.len()
     }
 
     pub(super) fn node(&self, id: NodeId) -> &Node {
@@ -244,9 +258,22 @@ impl Tree {
         self.by_name.find(hash, |id| self.node(*id).parent == parent && self.name(*id) == name).copied()
     }
 
+    /// As [`Tree::child`]; those next to `near` are tried first: names that are listed come in the order in which they were made, or in its reverse, more
+    /// often than not, and what is next to each other is so in memory too.
+    fn child_beside(&self, parent: NodeId, name: &[u8], near: NodeId) -> Option<NodeId> {
+        let beside = self.nodes.get(near as usize).map_or([NONE; 2], |node| [node.prev, node.next]);
+        let fits = |id: &NodeId| *id != NONE && self.parent(*id) == parent && self.name(*id) == name;
+        beside.into_iter().find(fits).or_else(|| self.child(parent, name))
+    }
+
     /// The child of `parent` with this name; made, holding nothing, where there is none.
     pub fn child_or_insert(&mut self, parent: NodeId, name: Name<'_>) -> NodeId {
-        if let Some(id) = self.child(parent, name.as_bytes()) {
+        self.child_or_insert_beside(parent, name, NONE)
+    }
+
+    /// As [`Tree::child_or_insert`]; quicker if it is next to `near` in the order of listing.
+    pub fn child_or_insert_beside(&mut self, parent: NodeId, name: Name<'_>, near: NodeId) -> NodeId {
+        if let Some(id) = self.child_beside(parent, name.as_bytes(), near) {
             return id;
         }
         let id = self.free.pop().unwrap_or_else(|| {
@@ -397,12 +424,13 @@ impl Tree {
         let kind = Kind::from_u8(node.kind)?;
         Some(Meta {
             kind,
-            mode: u32::from(node.mode),
+            mode: u32::from(node.mode & MODE_BITS),
             uid: node.uid,
             gid: node.gid,
             mtime: Time { sec: node.mtime_sec, nsec: node.mtime_nsec },
             size: if kind == Kind::File { node.size } else { 0 },
             rdev: if kind.is_device() { node.size } else { 0 },
+            attrs: self.attrs(id),
         })
     }
 
@@ -411,7 +439,7 @@ impl Tree {
         self.drop_target(id);
         let node = self.node_mut(id);
         node.kind = meta.kind as u8;
-        node.mode = meta.mode as u16;
+        node.mode = node.mode & HAS_ATTRS | meta.mode as u16;
         node.uid = meta.uid;
         node.gid = meta.gid;
         node.mtime_sec = meta.mtime.sec;
@@ -421,6 +449,7 @@ impl Tree {
             Kind::Char | Kind::Block => meta.rdev,
             _ => 0,
         };
+        self.set_attrs(id, meta.attrs);
     }
 
     /// Records that the mirror's metadata is not known: it differs from whatever is seen, and is set again.
@@ -435,8 +464,9 @@ impl Tree {
             group => self.of_group(group).collect(),
         };
         for name in names {
+            self.set_attrs(name, meta.attrs);
             let node = self.node_mut(name);
-            node.mode = meta.mode as u16;
+            node.mode = node.mode & HAS_ATTRS | meta.mode as u16;
             node.uid = meta.uid;
             node.gid = meta.gid;
             node.mtime_sec = meta.mtime.sec;
@@ -480,6 +510,7 @@ impl Tree {
         self.drop_target(id);
         self.clear_ident(id);
         self.set_group(id, 0);
+        self.set_attrs(id, 0);
         self.borders.retain(|border| *border != id);
     }
 
@@ -554,6 +585,8 @@ impl Tree {
         assert_eq!(seen, self.len());
         assert_eq!(self.by_name.len(), self.len() - 1);
         assert_eq!(self.by_key.len(), self.keys.len());
+        let with_attrs = |n: &&Node| n.flags & flag::LIVE != 0 && n.mode & HAS_ATTRS != 0;
+        assert_eq!(self.nodes.iter().filter(with_attrs).count(), self.attrs.len());
     }
 
     fn of_ident_of(&self, id: NodeId) -> bool {

@@ -58,7 +58,7 @@ fn identities_groups_and_keys_are_found() {
 fn names_are_compacted_and_targets_survive() {
     let mut tree = Tree::new(1);
     let link = tree.child_or_insert(ROOT, name("link"));
-    let meta = Meta { kind: Kind::Symlink, mode: 0o777, uid: 0, gid: 0, mtime: Time::default(), size: 0, rdev: 0 };
+    let meta = Meta { kind: Kind::Symlink, mode: 0o777, uid: 0, gid: 0, mtime: Time::default(), size: 0, rdev: 0, attrs: 0 };
     tree.set_meta(link, &meta);
     tree.set_target(link, b"somewhere/else");
     let long = "n".repeat(250);

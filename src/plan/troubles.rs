@@ -9,7 +9,7 @@ use crate::model::path::{Name, RelPath};
 use crate::plan::flight::Flight;
 use crate::plan::planner::Planner;
 use crate::plan::round::Round;
-use crate::plan::tree::{NONE, NodeId, Tree, flag};
+use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
 
 /// A directory and a name in it; the root has no name.
 pub(super) type TroubleKey = (NodeRef, Box<[u8]>);
@@ -79,7 +79,7 @@ impl Planner {
     pub fn take_reports(&mut self) -> Vec<Trouble> {
         let Self { reports, troubles, tree, .. } = self;
         let told = |(key, mut trouble): (TroubleKey, Trouble)| {
-            if let Some(failing) = troubles.get(&key).filter(|_| trouble.turn != Turn::Healed) {
+            if let Some(failing) = troubles.get(&key).filter(|failing| trouble.turn != Turn::Healed && failing.what == trouble.what) {
                 trouble.next_at = failing.next_at();
             } else if trouble.turn == Turn::Healed && troubles.contains_key(&key) && tree.resolve(key.0).is_some() {
                 // It failed again at once.
@@ -188,6 +188,12 @@ impl Planner {
     /// Whether the node is in trouble.
     pub(super) fn is_troubled(&self, id: NodeId) -> bool {
         !self.troubles.is_empty() && self.troubles.contains_key(&self.trouble_key(id))
+    }
+
+    /// Tells of something that failed and is not tried again by itself.
+    pub(super) fn tell_trouble(&mut self, path: RelPath, what: &'static str, errno: i32) {
+        let key = (self.tree.reference(ROOT), Box::default());
+        self.reports.push((key, Trouble { path, what, errno, tries: 1, next_at: None, turn: Turn::New }));
     }
 
     /// Whether the node, or the directory that it is in, has failed more than once; or it is listed from time to time only.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::config::{self, ControlPlace};
-use crate::control::server::{Office, Server};
+use crate::control::server::{self, Office, Server};
 use crate::control::status::{ModuleStatus, STATUS_VERSION, ServeStatus, Status};
 use crate::control::{Reply, Request, place};
 use crate::error::{Error, Result};
@@ -41,7 +41,11 @@ pub(super) fn open(config: &config::Serve, listen: Vec<String>, receiver: &Recei
         ControlPlace::At(path) => return Server::start(path, office).map(Some),
         ControlPlace::Derived => place::directory()
             .ok_or_else(|| std::io::Error::other("XDG_RUNTIME_DIR is not set"))
-            .and_then(|dir| place::prepare(&dir).map(|()| dir.join(place::of_server(offers.as_bytes()))))
+            .and_then(|dir| place::prepare(&dir).map(|()| dir))
+            .map(|dir| {
+                server::sweep(&dir);
+                dir.join(place::of_server(offers.as_bytes()))
+            })
             .map_err(|e| Error::socket("control socket", e)),
     };
     match path.and_then(|path| Server::start(&path, office)) {

@@ -2,10 +2,10 @@
 //!
 //! Never applies anything that the wire's checker did not pass. Each runs in its own thread, with its own target.
 
-use crate::apply::{Errno, FsTarget, Listed, Target};
+use crate::apply::{Answer, Errno, Found, FsTarget, Listed, Target};
 use crate::error::{Error, Result};
 use crate::limits::FILES_STALL_MAX;
-use crate::model::meta::Meta;
+use crate::model::meta::{Extent, Meta};
 use crate::model::op::{Op, OpError, Section, Spot};
 use crate::model::path::RelPath;
 use crate::receiver::session::{Session, Stop};
@@ -46,19 +46,41 @@ impl<'a> Conn<'a> {
         self.send()?;
         loop {
             // With something else to do, this is a look.
-            let timeout = self.target.has_work().then_some(Duration::ZERO);
+            let timeout = (self.target.has_work() || self.target.has_questions()).then_some(Duration::ZERO);
             match self.link.wait(timeout)? {
                 Incoming::Frame(payload) => return Ok(Some(payload)),
                 Incoming::Woken => self.session.check_alive()?,
                 Incoming::TimedOut => {
-                    if let Some((id, ended)) = self.target.work() {
+                    if !self.target.has_work() {
+                        self.answer()?;
+                    } else if let Some((id, ended)) = self.target.work() {
                         self.sealed(id, ended.err());
+                        self.send()?;
+                    }
+                    if let Some((id, found)) = self.target.found() {
+                        self.out.resumed(id, &found.shape, &found.digest);
                         self.send()?;
                     }
                 }
                 Incoming::Closed => return Ok(None),
             }
         }
+    }
+
+    /// Does a slice of a question, and sends what is answered by that.
+    fn answer(&mut self) -> Result<()> {
+        let Self { link, target, out, .. } = self;
+        let mut sent = Ok(());
+        target.answer(&mut |answer| {
+            match answer {
+                Answer::Summed { id, sums } => out.summed(id, &sums),
+                Answer::Looked(part) => out.looked(part.id, part.last, &part.dir, &part.entries),
+            }
+            if sent.is_ok() {
+                sent = send(link, out);
+            }
+        });
+        sent.and_then(|()| self.link.flush())
     }
 
     fn sealed(&mut self, id: u64, failed: Option<Errno>) {
@@ -81,23 +103,51 @@ impl<'a> Conn<'a> {
         self.note(Section::Files, index, done);
     }
 
-    fn put(&mut self, index: u32, at: &Spot, meta: &Meta, data: &[u8]) {
-        let done = self.target.put(at, meta, data);
+    fn put(&mut self, index: u32, at: &Spot, meta: &Meta, data: &[u8], new: bool) {
+        let done = if new { self.target.put_new(at, meta, data) } else { self.target.put(at, meta, data) };
+        self.files += 1;
+        self.note(Section::Files, index, done);
+    }
+
+    fn put_sparse(&mut self, index: u32, at: &Spot, meta: &Meta, extents: &[Extent], data: &[u8]) {
+        let done = self.target.put_sparse(at, meta, extents, data);
         self.files += 1;
         self.note(Section::Files, index, done);
     }
 
     /// A piece of a staged file. Why it failed is said by the operation that would put the file into place.
     fn stage(&mut self, id: u64, offset: u64, data: &[u8]) -> Result<()> {
-        self.refuse_read_only()?;
         if let Err(errno) = self.target.stage(id, offset, data) {
             tracing::debug!(id, offset, errno, "a piece of a file could not be staged");
         }
         Ok(())
     }
 
-    fn refuse_read_only(&self) -> Result<()> {
-        if self.session.root.is_read_only() { Err(Error::Usage(READ_ONLY.into())) } else { Ok(()) }
+    /// What is there of a large file is read when there is nothing else to do; if that is nothing it is said at once.
+    fn resume(&mut self, id: u64, key: &[u8; 16], size: u64) {
+        if !self.target.resume(id, key, size) {
+            let Found { shape, digest } = Found::nothing();
+            self.out.resumed(id, &shape, &digest);
+        }
+    }
+
+    /// A hole in place of a piece.
+    fn hole(&mut self, id: u64, offset: u64, len: u64) -> Result<()> {
+        if let Err(errno) = self.target.stage_hole(id, offset, len) {
+            tracing::debug!(id, offset, errno, "a hole of a file could not be staged");
+        }
+        Ok(())
+    }
+
+    /// Whatever may change the mirror, or what another session has in staging, is refused where nothing may be changed.
+    fn refuse_read_only(&self, message: &Message<'_>) -> Result<()> {
+        if !self.session.root.is_read_only() {
+            return Ok(());
+        }
+        match message {
+            Message::List { .. } | Message::Sum { .. } | Message::Look { .. } | Message::Ping | Message::Bye => Ok(()),
+            _ => Err(Error::Usage(READ_ONLY.into())),
+        }
     }
 
     /// Says what was applied. Held directories are let go first: POST may follow at once.
@@ -123,6 +173,7 @@ impl<'a> Conn<'a> {
         for message in messages {
             let message = message?;
             control.rules.check(&message)?;
+            self.refuse_read_only(&message)?;
             self.control_message(control, message)?;
             if self.out.is_full() {
                 self.send()?;
@@ -137,7 +188,6 @@ impl<'a> Conn<'a> {
         match message {
             Message::List { dir } => self.list(&dir)?,
             Message::Begin { .. } => {
-                self.refuse_read_only()?;
                 control.index = 0;
                 control.section = Section::Pre;
             }
@@ -153,7 +203,8 @@ impl<'a> Conn<'a> {
                 self.session.open(cycle);
             }
             Message::File { index, op } => self.file(index, &op),
-            Message::Put { index, at, meta, data } => self.put(index, &at, &meta, data),
+            Message::Put { index, at, meta, data, new } => self.put(index, &at, &meta, data, new),
+            Message::PutSparse { index, at, meta, extents, data } => self.put_sparse(index, &at, &meta, &extents, data),
             Message::Close { files } => {
                 self.count()?;
                 // What is due must not wait for files that the client may hold back until it has come.
@@ -173,7 +224,9 @@ impl<'a> Conn<'a> {
                 }
                 self.out.ack(cycle);
             }
+            Message::Attrs(attrs) => self.target.attrs(&attrs),
             Message::Stage { id, offset, data } => self.stage(id, offset, data)?,
+            Message::Hole { id, offset, len } => self.hole(id, offset, len)?,
             Message::StageDrop { id } => self.target.drop_stage(id),
             Message::Ping => self.out.pong(),
             Message::Bye => self.session.end(None),
@@ -223,17 +276,24 @@ impl<'a> Conn<'a> {
         for message in messages {
             let message = message?;
             rules.check(&message)?;
+            self.refuse_read_only(&message)?;
             match message {
                 Message::FilesOf { .. } => self.count()?,
                 Message::File { index, op } => {
                     self.enter(rules)?;
                     self.file(index, &op);
                 }
-                Message::Put { index, at, meta, data } => {
+                Message::Put { index, at, meta, data, new } => {
                     self.enter(rules)?;
-                    self.put(index, &at, &meta, data);
+                    self.put(index, &at, &meta, data, new);
                 }
+                Message::PutSparse { index, at, meta, extents, data } => {
+                    self.enter(rules)?;
+                    self.put_sparse(index, &at, &meta, &extents, data);
+                }
+                Message::Attrs(attrs) => self.target.attrs(&attrs),
                 Message::Stage { id, offset, data } => self.stage(id, offset, data)?,
+                Message::Hole { id, offset, len } => self.hole(id, offset, len)?,
                 Message::StageDrop { id } => self.target.drop_stage(id),
                 Message::Patch { id, base, shapes } => self.target.patch(id, &base, shapes),
                 Message::Steps { id, data } => self.target.steps(id, data),
@@ -242,6 +302,9 @@ impl<'a> Conn<'a> {
                         self.sealed(id, Some(errno));
                     }
                 }
+                Message::Sum { id, dir, parts } => asked(self.target.sum(id, dir, parts))?,
+                Message::Look { id, dir } => asked(self.target.look(id, dir))?,
+                Message::Resume { id, key, size } => self.resume(id, &key, size),
                 Message::Ping => self.out.pong(),
                 // `Bye` was noted by the checker.
                 _ => {}
@@ -274,6 +337,10 @@ fn send(link: &mut Link, out: &mut Payload) -> Result<()> {
     }
     let payload = out.replace(link.buffer());
     link.send(payload)
+}
+
+fn asked(taken: bool) -> std::result::Result<(), crate::wire::WireError> {
+    if taken { Ok(()) } else { Err(crate::wire::WireError::Order("too many questions without an answer")) }
 }
 
 fn lost() -> Stop {

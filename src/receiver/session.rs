@@ -115,6 +115,11 @@ impl Session {
         state.members == 0
     }
 
+    /// Whether it has ended because the client said so.
+    pub(super) fn ended_well(&self) -> bool {
+        self.lock().ended == Some(None)
+    }
+
     /// Ends the session for all its connections. The first reason stays.
     pub(super) fn end(&self, why: Option<String>) {
         let mut state = self.lock();

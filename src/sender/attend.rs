@@ -87,7 +87,7 @@ impl Session<'_> {
                 done: true,
                 left: 0,
                 failing: self.planner.unsettled() as u64,
-                held: self.planner.held(0).map_or(0, |held| held.count),
+                held: self.planner.deletions_held(0).map_or(0, |held| held.count),
                 by_full_look: wave.by_full_look,
             };
             self.desk.flushed(&wave.tickets, &flushed);
@@ -172,7 +172,7 @@ impl Session<'_> {
     /// Everything that is known of the mirror.
     fn status(&self) -> MirrorStatus {
         let (stats, planner, now) = (self.stats, &self.planner, self.now());
-        let held = planner.held(STATUS_PATHS_MAX).map(|held| held_status(held, now));
+        let held = planner.deletions_held(STATUS_PATHS_MAX).map(|held| held_status(held, now));
         let state = match &held {
             Some(_) => State::Held,
             None if self.synced => State::Live,

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::{self, ControlPlace, Dest};
-use crate::control::server::{Office, Server};
+use crate::control::server::{self, Office, Server};
 use crate::control::status::{HeldStatus, MirrorStatus, STATUS_VERSION, State, Status};
 use crate::control::{Flushed, Reply, Request, place};
 use crate::error::{Error, Result};
@@ -382,6 +382,7 @@ fn derived(config: &config::Mirror, source: &std::path::Path) -> Result<PathBuf>
     let dir = place::directory()
         .ok_or_else(|| Error::socket("no place for a control socket", std::io::Error::other("XDG_RUNTIME_DIR is not set")))?;
     place::prepare(&dir).map_err(|e| Error::socket(format!("control socket in {}", dir.display()), e))?;
+    server::sweep(&dir);
     let dest = match config.dests.first() {
         Some(Dest::Local(path)) => place::source_name(path).into_os_string().as_bytes().to_vec(),
         Some(dest) => dest.to_string().into_bytes(),

@@ -29,6 +29,8 @@ struct Hand {
     thread: Option<JoinHandle<()>>,
     /// What it has to do, in files and questions, and in pieces of large files.
     load: u64,
+    /// What it has to compare when there is nothing else to do.
+    checks: usize,
 }
 
 /// All workers of a session. Dropping it ends them.
@@ -54,6 +56,7 @@ impl Crew {
                 tasks: their_tasks,
                 reports: their_reports,
                 sender: sender.clone(),
+                untold: 0,
             };
             let peer = Arc::clone(peer);
             let thread = std::thread::Builder::new()
@@ -69,6 +72,7 @@ impl Crew {
                 wake: None,
                 thread: Some(thread),
                 load: 0,
+                checks: 0,
             });
         }
         crew.wait_until_ready(sender)?;
@@ -135,6 +139,15 @@ impl Crew {
         hand.push();
     }
 
+    /// Gives something to be compared to whoever has least of that.
+    pub(super) fn check(&mut self, task: Task) {
+        let least = (0..self.hands.len()).min_by_key(|at| (self.hands[*at].checks, self.hands[*at].load)).unwrap_or(0);
+        if let Some(hand) = self.hands.get_mut(least) {
+            hand.checks += 1;
+        }
+        self.give_to(least, task);
+    }
+
     /// Hands over what could not be before, and takes the next report.
     pub(super) fn report(&mut self) -> Option<Report> {
         for hand in &mut self.hands {
@@ -143,8 +156,10 @@ impl Crew {
                     Report::Files { done, .. } => done.len() as u64,
                     Report::Probed(_) | Report::Ops { .. } => 1,
                     Report::Staged(_) => STAGE_LOAD,
-                    Report::Ready(_) | Report::Ended(_) => 0,
+                    Report::Ready(_) | Report::Ended(_) | Report::Summed(_) | Report::Looked(_) => 0,
                 });
+                let answered = matches!(&report, Report::Summed(_)) || matches!(&report, Report::Looked(part) if part.last);
+                hand.checks -= usize::from(answered && hand.checks > 0);
                 hand.push();
                 return Some(report);
             }
@@ -161,7 +176,7 @@ fn load(task: &Task) -> u64 {
         Task::Files(batch) => batch.files.len() as u64,
         Task::Ops { .. } => 1,
         Task::Stage(_) => STAGE_LOAD,
-        Task::DropStage(_) => 0,
+        Task::DropStage(_) | Task::Sum(_) | Task::Look(_) => 0,
     }
 }
 

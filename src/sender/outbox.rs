@@ -106,11 +106,13 @@ impl Outbox {
 fn begin(link: &mut Link, payload: &mut Payload, going: &mut Going) -> Result<()> {
     payload.begin(going.cycle.number);
     for op in &going.cycle.pre {
+        payload.attrs_of(op, &going.cycle.attrs);
         payload.op(op);
         send_if_full(link, payload)?;
     }
     payload.open();
     for (index, op) in &going.cycle.metas {
+        payload.attrs_of(op, &going.cycle.attrs);
         payload.file(*index, op);
         going.sent += 1;
         send_if_full(link, payload)?;
@@ -121,6 +123,7 @@ fn begin(link: &mut Link, payload: &mut Payload, going: &mut Going) -> Result<()
 fn end(link: &mut Link, payload: &mut Payload, going: &Going) -> Result<()> {
     payload.close(going.sent);
     for op in &going.cycle.post {
+        payload.attrs_of(op, &going.cycle.attrs);
         payload.op(op);
         send_if_full(link, payload)?;
     }

@@ -15,10 +15,12 @@ use crate::model::path::{Name, RelPath};
 use crate::model::probe::{Ask, Probe};
 use crate::plan::{Action, Planner};
 use crate::sender::attend::Flushing;
+use crate::sender::attrs;
 use crate::sender::control::Desk;
 use crate::sender::crew::{self, Crew};
 use crate::sender::outbox::Outbox;
 use crate::sender::root::SourceRoot;
+use crate::sender::scrub::{Hearer, Pump};
 use crate::sender::{Outcome, Peer};
 use crate::stats::Stats;
 use crate::stop::Stop;
@@ -27,8 +29,9 @@ use crate::sys::wake::Wake;
 use crate::watch::{Batches, Coverer, Watch};
 use crate::wire::session::{ControlClient, Welcomed, fatal};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
+use crate::work::rate::Rate;
 use crate::work::worker::{Report, Task, closed, flush, greet, send};
-use crate::work::{Cover, Signatures, Source, files, probe};
+use crate::work::{Carried, Cover, Signatures, Source, files, probe};
 
 /// A cycle of so few files is read by the planner's thread itself: handing it over costs more.
 const INLINE_FILES_MAX: usize = 4;
@@ -108,16 +111,21 @@ pub(super) struct Session<'a> {
     pub(super) synced: bool,
     pub(super) desk: &'a Desk,
     pub(super) flushing: Flushing,
+    pub(super) pump: Pump<'a>,
 }
 
 /// Makes the control connection and asks for a session.
 pub(super) fn connect(config: &config::Mirror, peer: &Peer, (module, path): (&str, &RelPath)) -> Result<(Link, Welcomed)> {
     let mut link = peer.connect()?;
     let mut payload = Payload::over(link.buffer());
-    payload.hello(&Hello::control(module, path.clone(), config.threads as u16)?);
+    let wanted = attrs::wanted(&config.options);
+    let hello = Hello::control(module, path.clone(), config.threads as u16)?.carrying(wanted).with_writing(config.options.writing);
+    payload.hello(&if config.scrub.is_read_only() { hello.read_only() } else { hello });
     flush(&mut link, &mut payload)?;
-    let welcome = greet(&mut link)?;
+    let mut welcome = greet(&mut link)?;
     tell_abilities(welcome.abilities);
+    attrs::tell(wanted, welcome.abilities.attrs);
+    welcome.abilities.attrs = welcome.abilities.attrs.and(wanted);
     Ok((link, welcome))
 }
 
@@ -147,13 +155,24 @@ impl<'a> Session<'a> {
         peer: &Arc<Peer>,
         (mut link, welcome): (Link, Welcomed),
         root: &'a SourceRoot,
+        hearer: Hearer<'a>,
     ) -> Result<Self> {
         let payload = Payload::over(link.buffer());
         let wake = link.wake();
         desk.slot().wake_by(wake.clone());
         let eyes = if config.once { None } else { Some(Eyes::open(config, &wake, stats, peer.is_local())?) };
         let coverer = eyes.as_ref().map(|eyes| eyes.watch.coverer());
-        let source = Arc::new(Source { root: root.dir()?, cover: Box::new(Watched(coverer)), signatures: Signatures::new(!config.once) });
+        let rate = Rate::new(config.scrub.bytes_per_sec);
+        let pump = Pump::new(&config.scrub, hearer, config.threads, rate.part_bytes());
+        let source = Arc::new(Source {
+            root: root.dir()?,
+            cover: Box::new(Watched(coverer)),
+            signatures: Signatures::new(!config.once),
+            carried: Carried::new(welcome.abilities.attrs),
+            rate,
+            sparse: config.options.sparse,
+            preallocate: config.options.writing.preallocate,
+        });
         let crew = Crew::start(config.threads, &source, peer, welcome.token, &wake)?;
         tracing::debug!("connected: {}, {} workers", link.describe(), crew.len());
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
@@ -177,11 +196,15 @@ impl<'a> Session<'a> {
             synced: false,
             desk,
             flushing: Flushing::of(waiting),
+            pump,
         };
         let mut actions = Vec::new();
         session.planner.connected(welcome.abilities, 0, &mut actions);
         if let Some(hold) = hold {
             session.planner.resume_hold(hold, 0);
+        }
+        if config.scrub.verify {
+            session.planner.verify(config.scrub.repair);
         }
         session.act(actions)?;
         Ok(session)
@@ -242,11 +265,16 @@ impl<'a> Session<'a> {
             self.report_troubles();
             self.tell_guard();
             let busy = (self.flushing.is_on() && self.flush_on()) || busy;
-            if !busy && self.planner.is_idle() && self.outbox.is_empty() {
-                self.at_rest();
-                if self.config.once {
+            let idle = !busy && self.planner.is_idle() && self.outbox.is_empty();
+            if idle {
+                self.at_rest()?;
+                if self.config.once && self.pump.verified() != Some(false) {
                     return Ok(Over::Done { interrupted: false });
                 }
+            }
+            self.scrub(idle);
+            if idle && self.pump.verified() == Some(true) {
+                continue;
             }
             let timeout = if busy { Some(Duration::ZERO) } else { self.time_left() };
             self.wait(timeout)?;
@@ -254,7 +282,7 @@ impl<'a> Session<'a> {
     }
 
     fn time_left(&self) -> Option<Duration> {
-        self.planner.next_at().map(|at| Duration::from_nanos(at.saturating_sub(self.now())))
+        self.planner.next_at().into_iter().chain(self.pump.at()).min().map(|at| Duration::from_nanos(at.saturating_sub(self.now())))
     }
 
     fn take_events(&mut self) {
@@ -293,6 +321,16 @@ impl<'a> Session<'a> {
                         self.stats.bytes_sent.add(meta.size);
                     }
                     self.planner.stage_done(&done, now);
+                }
+                Report::Summed(done) => {
+                    self.pump.answered();
+                    self.planner.summed(&done, now);
+                }
+                Report::Looked(part) => {
+                    if part.last {
+                        self.pump.answered();
+                    }
+                    self.planner.looked(part, now);
                 }
                 Report::Ready(_) => {}
                 Report::Ended(why) => return Err(self.cause(why.unwrap_or_else(crew::unexpected_end))),
@@ -386,7 +424,7 @@ impl<'a> Session<'a> {
         let mut outstanding = 0;
         for batch in &cycle.batches {
             self.stats.files_found.add(batch.files.len() as u64);
-            self.stats.bytes_found.add(batch.files.iter().map(|f| f.size).sum());
+            self.stats.bytes_found.add(batch.files.iter().map(|f| f.stat.meta.size).sum());
         }
         if !is_small(&cycle) {
             for batch in &cycle.batches {
@@ -403,7 +441,7 @@ impl<'a> Session<'a> {
                 .collect();
             if !ops.is_empty() {
                 outstanding += 1;
-                self.crew.give_to(worker, Task::Ops { cycle: cycle.number, ops });
+                self.crew.give_to(worker, Task::Ops { cycle: cycle.number, ops, attrs: cycle.attrs.clone() });
             }
         }
         self.outbox.cycle(cycle, outstanding);
@@ -481,17 +519,22 @@ impl<'a> Session<'a> {
     }
 
     /// The mirror is equal, but for what is in trouble.
-    fn at_rest(&mut self) {
+    fn at_rest(&mut self) -> Result<()> {
         self.stats.dirty.set(0);
         self.stats.failing.set(self.planner.failing() as u64);
-        if self.synced {
-            return;
+        if self.synced || self.pump.verified().is_some() {
+            return Ok(());
         }
         self.synced = true;
+        // What earlier sessions left of large files was of use, or will not be.
+        if !matches!(self.link, Link::Local(_)) {
+            self.payload.stage_drop(0);
+            flush(&mut self.link, &mut self.payload)?;
+        }
         self.stats.synced.set(1);
         self.desk.set_behind(None);
         let stats = self.stats;
-        let held = if self.planner.held(0).is_some() { ", but for deletions that are held" } else { "" };
+        let held = if self.planner.deletions_held(0).is_some() { ", but for deletions that are held" } else { "" };
         tracing::info!(
             files = stats.files_sent.get(),
             bytes = stats.bytes_sent.get(),
@@ -499,6 +542,7 @@ impl<'a> Session<'a> {
             "the mirror is equal to the source{held}{}",
             if self.planner.failing() > 0 { ", but for the entries named above" } else { "" }
         );
+        Ok(())
     }
 
     /// Waits until what was sent is acknowledged, and closes.
@@ -517,7 +561,8 @@ impl<'a> Session<'a> {
             }
         }
         self.report_troubles();
-        let held = self.planner.held(0).map_or(0, |held| held.count);
+        self.tell();
+        let held = self.planner.deletions_held(0).map_or(0, |held| held.count);
         let outcome = Outcome { failing: self.planner.failing() as u64, dirty: self.planner.dirty() as u64, held, interrupted };
         let Self { mut link, mut payload, crew, eyes, .. } = self;
         drop((crew, eyes));
@@ -534,7 +579,7 @@ fn is_small(cycle: &Cycle) -> bool {
     let mut bytes = 0;
     for batch in &cycle.batches {
         files += batch.files.len();
-        bytes += batch.files.iter().map(|f| f.size).sum::<u64>();
+        bytes += batch.files.iter().map(|f| f.stat.meta.size).sum::<u64>();
         if files > INLINE_FILES_MAX || bytes > INLINE_BYTES_MAX {
             return false;
         }

@@ -7,6 +7,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
+use crate::sys::holes::Holes;
+
 /// Where the kernel copies nothing: what goes through our memory at a time.
 const BUFFER_BYTES: usize = 256 * 1024;
 
@@ -46,6 +48,27 @@ pub fn copy_range(from: &File, from_at: u64, to: &File, to_at: u64, len: u64) ->
         }
         _ => Err(error),
     }
+}
+
+/// Copies the first `len` bytes into `to`, which is empty, and leaves holes where `from` has them. False if `from` is shorter.
+///
+/// # Errors
+/// As [`copy_range`].
+pub fn copy_sparse(from: &File, to: &File, len: u64) -> io::Result<bool> {
+    let mut holes = Holes::of(from, len);
+    let mut at = 0;
+    while at < len {
+        let hole = holes.hole(from, at);
+        at += match hole {
+            0 => match copy_range(from, at, to, at, holes.data(from, at))? {
+                0 => return Ok(false),
+                done => done,
+            },
+            hole => hole,
+        };
+    }
+    to.set_len(len)?;
+    Ok(true)
 }
 
 fn through_memory(from: &File, from_at: u64, to: &File, to_at: u64, len: usize) -> io::Result<u64> {

@@ -27,21 +27,21 @@ static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
 static NO_FCHMODAT2: AtomicBool = AtomicBool::new(false);
 
 /// A name as the kernel wants it: NUL-ended, on the stack.
-struct CName([u8; 256]);
+pub(super) struct CName([u8; 256]);
 
 impl CName {
-    fn new(name: Name<'_>) -> Self {
+    pub(super) fn new(name: Name<'_>) -> Self {
         let mut bytes = [0; 256];
         bytes[..name.as_bytes().len()].copy_from_slice(name.as_bytes());
         Self(bytes)
     }
 
-    fn as_ptr(&self) -> *const libc::c_char {
+    pub(super) fn as_ptr(&self) -> *const libc::c_char {
         self.0.as_ptr().cast()
     }
 }
 
-fn check(result: i32) -> io::Result<()> {
+pub(super) fn check(result: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -220,7 +220,8 @@ impl Dir {
     /// As [`Dir::stat_at`].
     pub fn stat_mount_at(&self, name: Name<'_>) -> io::Result<(Stat, bool)> {
         let name = CName::new(name);
-        statx(self.as_raw_fd(), name.as_ptr(), libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT)
+        let seen = statx(self.as_raw_fd(), name.as_ptr(), libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT);
+        seen.map(|(stat, more)| (stat, more.is_mount))
     }
 
     /// What the symbolic link `name` points to.
@@ -434,6 +435,14 @@ pub fn stat_fd(fd: BorrowedFd<'_>) -> io::Result<Stat> {
     statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH).map(|(stat, _)| stat)
 }
 
+/// [`stat_fd`], and how many bytes the object takes on its filesystem: fewer than its size if it has holes.
+///
+/// # Errors
+/// As [`stat_fd`].
+pub fn stat_blocks(fd: BorrowedFd<'_>) -> io::Result<(Stat, u64)> {
+    statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH).map(|(stat, more)| (stat, more.bytes))
+}
+
 /// Sets owner and group through an open descriptor.
 ///
 /// # Errors
@@ -462,8 +471,15 @@ pub fn set_mtime(fd: BorrowedFd<'_>, mtime: Time) -> io::Result<()> {
     check(unsafe { libc::futimens(fd.as_raw_fd(), times.as_ptr()) })
 }
 
-/// The metadata, and whether it is the root of a mount.
-fn statx(fd: RawFd, path: *const libc::c_char, flags: i32) -> io::Result<(Stat, bool)> {
+/// What `statx(2)` says beside the metadata.
+struct More {
+    /// It is the root of a mount.
+    is_mount: bool,
+    /// Bytes that are allocated.
+    bytes: u64,
+}
+
+fn statx(fd: RawFd, path: *const libc::c_char, flags: i32) -> io::Result<(Stat, More)> {
     const MASK: u32 = libc::STATX_BASIC_STATS | libc::STATX_BTIME;
     let mut raw = MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: callers pass a NUL-ended path that outlives the call; `raw` is writable.
@@ -482,12 +498,14 @@ fn statx(fd: RawFd, path: *const libc::c_char, flags: i32) -> io::Result<(Stat, 
             mtime: time(raw.stx_mtime),
             size: if matches!(kind, Kind::File | Kind::Symlink) { raw.stx_size } else { 0 },
             rdev: if kind.is_device() { libc::makedev(raw.stx_rdev_major, raw.stx_rdev_minor) } else { 0 },
+            attrs: 0,
         },
         ident: Ident { dev: libc::makedev(raw.stx_dev_major, raw.stx_dev_minor), ino: raw.stx_ino, birth_ns: birth },
         nlink: raw.stx_nlink,
         ctime: time(raw.stx_ctime),
     };
-    Ok((stat, raw.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0))
+    let is_mount = raw.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0;
+    Ok((stat, More { is_mount, bytes: raw.stx_blocks.saturating_mul(512) }))
 }
 
 fn time(t: libc::statx_timestamp) -> Time {

@@ -6,7 +6,10 @@
 use crate::limits::{COMPRESS_BYTES_MIN, COMPRESS_SAMPLE_BYTES, FRAME_PAYLOAD_BYTES_MAX};
 use crate::sys::uring::Packet;
 use crate::wire::WireError;
+use crate::wire::judge::Judge;
 use crate::wire::pool::Pool;
+use std::time::Instant;
+
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
 
 /// Length of a header.
@@ -31,13 +34,25 @@ const _: () = assert!(CRC_AT + 4 == HEADER_BYTES && FRAME_PAYLOAD_BYTES_MAX <= u
 #[derive(Default)]
 pub struct Framer {
     table: Option<CompressTable>,
+    /// Says whether compression pays, where that is asked.
+    judge: Option<Judge>,
     pool: Pool,
 }
 
 impl Framer {
     /// One that compresses, or not.
     pub fn new(compress: bool) -> Self {
-        Self { table: compress.then(CompressTable::large), pool: Pool::default() }
+        Self { table: compress.then(CompressTable::large), judge: None, pool: Pool::default() }
+    }
+
+    /// One that compresses while that pays: whoever uses it has to ask the [`Judge`] for its verdict when that is due.
+    pub fn judged() -> Self {
+        Self { judge: Some(Judge::default()), ..Self::new(true) }
+    }
+
+    /// The judge, if there is one.
+    pub fn judge(&mut self) -> Option<&mut Judge> {
+        self.judge.as_mut()
     }
 
     /// The frame around `payload`, which has 1 to [`FRAME_PAYLOAD_BYTES_MAX`] bytes.
@@ -76,6 +91,10 @@ impl Framer {
         if payload.len() < COMPRESS_BYTES_MIN {
             return None;
         }
+        if let Some(judge) = self.judge.as_mut().filter(|judge| !judge.wants()) {
+            judge.passed(payload.len());
+            return None;
+        }
         let mut out = self.pool.get();
         out.resize(get_maximum_output_size(payload.len()), 0);
         // A sample from the middle, where content is, says whether the whole is worth the time.
@@ -86,7 +105,11 @@ impl Framer {
                 return None;
             }
         }
+        let began = self.judge.is_some().then(Instant::now);
         let len = compress_into_with_table(payload, &mut out, table).ok()?;
+        if let (Some(judge), Some(began)) = (&mut self.judge, began) {
+            judge.compressed(payload.len(), len, began.elapsed().as_nanos() as u64);
+        }
         if !shrinks(len, payload.len()) {
             self.pool.put(out);
             return None;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::model::options::IoChoice;
+use crate::model::options::{Compress, IoChoice};
 use crate::stats::Stats;
 use crate::sys::wake::Wake;
 pub use crate::wire::local::LocalEnd;
@@ -51,11 +51,11 @@ impl Link {
         Self::Local(LocalLink::new(end))
     }
 
-    /// A link over a connected socket, driven as `io` says; frames are compressed if asked for. `stats` counts the bytes sent.
+    /// A link over a connected socket, driven as `io` says; frames are compressed as `compress` says, with `Auto` while it pays. `stats` counts the bytes sent.
     ///
     /// # Errors
     /// `Usage`: io_uring was asked for and cannot be had. `Socket`: the connection is gone, or no descriptors are left.
-    pub fn tcp(stream: TcpStream, io: IoChoice, compress: bool, stats: Option<Arc<Stats>>) -> Result<Self> {
+    pub fn tcp(stream: TcpStream, io: IoChoice, compress: Compress, stats: Option<Arc<Stats>>) -> Result<Self> {
         StreamLink::new(stream, io, compress, stats).map(|link| Self::Stream(Box::new(link)))
     }
 

@@ -3,74 +3,23 @@
 //! What comes out is checked: names and paths are validated, kinds fit their operation, numbers are within their limits. Whether a message
 //! may stand where it stands is the session's business. Encoding is in `payload`; the layout of each is in PROTOCOL.md.
 
+use std::sync::Arc;
+
 use crate::limits::{
-    ERRNO_MAX, INLINE_FILE_BYTES_MAX, LINK_TARGET_BYTES_MAX, MODULE_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, SHAPES_BYTES_MAX,
-    STAGE_CHUNK_BYTES, TEXT_BYTES_MAX,
+    ATTRS_BYTES_MAX, ERRNO_MAX, INLINE_FILE_BYTES_MAX, LINK_TARGET_BYTES_MAX, MODULE_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX,
+    PUT_EXTENTS_MAX, SHAPES_BYTES_MAX, STAGE_CHUNK_BYTES, TEXT_BYTES_MAX,
 };
-use crate::model::meta::{Kind, Meta, Time};
+use crate::model::attrs::{Attrs, Namespaces};
+use crate::model::meta::{Extent, Kind, Meta, Time};
 use crate::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
+use crate::model::options::Writing;
 use crate::model::path::{Name, RelPath};
+use crate::model::scrub::{LookDone, Part, PartSum};
 use crate::wire::codec::Reader;
-use crate::wire::{Token, WireError};
+use crate::wire::{Token, WireError, tag};
 
 /// First bytes of a Hello.
 pub const MAGIC: &[u8; 8] = b"RINGSYNC";
-
-/// Tag bytes; the server's have the highest bit set.
-pub(super) mod tag {
-    pub const HELLO: u8 = 0x01;
-    pub const LIST: u8 = 0x02;
-    pub const BEGIN: u8 = 0x03;
-    pub const OP: u8 = 0x04;
-    pub const OPEN: u8 = 0x05;
-    pub const CLOSE: u8 = 0x06;
-    pub const COMMIT: u8 = 0x07;
-    pub const FILES_OF: u8 = 0x08;
-    pub const FILE: u8 = 0x09;
-    pub const PUT: u8 = 0x0a;
-    pub const STAGE: u8 = 0x0b;
-    pub const STAGE_DROP: u8 = 0x0c;
-    pub const PING: u8 = 0x0d;
-    pub const BYE: u8 = 0x0e;
-    pub const PATCH: u8 = 0x0f;
-    pub const STEPS: u8 = 0x10;
-    pub const SEAL: u8 = 0x11;
-
-    pub const WELCOME: u8 = 0x81;
-    pub const REFUSED: u8 = 0x82;
-    pub const LISTING: u8 = 0x83;
-    pub const ENTRY: u8 = 0x84;
-    pub const LIST_ERROR: u8 = 0x85;
-    pub const LIST_END: u8 = 0x86;
-    pub const FAILED: u8 = 0x87;
-    pub const ACK: u8 = 0x88;
-    pub const PONG: u8 = 0x89;
-    pub const FATAL: u8 = 0x8a;
-    pub const SEALED: u8 = 0x8b;
-
-    pub const ROLE_CONTROL: u8 = 1;
-    pub const ROLE_CONTENT: u8 = 2;
-
-    pub const OP_MOVE: u8 = 1;
-    pub const OP_PARK: u8 = 2;
-    pub const OP_MKDIR: u8 = 3;
-    pub const OP_SYMLINK: u8 = 4;
-    pub const OP_SPECIAL: u8 = 5;
-    pub const OP_SET_META: u8 = 6;
-    pub const OP_PLACE: u8 = 7;
-    pub const OP_LINK: u8 = 8;
-    pub const OP_UNLINK: u8 = 9;
-    pub const OP_RMDIR: u8 = 10;
-    pub const OP_DIR_META: u8 = 11;
-
-    /// A directory is the one named last in this payload.
-    pub const DIR_SAME: u8 = 0;
-    /// A directory's path follows.
-    pub const DIR_NEW: u8 = 1;
-
-    pub const ABILITY_CHOWN: u8 = 1;
-    pub const ABILITY_MKNOD: u8 = 1 << 1;
-}
 
 /// The first message of every connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +30,17 @@ pub struct Hello {
     pub version_max: u16,
     /// What the connection is for.
     pub role: Role,
+}
+
+impl Hello {
+    /// The same, with the mirror's files written so. Nothing for a content connection.
+    #[must_use]
+    pub fn with_writing(mut self, how: Writing) -> Self {
+        if let Role::Control { writing, .. } = &mut self.role {
+            *writing = how;
+        }
+        self
+    }
 }
 
 /// What a connection is for.
@@ -94,6 +54,12 @@ pub enum Role {
         path: RelPath,
         /// Content connections that will follow, at most.
         threads: u16,
+        /// Attributes that the client carries.
+        attrs: Namespaces,
+        /// Nothing will be changed, and the server refuses what would.
+        read_only: bool,
+        /// How files are to be written.
+        writing: Writing,
     },
     /// Joins a session.
     Content {
@@ -152,6 +118,30 @@ pub enum Message<'a> {
         meta: Meta,
         /// Its content.
         data: &'a [u8],
+        /// Nothing has the name, as far as the client knows: a hint, not a condition.
+        new: bool,
+    },
+    /// A whole small file with holes.
+    PutSparse {
+        /// Its number in the cycle's FILES.
+        index: u32,
+        /// Its place.
+        at: Spot,
+        /// Its metadata.
+        meta: Meta,
+        /// Where it has data, in order: 0 to [`PUT_EXTENTS_MAX`], within its size.
+        extents: Vec<Extent>,
+        /// What stands there, one behind the other.
+        data: &'a [u8],
+    },
+    /// A hole of a large file in staging, in place of a piece.
+    Hole {
+        /// Number of the staged file, unique in a session.
+        id: u64,
+        /// Where it begins.
+        offset: u64,
+        /// How long it is; not 0.
+        len: u64,
     },
     /// A piece of a large file, into staging.
     Stage {
@@ -162,7 +152,16 @@ pub enum Message<'a> {
         /// The piece.
         data: &'a [u8],
     },
-    /// A staged file will not be used.
+    /// Names the content of a staged file before its first piece: a [`Message::Resumed`] is due.
+    Resume {
+        /// Number of the staged file.
+        id: u64,
+        /// What the content is called: the same as long as it is.
+        key: [u8; 16],
+        /// How long it is.
+        size: u64,
+    },
+    /// A staged file will not be used. The file 0, which is none, stands for all that earlier sessions left.
     StageDrop {
         /// Its number.
         id: u64,
@@ -190,6 +189,24 @@ pub enum Message<'a> {
         /// What the content's digest has to be (`delta::Digest`).
         digest: [u8; 32],
     },
+    /// The attributes that the metadata of what follows in this payload may name by their digest, until the next ones.
+    Attrs(Arc<Attrs>),
+    /// Asks for digests of parts of files.
+    Sum {
+        /// Number that the answer repeats.
+        id: u64,
+        /// The files' directory.
+        dir: RelPath,
+        /// 1 to [`SUM_FILES_MAX`](crate::limits::SUM_FILES_MAX) parts.
+        parts: Vec<Part>,
+    },
+    /// Asks what is in a directory, and not below.
+    Look {
+        /// Number that the answer repeats.
+        id: u64,
+        /// The directory.
+        dir: RelPath,
+    },
     /// Asks for a Pong.
     Ping,
     /// The client ends the session in good order.
@@ -210,6 +227,24 @@ pub enum Message<'a> {
         id: u64,
         /// 0: it has the digest. Otherwise it is dropped: `ESTALE` if the base was not what it should be, or why it could not be made.
         errno: i32,
+    },
+    /// The answer to a [`Message::Sum`].
+    Summed {
+        /// The question's number.
+        id: u64,
+        /// One for each part, in their order.
+        sums: Vec<PartSum>,
+    },
+    /// A part of the answer to a [`Message::Look`].
+    Looked(LookDone),
+    /// The answer to a [`Message::Resume`].
+    Resumed {
+        /// Number of the staged file.
+        id: u64,
+        /// The shape of what is there of it, from its start on (`delta::code::take_shape`).
+        shape: &'a [u8],
+        /// The digest of that (`delta::Digest`); zeros if it is nothing.
+        digest: [u8; 32],
     },
     /// Refuses the connection; the last message on it.
     Refused {
@@ -256,18 +291,20 @@ pub enum Message<'a> {
 
 /// Decodes the messages of one payload, in order. After an error it yields nothing more.
 pub struct Messages<'a> {
-    rest: Reader<'a>,
+    pub(super) rest: Reader<'a>,
     dir: RelPath,
+    /// Digest of the last Attrs; 0: none yet.
+    attrs: u64,
     failed: bool,
 }
 
 impl<'a> Messages<'a> {
     /// A decoder at the start of `payload`.
     pub fn new(payload: &'a [u8]) -> Self {
-        Self { rest: Reader::new(payload), dir: RelPath::root(), failed: false }
+        Self { rest: Reader::new(payload), dir: RelPath::root(), attrs: 0, failed: false }
     }
 
-    fn dir(&mut self) -> Result<RelPath, WireError> {
+    pub(super) fn dir(&mut self) -> Result<RelPath, WireError> {
         match self.rest.u8()? {
             tag::DIR_SAME => {}
             tag::DIR_NEW => self.dir = RelPath::new(self.rest.bytes(PATH_BYTES_MAX)?)?,
@@ -282,24 +319,58 @@ impl<'a> Messages<'a> {
         Ok(Spot { dir, name })
     }
 
-    fn meta(&mut self) -> Result<Meta, WireError> {
+    pub(super) fn meta(&mut self) -> Result<Meta, WireError> {
         let mode = self.rest.u16()?;
         let kind = Kind::from_mode(u32::from(mode)).ok_or(WireError::Value("mode of no kind"))?;
         let uid = self.rest.varint_u32()?;
         let gid = self.rest.varint_u32()?;
         let sec = self.rest.signed()?;
-        let nsec = self.rest.varint_u32()?;
+        let coded = self.rest.varint_u32()?;
+        let has_attrs = coded >= tag::HAS_ATTRS;
+        let nsec = if has_attrs { coded - tag::HAS_ATTRS } else { coded };
         if nsec > 999_999_999 {
             return Err(WireError::Value("nanoseconds beyond a second"));
         }
         let size = self.rest.varint()?;
         let rdev = if kind.is_device() { self.rest.varint()? } else { 0 };
-        Ok(Meta { kind, mode: u32::from(mode) & 0o7777, uid, gid, mtime: Time { sec, nsec }, size, rdev })
+        let attrs = if has_attrs { u64::from_le_bytes(self.rest.array()?) } else { 0 };
+        if has_attrs && attrs == 0 {
+            return Err(WireError::Value("digest of no attributes"));
+        }
+        Ok(Meta { kind, mode: u32::from(mode) & 0o7777, uid, gid, mtime: Time { sec, nsec }, size, rdev, attrs })
     }
 
+    /// Metadata that is to be set: of a kind that fits, with attributes that have come.
     fn meta_of(&mut self, fits: impl FnOnce(Kind) -> bool) -> Result<Meta, WireError> {
+        let meta = self.meta_told(fits)?;
+        if meta.attrs != 0 && meta.attrs != self.attrs {
+            return Err(WireError::Value("digest of other attributes than the last ones"));
+        }
+        Ok(meta)
+    }
+
+    /// Metadata that something has: of a kind that fits.
+    pub(super) fn meta_told(&mut self, fits: impl FnOnce(Kind) -> bool) -> Result<Meta, WireError> {
         let meta = self.meta()?;
         if fits(meta.kind) { Ok(meta) } else { Err(WireError::Value("kind does not fit the operation")) }
+    }
+
+    fn writing(&mut self) -> Result<Writing, WireError> {
+        let bits = self.rest.u8()?;
+        if bits & !(tag::WRITING_IN_PLACE | tag::WRITING_PREALLOCATE) != 0 {
+            return Err(WireError::Value("unknown way of writing"));
+        }
+        Ok(Writing { in_place: bits & tag::WRITING_IN_PLACE != 0, preallocate: bits & tag::WRITING_PREALLOCATE != 0 })
+    }
+
+    fn namespaces(&mut self) -> Result<Namespaces, WireError> {
+        Namespaces::from_bits(self.rest.u8()?).ok_or(WireError::Value("unknown namespace of attributes"))
+    }
+
+    fn attrs(&mut self) -> Result<Arc<Attrs>, WireError> {
+        let attrs = Attrs::decode(self.rest.bytes(ATTRS_BYTES_MAX)?)?;
+        self.attrs = attrs.digest();
+        Ok(Arc::new(attrs))
     }
 
     fn target(&mut self) -> Result<Option<Box<[u8]>>, WireError> {
@@ -349,7 +420,9 @@ impl<'a> Messages<'a> {
                 if module.is_empty() {
                     return Err(WireError::Value("module without a name"));
                 }
-                Role::Control { module: module.into(), path: self.dir()?, threads: self.rest.u16()? }
+                let (path, threads) = (self.dir()?, self.rest.u16()?);
+                let (attrs, read_only, writing) = (self.namespaces()?, self.access()?, self.writing()?);
+                Role::Control { module: module.into(), path, threads, attrs, read_only, writing }
             }
             tag::ROLE_CONTENT => Role::Content { token: self.rest.array()?, index: self.rest.u16()? },
             _ => return Err(WireError::Value("unknown role")),
@@ -364,14 +437,14 @@ impl<'a> Messages<'a> {
         }
     }
 
-    fn errno_or_zero(&mut self) -> Result<i32, WireError> {
+    pub(super) fn errno_or_zero(&mut self) -> Result<i32, WireError> {
         match i32::from(self.rest.u16()?) {
             errno @ 0..=ERRNO_MAX => Ok(errno),
             _ => Err(WireError::Value("no error number")),
         }
     }
 
-    fn entry(&mut self) -> Result<Entry, WireError> {
+    pub(super) fn entry(&mut self) -> Result<Entry, WireError> {
         let name = Name::new(self.rest.bytes(NAME_BYTES_MAX)?)?.to_owned();
         let meta = self.meta()?;
         let target = if meta.kind == Kind::Symlink { self.target()? } else { None };
@@ -382,13 +455,44 @@ impl<'a> Messages<'a> {
         Ok(Entry { name, meta, target, link_group })
     }
 
-    fn put(&mut self) -> Result<Message<'a>, WireError> {
+    fn put(&mut self, new: bool) -> Result<Message<'a>, WireError> {
         let index = self.rest.varint_u32()?;
         let at = self.spot()?;
         let meta = self.meta_of(|kind| kind == Kind::File)?;
         let len = usize::try_from(meta.size).ok().filter(|len| *len <= INLINE_FILE_BYTES_MAX);
         let len = len.ok_or(WireError::Value("inline file beyond its limit"))?;
-        Ok(Message::Put { index, at, meta, data: self.rest.take(len)? })
+        Ok(Message::Put { index, at, meta, data: self.rest.take(len)?, new })
+    }
+
+    fn put_sparse(&mut self) -> Result<Message<'a>, WireError> {
+        let index = self.rest.varint_u32()?;
+        let at = self.spot()?;
+        let meta = self.meta_of(|kind| kind == Kind::File)?;
+        if meta.size > INLINE_FILE_BYTES_MAX as u64 {
+            return Err(WireError::Value("inline file beyond its limit"));
+        }
+        let count = self.rest.varint()?;
+        if count > PUT_EXTENTS_MAX as u64 {
+            return Err(WireError::Value("too many pieces of a file with holes"));
+        }
+        let (mut extents, mut end, mut sum) = (Vec::with_capacity(count as usize), 0u64, 0);
+        for _ in 0..count {
+            let (gap, len) = (self.rest.varint()?, self.rest.varint()?);
+            let at = end.checked_add(gap);
+            let after = at.and_then(|at| at.checked_add(len)).filter(|after| *after <= meta.size && len > 0);
+            let (Some(at), Some(after)) = (at, after) else { return Err(WireError::Value("piece beyond the file's end")) };
+            extents.push(Extent { at, len });
+            (end, sum) = (after, sum + len);
+        }
+        Ok(Message::PutSparse { index, at, meta, extents, data: self.rest.take(sum as usize)? })
+    }
+
+    fn hole(&mut self) -> Result<Message<'a>, WireError> {
+        let (id, offset, len) = (self.rest.varint()?, self.rest.varint()?, self.rest.varint()?);
+        if len == 0 || offset.checked_add(len).is_none_or(|end| end > i64::MAX.cast_unsigned()) {
+            return Err(WireError::Value("hole beyond the largest file, or of nothing"));
+        }
+        Ok(Message::Hole { id, offset, len })
     }
 
     fn message(&mut self) -> Result<Message<'a>, WireError> {
@@ -402,7 +506,10 @@ impl<'a> Messages<'a> {
             tag::COMMIT => Message::Commit,
             tag::FILES_OF => Message::FilesOf { cycle: self.rest.varint()? },
             tag::FILE => Message::File { index: self.rest.varint_u32()?, op: self.op()? },
-            tag::PUT => self.put()?,
+            tag::PUT => self.put(false)?,
+            tag::PUT_NEW => self.put(true)?,
+            tag::PUT_SPARSE => self.put_sparse()?,
+            tag::HOLE => self.hole()?,
             tag::STAGE => {
                 let id = self.rest.varint()?;
                 let offset = self.rest.varint()?;
@@ -416,7 +523,17 @@ impl<'a> Messages<'a> {
             tag::PATCH => Message::Patch { id: self.rest.varint()?, base: self.spot()?, shapes: self.rest.bytes(SHAPES_BYTES_MAX)? },
             tag::STEPS => Message::Steps { id: self.rest.varint()?, data: self.rest.bytes(STAGE_CHUNK_BYTES)? },
             tag::SEAL => Message::Seal { id: self.rest.varint()?, digest: self.rest.array()? },
+            tag::RESUME => Message::Resume { id: self.rest.varint()?, key: self.rest.array()?, size: self.rest.varint()? },
+            tag::RESUMED => {
+                let (id, shape) = (self.rest.varint()?, self.rest.bytes(SHAPES_BYTES_MAX)?);
+                Message::Resumed { id, shape, digest: self.rest.array()? }
+            }
             tag::SEALED => Message::Sealed { id: self.rest.varint()?, errno: self.errno_or_zero()? },
+            tag::ATTRS => Message::Attrs(self.attrs()?),
+            tag::SUM => self.sum()?,
+            tag::LOOK => Message::Look { id: self.rest.varint()?, dir: self.dir()? },
+            tag::SUMMED => self.summed()?,
+            tag::LOOKED => Message::Looked(self.looked()?),
             tag::PING => Message::Ping,
             tag::BYE => Message::Bye,
             tag::WELCOME => {
@@ -426,11 +543,12 @@ impl<'a> Messages<'a> {
                 if bits & !(tag::ABILITY_CHOWN | tag::ABILITY_MKNOD) != 0 {
                     return Err(WireError::Value("unknown ability"));
                 }
-                let abilities = Abilities { chown: bits & tag::ABILITY_CHOWN != 0, mknod: bits & tag::ABILITY_MKNOD != 0 };
+                let (chown, mknod) = (bits & tag::ABILITY_CHOWN != 0, bits & tag::ABILITY_MKNOD != 0);
+                let abilities = Abilities { chown, mknod, attrs: self.namespaces()? };
                 Message::Welcome { version, token, abilities }
             }
             tag::REFUSED => Message::Refused { code: self.rest.u8()?, text: self.rest.text(TEXT_BYTES_MAX)? },
-            tag::LISTING => Message::Listing { dir: self.dir()?, meta: self.meta_of(|kind| kind == Kind::Dir)? },
+            tag::LISTING => Message::Listing { dir: self.dir()?, meta: self.meta_told(|kind| kind == Kind::Dir)? },
             tag::ENTRY => Message::Entry(self.entry()?),
             tag::LIST_ERROR => Message::ListError { dir: self.dir()?, errno: self.errno()? },
             tag::LIST_END => Message::ListEnd,

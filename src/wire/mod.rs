@@ -6,13 +6,18 @@
 mod codec;
 mod epoll;
 pub mod frame;
+pub mod judge;
 pub mod link;
 mod local;
 pub mod message;
 pub mod payload;
 mod pool;
+mod scrub;
 pub mod session;
+#[cfg(test)]
+mod session_tests;
 mod stream;
+mod tag;
 
 pub use link::{Incoming, Link};
 pub use local::LocalEnd;
@@ -20,6 +25,7 @@ pub use message::{Hello, Message, Messages, Role};
 pub use payload::{Mark, Payload};
 
 use crate::error::Error;
+use crate::model::attrs::AttrsError;
 use crate::model::path::PathError;
 
 /// What both ends of this build can speak, oldest and newest.
@@ -54,6 +60,9 @@ pub enum WireError {
     /// A name or path is not a plain relative one.
     #[error("bad path: {0}")]
     Path(#[from] PathError),
+    /// Attributes in no canonical form, or beyond their limits.
+    #[error("bad attributes: {0}")]
+    Attrs(#[from] AttrsError),
     /// A message that may not stand here.
     #[error("unexpected message: {0}")]
     Order(&'static str),

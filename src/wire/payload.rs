@@ -4,14 +4,18 @@
 //! [is full](Payload::is_full) after a message never grows beyond what a frame takes. Used by the sender, the workers and the receiver.
 
 use crate::limits::{
-    ERRNO_MAX, FRAME_FILL_BYTES, INLINE_FILE_BYTES_MAX, MODULE_BYTES_MAX, SHAPES_BYTES_MAX, STAGE_CHUNK_BYTES, TEXT_BYTES_MAX,
+    ATTRS_BYTES_MAX, ERRNO_MAX, FRAME_FILL_BYTES, INLINE_FILE_BYTES_MAX, MODULE_BYTES_MAX, SHAPES_BYTES_MAX, STAGE_CHUNK_BYTES,
+    TEXT_BYTES_MAX,
 };
-use crate::model::meta::{Kind, Meta};
+use crate::model::attrs::Attrs;
+use crate::model::cycle::AttrsTable;
+use crate::model::meta::{Extent, Kind, Meta};
 use crate::model::op::{Abilities, Entry, Op, OpError, Spot};
 use crate::model::path::RelPath;
 use crate::wire::Token;
 use crate::wire::codec::{put_bytes, put_signed, put_text, put_varint};
-use crate::wire::message::{Hello, MAGIC, Message, Role, tag};
+use crate::wire::message::{Hello, MAGIC, Message, Role};
+use crate::wire::tag;
 
 /// Said of an error number that the wire does not carry.
 const ERRNO_OTHER: i32 = 5;
@@ -21,15 +25,17 @@ const ERRNO_OTHER: i32 = 5;
 pub struct Mark {
     len: usize,
     dir: RelPath,
+    attrs: u64,
 }
 
 /// A payload that is being built.
 ///
-/// Invariant: `dir` is what a decoder at the end of `bytes` would hold as the last directory.
+/// Invariant: `dir` is what a decoder at the end of `bytes` would hold as the last directory, `attrs` the digest of the last attributes.
 #[derive(Debug)]
 pub struct Payload {
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
     dir: RelPath,
+    attrs: u64,
 }
 
 impl Default for Payload {
@@ -47,7 +53,7 @@ impl Payload {
     /// An empty one that uses `buffer`'s memory (from `Link::buffer`).
     pub fn over(mut buffer: Vec<u8>) -> Self {
         buffer.clear();
-        Self { bytes: buffer, dir: RelPath::root() }
+        Self { bytes: buffer, dir: RelPath::root(), attrs: 0 }
     }
 
     /// Bytes so far.
@@ -60,7 +66,7 @@ impl Payload {
         self.bytes.is_empty()
     }
 
-    /// Whether it should be sent now. One message more always fits into a payload that is not full.
+    /// Whether it should be sent now. One message more, with the attributes that it names, always fits into a payload that is not full.
     pub fn is_full(&self) -> bool {
         self.bytes.len() >= FRAME_FILL_BYTES
     }
@@ -69,6 +75,7 @@ impl Payload {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.dir = RelPath::root();
+        self.attrs = 0;
     }
 
     /// Takes the payload out for `Link::send`, and goes on empty in `buffer` (from `Link::buffer`).
@@ -76,6 +83,7 @@ impl Payload {
     pub fn replace(&mut self, mut buffer: Vec<u8>) -> Vec<u8> {
         buffer.clear();
         self.dir = RelPath::root();
+        self.attrs = 0;
         std::mem::replace(&mut self.bytes, buffer)
     }
 
@@ -92,7 +100,7 @@ impl Payload {
 
     /// The present end, to be able to [roll back](Payload::rollback) what is added after it.
     pub fn mark(&self) -> Mark {
-        Mark { len: self.bytes.len(), dir: self.dir.clone() }
+        Mark { len: self.bytes.len(), dir: self.dir.clone(), attrs: self.attrs }
     }
 
     /// Removes what was added since `mark` was taken: a file that changed while it was read.
@@ -100,9 +108,10 @@ impl Payload {
         debug_assert!(mark.len <= self.bytes.len(), "a mark of another payload");
         self.bytes.truncate(mark.len);
         self.dir = mark.dir;
+        self.attrs = mark.attrs;
     }
 
-    fn dir(&mut self, dir: &RelPath) {
+    pub(super) fn dir(&mut self, dir: &RelPath) {
         if *dir == self.dir {
             self.bytes.push(tag::DIR_SAME);
         } else {
@@ -117,28 +126,32 @@ impl Payload {
         put_bytes(&mut self.bytes, spot.name.as_bytes());
     }
 
-    fn u16(&mut self, value: u16) {
+    pub(super) fn u16(&mut self, value: u16) {
         self.bytes.extend_from_slice(&value.to_le_bytes());
     }
 
-    fn varint(&mut self, value: u64) {
+    pub(super) fn varint(&mut self, value: u64) {
         put_varint(&mut self.bytes, value);
     }
 
-    fn meta(&mut self, meta: &Meta, size: u64) {
+    pub(super) fn meta(&mut self, meta: &Meta, size: u64) {
         debug_assert!(meta.mtime.nsec < 1_000_000_000);
         self.u16((meta.kind.mode_bits() | meta.mode & 0o7777) as u16);
         self.varint(meta.uid.into());
         self.varint(meta.gid.into());
         put_signed(&mut self.bytes, meta.mtime.sec);
-        self.varint(meta.mtime.nsec.into());
+        let has_attrs = if meta.attrs == 0 { 0 } else { tag::HAS_ATTRS };
+        self.varint((meta.mtime.nsec + has_attrs).into());
         self.varint(size);
         if meta.kind.is_device() {
             self.varint(meta.rdev);
         }
+        if meta.attrs != 0 {
+            self.bytes.extend_from_slice(&meta.attrs.to_le_bytes());
+        }
     }
 
-    fn errno(&mut self, errno: i32) {
+    pub(super) fn errno(&mut self, errno: i32) {
         let errno = if (1..=ERRNO_MAX).contains(&errno) { errno } else { ERRNO_OTHER };
         self.u16(errno as u16);
     }
@@ -157,11 +170,16 @@ impl Payload {
         self.u16(hello.version_min);
         self.u16(hello.version_max);
         match &hello.role {
-            Role::Control { module, path, threads } => {
+            Role::Control { module, path, threads, attrs, read_only, writing } => {
                 self.bytes.push(tag::ROLE_CONTROL);
                 put_text(&mut self.bytes, module, MODULE_BYTES_MAX);
                 self.dir(path);
                 self.u16(*threads);
+                self.bytes.push(attrs.bits());
+                self.bytes.push((*read_only).into());
+                let in_place = if writing.in_place { tag::WRITING_IN_PLACE } else { 0 };
+                let preallocate = if writing.preallocate { tag::WRITING_PREALLOCATE } else { 0 };
+                self.bytes.push(in_place | preallocate);
             }
             Role::Content { token, index } => {
                 self.bytes.push(tag::ROLE_CONTENT);
@@ -280,9 +298,9 @@ impl Payload {
     }
 
     /// [`Message::Put`]: returns the `len` bytes to read the content into, at most [`INLINE_FILE_BYTES_MAX`]. The metadata is sent with `len` as its size.
-    pub fn put(&mut self, index: u32, at: &Spot, meta: &Meta, len: usize) -> &mut [u8] {
+    pub fn put(&mut self, index: u32, at: &Spot, meta: &Meta, len: usize, new: bool) -> &mut [u8] {
         debug_assert!(meta.kind == Kind::File && len <= INLINE_FILE_BYTES_MAX);
-        self.bytes.push(tag::PUT);
+        self.bytes.push(if new { tag::PUT_NEW } else { tag::PUT });
         self.varint(index.into());
         self.spot(at);
         self.meta(meta, len as u64);
@@ -297,6 +315,31 @@ impl Payload {
         self.varint(offset);
         self.varint(len as u64);
         self.space(len)
+    }
+
+    /// [`Message::PutSparse`]: returns the room for the content of `extents`, which are in order, lie within the size of `meta` and are
+    /// [`PUT_EXTENTS_MAX`](crate::limits::PUT_EXTENTS_MAX) at most.
+    pub fn put_sparse(&mut self, index: u32, at: &Spot, meta: &Meta, extents: &[Extent]) -> &mut [u8] {
+        self.bytes.push(tag::PUT_SPARSE);
+        self.varint(index.into());
+        self.spot(at);
+        self.meta(meta, meta.size);
+        self.varint(extents.len() as u64);
+        let (mut end, mut sum) = (0, 0);
+        for extent in extents {
+            self.varint(extent.at - end);
+            self.varint(extent.len);
+            (end, sum) = (extent.at + extent.len, sum + extent.len);
+        }
+        self.space(sum as usize)
+    }
+
+    /// [`Message::Hole`]
+    pub fn hole(&mut self, id: u64, offset: u64, len: u64) {
+        self.bytes.push(tag::HOLE);
+        self.varint(id);
+        self.varint(offset);
+        self.varint(len);
     }
 
     /// [`Message::StageDrop`]
@@ -338,6 +381,44 @@ impl Payload {
         if errno == 0 { self.u16(0) } else { self.errno(errno) }
     }
 
+    /// [`Message::Attrs`], unless they were the last ones in this payload.
+    pub fn attrs(&mut self, attrs: &Attrs) {
+        if self.attrs != attrs.digest() {
+            self.bytes.push(tag::ATTRS);
+            debug_assert!(attrs.as_bytes().len() <= ATTRS_BYTES_MAX);
+            put_bytes(&mut self.bytes, attrs.as_bytes());
+            self.attrs = attrs.digest();
+        }
+    }
+
+    /// The attributes that the operation names, which are in `table`.
+    pub fn attrs_of(&mut self, op: &Op, table: &AttrsTable) {
+        if let Some(meta) = op.meta().filter(|meta| meta.attrs != 0) {
+            let attrs = table.get(&meta.attrs);
+            debug_assert!(attrs.is_some(), "an operation whose attributes nobody has: {op:?}");
+            if let Some(attrs) = attrs {
+                self.attrs(attrs);
+            }
+        }
+    }
+
+    /// [`Message::Resume`]
+    pub fn resume(&mut self, id: u64, key: &[u8; 16], size: u64) {
+        self.bytes.push(tag::RESUME);
+        self.varint(id);
+        self.bytes.extend_from_slice(key);
+        self.varint(size);
+    }
+
+    /// [`Message::Resumed`]
+    pub fn resumed(&mut self, id: u64, shape: &[u8], digest: &[u8; 32]) {
+        debug_assert!(shape.len() <= SHAPES_BYTES_MAX);
+        self.bytes.push(tag::RESUMED);
+        self.varint(id);
+        put_bytes(&mut self.bytes, shape);
+        self.bytes.extend_from_slice(digest);
+    }
+
     /// [`Message::Ping`]
     pub fn ping(&mut self) {
         self.bytes.push(tag::PING);
@@ -355,7 +436,7 @@ impl Payload {
         self.bytes.extend_from_slice(token);
         let chown = if abilities.chown { tag::ABILITY_CHOWN } else { 0 };
         let mknod = if abilities.mknod { tag::ABILITY_MKNOD } else { 0 };
-        self.bytes.push(chown | mknod);
+        self.bytes.extend_from_slice(&[chown | mknod, abilities.attrs.bits()]);
     }
 
     /// [`Message::Refused`]. Control characters in `text` become `?`; what is beyond [`TEXT_BYTES_MAX`] is cut.
@@ -374,6 +455,10 @@ impl Payload {
     /// [`Message::Entry`]
     pub fn entry(&mut self, entry: &Entry) {
         self.bytes.push(tag::ENTRY);
+        self.entry_body(entry);
+    }
+
+    pub(super) fn entry_body(&mut self, entry: &Entry) {
         put_bytes(&mut self.bytes, entry.name.as_bytes());
         self.meta(&entry.meta, entry.meta.size);
         if entry.meta.kind == Kind::Symlink {
@@ -430,13 +515,22 @@ impl Payload {
             Message::Commit => self.commit(),
             Message::FilesOf { cycle } => self.files_of(*cycle),
             Message::File { index, op } => self.file(*index, op),
-            Message::Put { index, at, meta, data } => self.put(*index, at, meta, data.len()).copy_from_slice(data),
+            Message::Put { index, at, meta, data, new } => self.put(*index, at, meta, data.len(), *new).copy_from_slice(data),
+            Message::PutSparse { index, at, meta, extents, data } => self.put_sparse(*index, at, meta, extents).copy_from_slice(data),
+            Message::Hole { id, offset, len } => self.hole(*id, *offset, *len),
             Message::Stage { id, offset, data } => self.stage(*id, *offset, data.len()).copy_from_slice(data),
             Message::StageDrop { id } => self.stage_drop(*id),
             Message::Patch { id, base, shapes } => self.patch(*id, base, shapes),
             Message::Steps { id, data } => self.steps(*id, data),
             Message::Seal { id, digest } => self.seal(*id, digest),
+            Message::Resume { id, key, size } => self.resume(*id, key, *size),
+            Message::Resumed { id, shape, digest } => self.resumed(*id, shape, digest),
             Message::Sealed { id, errno } => self.sealed(*id, *errno),
+            Message::Attrs(attrs) => self.attrs(attrs),
+            Message::Sum { id, dir, parts } => self.sum(*id, dir, parts),
+            Message::Look { id, dir } => self.look(*id, dir),
+            Message::Summed { id, sums } => self.summed(*id, sums),
+            Message::Looked(part) => self.looked(part.id, part.last, &part.dir, &part.entries),
             Message::Ping => self.ping(),
             Message::Bye => self.bye(),
             Message::Welcome { version, token, abilities } => self.welcome(*version, token, *abilities),

@@ -8,16 +8,18 @@ use std::io;
 
 use crate::error::{Error, Exit, Result};
 use crate::limits::{CYCLE_OPS_MAX, CYCLES_IN_FLIGHT_MAX, MODULE_BYTES_MAX, THREADS_MAX};
+use crate::model::attrs::Namespaces;
 use crate::model::op::{Abilities, Op, OpError};
+use crate::model::options::Writing;
 use crate::model::path::RelPath;
 use crate::wire::message::{Hello, Message, Role};
 use crate::wire::{Token, VERSION_MAX, VERSION_MIN, WireError};
 
-const OPS_MAX: u32 = CYCLE_OPS_MAX as u32;
+pub(super) const OPS_MAX: u32 = CYCLE_OPS_MAX as u32;
 const _: () = assert!(CYCLE_OPS_MAX <= u32::MAX as usize && THREADS_MAX <= u16::MAX as usize);
 
 impl Hello {
-    /// Opens a session for the directory `path` of `module`, with at most `threads` content connections.
+    /// Opens a session for the directory `path` of `module`, with at most `threads` content connections, that carries no attributes.
     ///
     /// # Errors
     /// `Usage`: a module's name has 1 to 255 bytes and no control characters.
@@ -25,7 +27,32 @@ impl Hello {
         if module.is_empty() || module.len() > MODULE_BYTES_MAX || module.chars().any(char::is_control) {
             return Err(Error::Usage(format!("{module:?} can be no module: 1 to {MODULE_BYTES_MAX} bytes without control characters")));
         }
-        Ok(Self::with(Role::Control { module: module.into(), path, threads }))
+        Ok(Self::with(Role::Control {
+            module: module.into(),
+            path,
+            threads,
+            attrs: Namespaces::NONE,
+            read_only: false,
+            writing: Writing::default(),
+        }))
+    }
+
+    /// The same, of a session that carries these attributes.
+    #[must_use]
+    pub fn carrying(mut self, carried: Namespaces) -> Self {
+        if let Role::Control { attrs, .. } = &mut self.role {
+            *attrs = carried;
+        }
+        self
+    }
+
+    /// The same for a session in which nothing is changed.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        if let Role::Control { read_only, .. } = &mut self.role {
+            *read_only = true;
+        }
+        self
     }
 
     /// Joins the session that gave `token`, as its content connection `index`.
@@ -165,7 +192,8 @@ impl ControlServer {
     pub fn check(&mut self, message: &Message<'_>) -> std::result::Result<(), WireError> {
         self.at = match (self.at, message) {
             (At::Ended, _) => return Err(WireError::Order("one after Bye")),
-            (at, Message::Ping | Message::Stage { .. } | Message::StageDrop { .. }) => at,
+            (at, Message::Ping | Message::Stage { .. } | Message::Hole { .. } | Message::StageDrop { .. }) => at,
+            (at @ (At::Pre | At::Files | At::Post), Message::Attrs(_)) => at,
             (At::Idle, Message::List { .. }) => At::Idle,
             (At::Idle, Message::Bye) => At::Ended,
             (At::Idle, Message::Begin { cycle }) => {
@@ -182,7 +210,9 @@ impl ControlServer {
                 At::Files
             }
             (At::Files, Message::File { index, op }) => check_file(*index, op).and_then(|()| self.count(At::Files))?,
-            (At::Files, Message::Put { index, .. }) => check_index(*index).and_then(|()| self.count(At::Files))?,
+            (At::Files, Message::Put { index, .. } | Message::PutSparse { index, .. }) => {
+                check_index(*index).and_then(|()| self.count(At::Files))?
+            }
             (At::Files, Message::Close { files }) => {
                 if *files > OPS_MAX {
                     return Err(WireError::Order("more files than a cycle has"));
@@ -242,8 +272,9 @@ impl ContentServer {
             return Err(WireError::Order("one after Bye"));
         }
         match message {
-            Message::Ping | Message::Stage { .. } | Message::StageDrop { .. } => Ok(()),
-            Message::Patch { .. } | Message::Steps { .. } | Message::Seal { .. } => Ok(()),
+            Message::Ping | Message::Stage { .. } | Message::Hole { .. } | Message::StageDrop { .. } => Ok(()),
+            Message::Patch { .. } | Message::Steps { .. } | Message::Seal { .. } | Message::Attrs(_) | Message::Resume { .. } => Ok(()),
+            Message::Sum { .. } | Message::Look { .. } => Ok(()),
             Message::Bye => {
                 self.ended = true;
                 Ok(())
@@ -255,9 +286,11 @@ impl ContentServer {
                 self.cycle = Some(*cycle);
                 Ok(())
             }
-            Message::File { .. } | Message::Put { .. } if self.cycle.is_none() => Err(WireError::Order("a file before its cycle")),
+            Message::File { .. } | Message::Put { .. } | Message::PutSparse { .. } if self.cycle.is_none() => {
+                Err(WireError::Order("a file before its cycle"))
+            }
             Message::File { index, op } => check_file(*index, op),
-            Message::Put { index, .. } => check_index(*index),
+            Message::Put { index, .. } | Message::PutSparse { index, .. } => check_index(*index),
             _ => Err(WireError::Order("not allowed on a content connection")),
         }
     }
@@ -371,7 +404,10 @@ impl ControlClient {
 #[derive(Debug, Default)]
 pub struct ContentClient {
     pings: u32,
+    resumes: u32,
     seals: u32,
+    sums: u32,
+    looks: u32,
 }
 
 impl ContentClient {
@@ -385,9 +421,24 @@ impl ContentClient {
         self.pings += 1;
     }
 
+    /// Says that a Resume was sent.
+    pub fn sent_resume(&mut self) {
+        self.resumes += 1;
+    }
+
     /// Says that a Seal was sent.
     pub fn sent_seal(&mut self) {
         self.seals += 1;
+    }
+
+    /// Says that a Sum was sent.
+    pub fn sent_sum(&mut self) {
+        self.sums += 1;
+    }
+
+    /// Says that a Look was sent.
+    pub fn sent_look(&mut self) {
+        self.looks += 1;
     }
 
     /// Takes one message of the server. A Fatal passes: see [`fatal`].
@@ -397,8 +448,21 @@ impl ContentClient {
     pub fn check(&mut self, message: &Message<'_>) -> std::result::Result<(), WireError> {
         match message {
             Message::Fatal { .. } => Ok(()),
+            Message::Summed { .. } => {
+                self.sums = self.sums.checked_sub(1).ok_or(WireError::Order("a Summed without a Sum"))?;
+                Ok(())
+            }
+            Message::Looked(part) => {
+                let left = self.looks.checked_sub(part.last.into()).filter(|_| self.looks > 0);
+                self.looks = left.ok_or(WireError::Order("a Looked without a Look"))?;
+                Ok(())
+            }
             Message::Pong => {
                 self.pings = self.pings.checked_sub(1).ok_or(WireError::Order("a Pong without a Ping"))?;
+                Ok(())
+            }
+            Message::Resumed { .. } => {
+                self.resumes = self.resumes.checked_sub(1).ok_or(WireError::Order("a Resumed without a Resume"))?;
                 Ok(())
             }
             Message::Sealed { .. } => {
@@ -407,161 +471,5 @@ impl ContentClient {
             }
             _ => Err(WireError::Order("not allowed from a server on a content connection")),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::meta::{Kind, Meta, Time};
-    use crate::model::op::{Entry, Section, Spot};
-    use crate::model::path::Name;
-
-    fn meta(kind: Kind) -> Meta {
-        Meta { kind, mode: 0o644, uid: 0, gid: 0, mtime: Time::default(), size: 0, rdev: 0 }
-    }
-
-    fn spot() -> Spot {
-        Spot { dir: RelPath::root(), name: Name::new(b"a").unwrap().to_owned() }
-    }
-
-    /// One of each message that a client can send after its Hello, with what of it matters to the rules.
-    fn client_messages() -> Vec<Message<'static>> {
-        let file = |op| Message::File { index: 0, op };
-        vec![
-            Message::List { dir: RelPath::root() },
-            Message::Begin { cycle: 1 },
-            Message::Op(Op::Mkdir { at: spot(), meta: meta(Kind::Dir) }),
-            Message::Op(Op::Unlink { at: spot() }),
-            Message::Op(Op::Rmdir { at: spot() }),
-            Message::Open,
-            file(Op::SetMeta { at: spot(), meta: meta(Kind::File) }),
-            file(Op::Unlink { at: spot() }),
-            Message::Put { index: 1, at: spot(), meta: meta(Kind::File), data: b"" },
-            Message::Close { files: 2 },
-            Message::Commit,
-            Message::FilesOf { cycle: 1 },
-            Message::Stage { id: 1, offset: 0, data: b"" },
-            Message::StageDrop { id: 1 },
-            Message::Ping,
-            Message::Bye,
-            Message::Pong,
-        ]
-    }
-
-    /// Those of patches.
-    fn patches() -> [Message<'static>; 3] {
-        [Message::Patch { id: 1, base: spot(), shapes: b"" }, Message::Steps { id: 1, data: b"" }, Message::Seal { id: 1, digest: [0; 32] }]
-    }
-
-    #[test]
-    fn patches_go_over_content_connections_and_are_answered_once() {
-        for message in patches() {
-            ContentServer::new().check(&message).unwrap();
-            assert!(ControlServer::new().check(&message).is_err());
-        }
-        let mut client = ContentClient::new();
-        let sealed = Message::Sealed { id: 1, errno: 0 };
-        assert!(client.check(&sealed).is_err());
-        client.sent_seal();
-        client.check(&sealed).unwrap();
-        assert!(client.check(&sealed).is_err());
-    }
-
-    /// Indexes into `client_messages` of what may stand in a state that `lead` leads to.
-    fn allowed(lead: &[usize]) -> Vec<usize> {
-        let all = client_messages();
-        (0..all.len())
-            .filter(|next| {
-                let mut server = ControlServer::new();
-                lead.iter().for_each(|at| server.check(&all[*at]).unwrap());
-                server.check(&all[*next]).is_ok()
-            })
-            .collect()
-    }
-
-    #[test]
-    fn a_control_connection_allows_in_each_state_what_belongs_there() {
-        let any = [12, 13, 14];
-        let with = |own: &[usize]| {
-            let mut all = [own, &any].concat();
-            all.sort_unstable();
-            all
-        };
-        assert_eq!(allowed(&[]), with(&[0, 1, 15]));
-        assert_eq!(allowed(&[1]), with(&[2, 3, 5]));
-        assert_eq!(allowed(&[1, 5]), with(&[6, 8, 9]));
-        assert_eq!(allowed(&[1, 5, 6, 8]), with(&[6, 8, 9]));
-        assert_eq!(allowed(&[1, 5, 9]), with(&[3, 4, 10]));
-        // Cycle 1 once more is not the next one.
-        assert_eq!(allowed(&[1, 5, 9, 10]), with(&[0, 15]));
-        assert!(allowed(&[15]).is_empty());
-        let mut server = ControlServer::new();
-        for message in [Message::Begin { cycle: 7 }, Message::Open, client_messages()[6].clone()] {
-            server.check(&message).unwrap();
-        }
-        assert!(server.check(&Message::Close { files: 0 }).is_err(), "fewer than were sent");
-        assert!(server.check(&Message::Close { files: OPS_MAX + 1 }).is_err());
-        assert!(server.check(&Message::Put { index: OPS_MAX, at: spot(), meta: meta(Kind::File), data: b"" }).is_err());
-    }
-
-    #[test]
-    fn a_content_connection_needs_a_cycle_for_files_and_knows_no_order_of_operations() {
-        let all = client_messages();
-        let mut server = ContentServer::new();
-        let ok: Vec<usize> = (0..all.len() - 2).filter(|at| server.check(&all[*at]).is_ok()).collect();
-        assert_eq!(ok, [11, 12, 13, 14]);
-        assert!(server.check(&all[6]).is_ok() && server.check(&all[8]).is_ok());
-        assert!(server.check(&Message::FilesOf { cycle: 0 }).is_err());
-        assert!(server.check(&Message::Bye).is_ok() && server.has_ended());
-        assert!(server.check(&Message::Ping).is_err());
-    }
-
-    #[test]
-    fn a_server_answers_only_what_it_was_asked() {
-        let name = Name::new(b"x").unwrap().to_owned();
-        let entry = Message::Entry(Entry { name, meta: meta(Kind::File), target: None, link_group: 0 });
-        let failed = Message::Failed(OpError { section: Section::Pre, index: 0, errno: 2 });
-        let mut client = ControlClient::new();
-        let listing = Message::Listing { dir: RelPath::root(), meta: meta(Kind::Dir) };
-        for early in [&entry, &failed, &listing, &Message::ListEnd, &Message::Pong, &Message::Ack { cycle: 1 }, &Message::Ping] {
-            assert!(client.check(early).is_err(), "{early:?}");
-        }
-        client.sent_list();
-        assert!(client.check(&entry).is_err(), "no directory yet");
-        for message in [&listing, &entry, &entry, &Message::ListError { dir: RelPath::root(), errno: 13 }, &Message::ListEnd] {
-            client.check(message).unwrap();
-        }
-        assert!(client.check(&listing).is_err(), "the list is complete");
-        client.sent_begin(5);
-        client.sent_begin(6);
-        assert!(client.check(&Message::Ack { cycle: 6 }).is_err());
-        client.check(&failed).unwrap();
-        client.check(&Message::Ack { cycle: 5 }).unwrap();
-        assert_eq!((client.oldest(), client.in_flight()), (Some(6), 1));
-        client.sent_ping();
-        client.check(&Message::Pong).unwrap();
-        client.check(&Message::Fatal { code: 11, text: "full" }).unwrap();
-    }
-
-    #[test]
-    fn the_highest_common_version_is_spoken_or_the_reason_is_said() {
-        let hello = |min, max| {
-            let mut hello = Hello::control("www", RelPath::root(), 4).unwrap();
-            (hello.version_min, hello.version_max) = (min, max);
-            Message::Hello(hello)
-        };
-        assert_eq!(greet(hello(VERSION_MIN, 900)).unwrap().0, VERSION_MAX);
-        let refusal = greet(hello(VERSION_MAX + 1, 900)).unwrap_err();
-        assert_eq!(refusal.code, Exit::Handshake);
-        assert!(refusal.text.contains("update"));
-        assert!(greet(Message::Ping).is_err());
-        assert!(greet(Message::Hello(Hello::content([0; 16], 256))).is_err());
-        let error = welcomed(&Message::Refused { code: 5, text: "Unknown module 'x'" }).unwrap_err();
-        assert_eq!((error.exit(), error.to_string().as_str()), (Exit::Handshake, "Unknown module 'x'"));
-        let busy = welcomed(&Message::Refused { code: 10, text: "max connections (2) reached -- try again later" }).unwrap_err();
-        assert!(busy.is_retryable() && busy.exit() == Exit::Socket);
-        assert!(welcomed(&Message::Welcome { version: 9, token: [0; 16], abilities: Abilities::default() }).is_err());
-        assert!(Hello::control("a\n", RelPath::root(), 1).is_err());
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,8 +13,9 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::error::{Error, Result};
 use crate::limits::{INBOX_BYTES_MAX, SEND_GATHER_BYTES, SEND_QUEUE_BYTES_MAX, SOCKET_SILENCE_MAX};
-use crate::model::options::IoChoice;
+use crate::model::options::{Compress, IoChoice};
 use crate::stats::Stats;
+use crate::sys::tcp;
 use crate::sys::uring::{Packet, Ring};
 use crate::sys::wake::Wake;
 use crate::wire::WireError;
@@ -178,6 +180,8 @@ pub struct StreamLink {
     engine: Engine,
     wake: Wake,
     framer: Framer,
+    /// The socket, to be asked what it has carried.
+    counted: Option<TcpStream>,
     deframer: Deframer,
     out: Outbox,
     inbox: VecDeque<Vec<u8>>,
@@ -191,14 +195,24 @@ pub struct StreamLink {
 }
 
 impl StreamLink {
-    pub(super) fn new(socket: TcpStream, io: IoChoice, compress: bool, stats: Option<Arc<Stats>>) -> Result<Self> {
+    pub(super) fn new(socket: TcpStream, io: IoChoice, compress: Compress, stats: Option<Arc<Stats>>) -> Result<Self> {
         tune(&socket).map_err(|e| Error::socket("set up a connection", e))?;
         let wake = Wake::new().map_err(|e| Error::socket("eventfd", e))?;
+        let framer = match compress {
+            Compress::Auto => Framer::judged(),
+            Compress::Lz4 => Framer::new(true),
+            Compress::None => Framer::new(false),
+        };
+        let counted = match compress {
+            Compress::Auto => Some(socket.try_clone().map_err(|e| Error::socket("set up a connection", e))?),
+            Compress::Lz4 | Compress::None => None,
+        };
         let engine = engine(socket, io, &wake)?;
         Ok(Self {
             engine,
             wake,
-            framer: Framer::new(compress),
+            framer,
+            counted,
             deframer: Deframer::new(),
             out: Outbox::default(),
             inbox: VecDeque::new(),
@@ -327,6 +341,14 @@ impl StreamLink {
         self.check()?;
         self.has_sent = true;
         self.out.push(self.framer.frame(payload));
+        if let (Some(judge), Some(socket)) = (self.framer.judge().filter(|judge| judge.is_due()), &self.counted)
+            && let Some(on) = judge.judge(tcp::carried(socket.as_fd()).unwrap_or_default())
+        {
+            tracing::debug!(
+                "compression is {} on a connection",
+                if on { "on: it pays again" } else { "off: it takes longer than it saves" }
+            );
+        }
         if self.out.bytes >= SEND_GATHER_BYTES {
             self.start_send()?;
         }

@@ -5,18 +5,22 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
-use crate::limits::{INLINE_FILE_BYTES_MAX, MMAP_BYTES_MIN};
+use crate::limits::{HOLE_BYTES_MIN, INLINE_FILE_BYTES_MAX, MMAP_BYTES_MIN, PUT_EXTENTS_MAX};
+use crate::model::attrs::{Attrs, Namespaces};
 use crate::model::cycle::{FileBatch, FileDone, FileTask, Racy, Read};
 use crate::model::meta::{Ident, Kind, Stat, Time};
 use crate::model::op::Spot;
+use crate::model::path::Name;
 use crate::model::probe::{Ask, Probe, ProbeError};
 use crate::sys::clock::{Grain, coarse_now, grain};
-use crate::sys::dir::{Dir, stat_fd};
+use crate::sys::dir::{Dir, stat_blocks};
 use crate::sys::mmap::Guarded;
+use crate::sys::xattr::At;
 use crate::wire::Payload;
-use crate::work::Source;
 use crate::work::probe::{errno, open_dir};
+use crate::work::{Source, sparse};
 
 /// A change of a file on a filesystem of unknown clock is told from an earlier one if so long is between them.
 const UNKNOWN_GRAIN_NS: i64 = 20_000_000;
@@ -34,17 +38,20 @@ pub fn pack<E>(
     let mut done = Vec::with_capacity(batch.files.len());
     let mut report = |task: &FileTask, read| done.push(FileDone { cycle: batch.cycle, node: task.node, read });
     let probe = Probe { id: 0, dir: batch.dir.clone(), expect: Some(batch.expect), ask: Ask::List };
-    let dir = match open_dir(source, &probe) {
-        Ok((dir, _)) => dir,
+    let (dir, namespaces) = match open_dir(source, &probe) {
+        Ok((dir, stat)) => {
+            let namespaces = source.carried.on(&dir, stat.ident.dev);
+            (dir, namespaces)
+        }
         Err(why) => {
             let read = if let ProbeError::Failed(errno) = why { Read::Failed(errno) } else { Read::Gone };
             batch.files.iter().for_each(|task| report(task, read));
             return Ok(done);
         }
     };
-    let grain = grain(dir.as_fd());
+    let ways = Ways { grain: grain(dir.as_fd()), namespaces, sparse: source.sparse };
     for task in &batch.files {
-        report(task, pack_file(&dir, batch, task, grain, payload));
+        report(task, pack_file(&dir, batch, task, ways, payload));
         if payload.is_full() {
             full(payload)?;
         }
@@ -52,19 +59,82 @@ pub fn pack<E>(
     Ok(done)
 }
 
-fn pack_file(dir: &Dir, batch: &FileBatch, task: &FileTask, grain: Grain, payload: &mut Payload) -> Read {
-    let (file, before) = match open(dir, task.name.as_name(), &task.ident) {
-        Ok(opened) => opened,
+/// The ways of a directory's filesystem: how it stamps files, and which attributes of them are carried.
+#[derive(Clone, Copy)]
+struct Ways {
+    grain: Grain,
+    namespaces: Namespaces,
+    /// Holes are told.
+    sparse: bool,
+}
+
+/// The attributes of a file that is being read. They are what they were when it was looked at if its time of change is, where each change gets a time of its own.
+fn attrs_of(file: &File, before: &Stat, task: &FileTask, ways: Ways) -> io::Result<Option<Arc<Attrs>>> {
+    if ways.namespaces.is_empty() {
+        return Ok(None);
+    }
+    if ways.grain == Grain::Fine && before.ctime == task.stat.ctime {
+        return Ok(task.attrs.clone());
+    }
+    Ok(At::Fd(file.as_fd()).read(ways.namespaces)?.map(Arc::new))
+}
+
+fn pack_file(dir: &Dir, batch: &FileBatch, task: &FileTask, ways: Ways, payload: &mut Payload) -> Read {
+    let file = match open_read(dir, task.name.as_name()) {
+        Ok(file) => file,
         Err(read) => return read,
     };
+    let at = Spot { dir: batch.dir.clone(), name: task.name.clone() };
+    // Most files are still as they were when they were looked at: one look after the reading says so.
+    if let sent @ Read::Sent { .. } = read_as(&file, (&task.stat, None), &at, task, false, ways, payload) {
+        return sent;
+    }
+    match stat_as(&file, &task.stat.ident) {
+        Ok((before, blocks)) => read_as(&file, (&before, Some(blocks)), &at, task, task.insist, ways, payload),
+        Err(read) => read,
+    }
+}
+
+/// Reads a file that was as `before` says, with so many bytes of its filesystem, if that is known; what was put into `payload` goes again if it is not sent.
+fn read_as(
+    file: &File,
+    (before, blocks): (&Stat, Option<u64>),
+    at: &Spot,
+    task: &FileTask,
+    insist: bool,
+    ways: Ways,
+    payload: &mut Payload,
+) -> Read {
     let Some(len) = usize::try_from(before.meta.size).ok().filter(|len| *len <= INLINE_FILE_BYTES_MAX) else {
         // It has grown: it is looked at again and goes another way.
         return Read::Gone;
     };
+    let begun = coarse_now();
     let mark = payload.mark();
-    let at = Spot { dir: batch.dir.clone(), name: task.name.clone() };
-    let read = match read_into(&file, 0, payload.put(task.index, &at, &before.meta, len)) {
-        Ok(true) => settle(&file, &before, grain, task.insist),
+    let mut before = *before;
+    let attrs = match attrs_of(file, &before, task, ways) {
+        Ok(attrs) => attrs,
+        Err(e) => return Read::Failed(errno(&e)),
+    };
+    before.meta.attrs = attrs.as_ref().map_or(0, |attrs| attrs.digest());
+    if let Some(attrs) = &attrs {
+        payload.attrs(attrs);
+    }
+    // What has room for all its bytes is not asked for holes.
+    let has_holes = |blocks: u64| before.meta.size.saturating_sub(blocks) >= HOLE_BYTES_MIN;
+    let filled = match if blocks.is_some_and(has_holes) { sparse::extents(file, &before.meta) } else { None } {
+        None => read_into(file, 0, payload.put(task.index, at, &before.meta, len, task.new)),
+        Some(extents) if ways.sparse && extents.len() <= PUT_EXTENTS_MAX => {
+            sparse::read(file, &extents, payload.put_sparse(task.index, at, &before.meta, &extents))
+        }
+        Some(extents) => sparse::read_spread(file, &extents, payload.put(task.index, at, &before.meta, len, task.new)),
+    };
+    let read = match filled {
+        Ok(true) => match settle(file, &before, begun, ways.grain, insist) {
+            // It turns out to have holes: it is read once more, by its extents.
+            (_, now) if blocks.is_none() && has_holes(now) => Read::Changed,
+            (read, _) => read,
+        },
         Ok(false) => Read::Changed,
         Err(e) => Read::Failed(errno(&e)),
     };
@@ -74,17 +144,24 @@ fn pack_file(dir: &Dir, batch: &FileBatch, task: &FileTask, grain: Grain, payloa
     read
 }
 
-/// Opens a file if it is the object it should be.
-pub(super) fn open(dir: &Dir, name: crate::model::path::Name<'_>, ident: &Ident) -> Result<(File, Stat), Read> {
-    let file = dir.open_read(name).map_err(|e| match e.raw_os_error() {
+fn open_read(dir: &Dir, name: Name<'_>) -> Result<File, Read> {
+    dir.open_read(name).map_err(|e| match e.raw_os_error() {
         // Gone, or something else by now: a symbolic link, a socket or device without a driver, a directory.
         Some(libc::ENOENT | libc::ELOOP | libc::ENXIO | libc::ENODEV | libc::EISDIR | libc::ESTALE) => Read::Gone,
         _ => Read::Failed(errno(&e)),
-    })?;
-    let stat = stat_fd(file.as_fd()).map_err(|e| Read::Failed(errno(&e)))?;
-    if stat.meta.kind != Kind::File || stat.ident != *ident {
-        return Err(Read::Gone);
-    }
+    })
+}
+
+/// What the file is, if it is the object it should be, and how many bytes it takes on its filesystem.
+fn stat_as(file: &File, ident: &Ident) -> Result<(Stat, u64), Read> {
+    let (stat, blocks) = stat_blocks(file.as_fd()).map_err(|e| Read::Failed(errno(&e)))?;
+    if stat.meta.kind != Kind::File || stat.ident != *ident { Err(Read::Gone) } else { Ok((stat, blocks)) }
+}
+
+/// Opens a file if it is the object it should be.
+pub(super) fn open(dir: &Dir, name: Name<'_>, ident: &Ident) -> Result<(File, Stat), Read> {
+    let file = open_read(dir, name)?;
+    let (stat, _) = stat_as(&file, ident)?;
     Ok((file, stat))
 }
 
@@ -101,20 +178,23 @@ pub(super) fn read_into(file: &File, offset: u64, buffer: &mut [u8]) -> io::Resu
     }
 }
 
-/// Compares the file after the reading with what it was before.
-pub(super) fn settle(file: &File, before: &Stat, grain: Grain, insist: bool) -> Read {
-    let after = match stat_fd(file.as_fd()) {
+/// Compares the file after the reading, which began at `begun`, with what it was before; also how many bytes it takes on its filesystem.
+pub(super) fn settle(file: &File, before: &Stat, begun: Time, grain: Grain, insist: bool) -> (Read, u64) {
+    let (after, blocks) = match stat_blocks(file.as_fd()) {
         Ok(after) => after,
-        Err(e) => return Read::Failed(errno(&e)),
+        Err(e) => return (Read::Failed(errno(&e)), 0),
     };
-    let changed = after.ctime != before.ctime || after.meta.size != before.meta.size || after.meta.mtime != before.meta.mtime;
+    let changed = after.ctime != before.ctime
+        || after.meta.size != before.meta.size
+        || after.meta.mtime != before.meta.mtime
+        || after.ident != before.ident;
     if changed && !insist {
-        return Read::Changed;
+        return (Read::Changed, blocks);
     }
-    Read::Sent { meta: before.meta, ctime: before.ctime, racy: racy(before.ctime, coarse_now(), grain), changed }
+    (Read::Sent { meta: before.meta, ctime: before.ctime, racy: racy(before.ctime, begun, grain), changed }, blocks)
 }
 
-/// Whether a change at `now` or later would get another time than `ctime`.
+/// Whether a change at `now` or later, so one during the reading too, would get another time than `ctime`.
 fn racy(ctime: Time, now: Time, grain: Grain) -> Racy {
     match grain {
         Grain::Fine if now <= ctime => Racy::Reuse,

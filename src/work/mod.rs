@@ -3,11 +3,18 @@
 //! Nothing here decides what to mirror, knows the tree or waits for an acknowledgement. The sender runs [`worker`] in its threads and calls
 //! [`probe`] and [`files`] itself where a batch is so small that handing it over would cost more.
 
+mod attrs;
 pub mod files;
 mod patch;
 pub mod probe;
+pub mod rate;
+mod resume;
+mod sparse;
 pub mod stage;
+mod sum;
 pub mod worker;
+
+pub use attrs::Carried;
 
 use crate::delta::{Signature, SignatureCache};
 use crate::limits::SIGNATURE_CACHE_BYTES_MAX;
@@ -38,6 +45,14 @@ pub struct Source {
     pub cover: Box<dyn Cover>,
     /// What is known of the mirror's content.
     pub signatures: Signatures,
+    /// Attributes that are carried.
+    pub carried: Carried,
+    /// How fast content is read to be compared.
+    pub rate: rate::Rate,
+    /// Holes are told; otherwise they are read and sent as the zeros that they stand for.
+    pub sparse: bool,
+    /// The receiver is told how long a large file will be before its first piece comes.
+    pub preallocate: bool,
 }
 
 /// Signatures of the large files that went to the mirror, by the object in the source that they were read from.

@@ -1,12 +1,15 @@
 //! Looking at the source: the answers to the planner's questions. Never follows a symbolic link, never writes.
 
 use std::io;
+use std::os::fd::AsFd;
 
 use crate::model::meta::{Kind, Stat};
 use crate::model::path::{Name, NameBuf};
 use crate::model::probe::{Ask, DirSeen, Probe, ProbeError, Probed, Seen};
 use crate::sys::dir::Dir;
+use crate::sys::xattr::At;
 use crate::work::Source;
+use crate::work::attrs::Collector;
 
 /// How often a name that changes while it is looked at is looked at again.
 const TRIES_MAX: usize = 8;
@@ -28,10 +31,11 @@ pub(super) fn open_dir(source: &Source, probe: &Probe) -> Result<(Dir, Stat), Pr
 
 fn look(source: &Source, probe: &Probe) -> Result<DirSeen, ProbeError> {
     let (dir, stat) = open_dir(source, probe)?;
-    let mut seen = DirSeen { stat, key: None, unwatched: false, names: Vec::new(), list_error: None };
+    let mut seen = DirSeen { stat, key: None, unwatched: false, names: Vec::new(), attrs: Vec::new(), list_error: None };
+    let mut attrs = source.carried.collect(&dir, stat.ident.dev);
     match &probe.ask {
         Ask::Names(names) => {
-            seen.names = names.iter().map(|name| (name.clone(), look_at(source, &dir, name.as_name()))).collect();
+            seen.names = names.iter().map(|name| (name.clone(), look_at(source, &dir, name.as_name(), &mut attrs))).collect();
         }
         Ask::List => {
             (seen.key, seen.unwatched) = source.cover.cover(&dir, &stat).map_err(|e| failure(&e))?;
@@ -47,23 +51,35 @@ fn look(source: &Source, probe: &Probe) -> Result<DirSeen, ProbeError> {
             }
             // A name that is gone by now is not there.
             let looked = names.into_iter().map(|name| {
-                let what = look_at(source, &dir, name.as_name());
+                let what = look_at(source, &dir, name.as_name(), &mut attrs);
                 (name, what)
             });
             seen.names = looked.filter(|(_, what)| *what != Seen::Absent).collect();
         }
     }
+    seen.stat.meta.attrs = attrs.look(At::Fd(dir.as_fd()), &seen.stat).map_err(|e| failure(&e))?;
+    seen.attrs = attrs.all();
     Ok(seen)
 }
 
-fn look_at(source: &Source, dir: &Dir, name: Name<'_>) -> Seen {
+fn look_at(source: &Source, dir: &Dir, name: Name<'_>, attrs: &mut Collector) -> Seen {
     let mut last = libc::EAGAIN;
     for _ in 0..TRIES_MAX {
-        let stat = match dir.stat_at(name) {
+        let mut stat = match dir.stat_at(name) {
             Ok(stat) => stat,
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Seen::Absent,
             Err(e) => return Seen::Failed(errno(&e)),
         };
+        // In this order: what changes after the stat has another time of change.
+        match attrs.look(At::Name(dir, name), &stat) {
+            Ok(digest) => stat.meta.attrs = digest,
+            // Gone, or changing: look again.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EAGAIN)) => {
+                last = errno(&e);
+                continue;
+            }
+            Err(e) => return Seen::Failed(errno(&e)),
+        }
         match stat.meta.kind {
             Kind::Symlink => match dir.read_link(name) {
                 Ok(target) => return Seen::Present { stat, target: Some(target), key: None },

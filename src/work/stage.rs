@@ -2,30 +2,59 @@
 //! Memory is that of one piece, and of the signatures.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use crate::delta::{Shape, Signature, Signer};
+use crate::delta::{Flaw, Shape, Signature, Signer};
 use crate::limits::STAGE_CHUNK_BYTES;
 use crate::model::cycle::{Read, StageTask};
-use crate::model::meta::Stat;
+use crate::model::meta::{Stat, Time};
 use crate::model::probe::{Ask, Probe, ProbeError};
-use crate::sys::clock::{Grain, grain};
+use crate::sys::clock::{Grain, coarse_now, grain};
 use crate::sys::dir::stat_fd;
+use crate::sys::holes::Holes;
 use crate::wire::Payload;
 use crate::work::Source;
 use crate::work::files::{open, read_into, settle};
 use crate::work::probe::{errno, open_dir};
+use crate::work::resume::Check;
+
+/// Fills `buffer` from `offset` on, with zeros where holes are; false if the file ends before.
+fn fill(file: &File, holes: &mut Holes, mut offset: u64, mut buffer: &mut [u8]) -> io::Result<bool> {
+    while !buffer.is_empty() {
+        let (hole, data) = (holes.hole(file, offset), holes.data(file, offset));
+        let len = usize::try_from(hole.max(data)).unwrap_or(usize::MAX).clamp(1, buffer.len());
+        let (piece, rest) = buffer.split_at_mut(len);
+        if hole > 0 {
+            piece.fill(0);
+        } else if !read_into(file, offset, piece)? {
+            return Ok(false);
+        }
+        offset += len as u64;
+        buffer = rest;
+    }
+    Ok(true)
+}
 
 /// A large file that is being read.
 pub struct Job {
     /// What is to be read.
     pub task: StageTask,
     pub(super) file: File,
-    before: Stat,
+    pub(super) before: Stat,
+    begun: Time,
     grain: Grain,
     offset: u64,
+    /// Where they are: what is not there is not read, since on tmpfs a look through a mapping puts pages there.
+    pub(super) holes: Holes,
+    /// They are told.
+    pub(super) sparse: bool,
     signer: Option<Signer>,
+    /// What the mirror has of this very content, until it has been compared.
+    pub(super) check: Option<Check>,
+    /// How often it was asked for what it has.
+    pub(super) asked: u8,
     /// What the mirror has, if a delta is to be made.
     pub(super) base: Option<Arc<Signature>>,
 }
@@ -41,11 +70,32 @@ impl Job {
             ProbeError::Stale => Read::Gone,
             ProbeError::Failed(errno) => Read::Failed(errno),
         })?;
+        let begun = coarse_now();
         let (file, before) = open(&dir, task.name.as_name(), &task.ident)?;
         let base = task.base.filter(|_| !whole).and_then(|base| source.signatures.get(&base));
         let signed = base.is_none() && source.signatures.are_kept();
         let signer = if signed { Shape::of(before.meta.size).map(Signer::new) } else { None };
-        Ok(Self { task: task.clone(), file, before, grain: grain(dir.as_fd()), offset: 0, signer, base })
+        let len = before.meta.size;
+        let (holes, sparse) = (Holes::of(&file, len), source.sparse);
+        Ok(Self {
+            task: task.clone(),
+            file,
+            before,
+            begun,
+            grain: grain(dir.as_fd()),
+            offset: 0,
+            holes,
+            sparse,
+            signer,
+            check: None,
+            asked: 0,
+            base,
+        })
+    }
+
+    /// Fills `buffer` from `offset` on; false if the file ends before.
+    pub(super) fn read(&self, holes: &mut Holes, offset: u64, buffer: &mut [u8]) -> io::Result<bool> {
+        fill(&self.file, holes, offset, buffer)
     }
 
     /// Its length when it was opened.
@@ -60,7 +110,7 @@ impl Job {
 
     /// What became of it, when all of it has been read.
     pub(super) fn settle(&self) -> Read {
-        settle(&self.file, &self.before, self.grain, self.task.insist)
+        settle(&self.file, &self.before, self.begun, self.grain, self.task.insist).0
     }
 
     /// Puts the next piece into `payload`; the report when it was the last, or cannot be read.
@@ -68,10 +118,19 @@ impl Job {
         if self.is_spoilt() {
             return Some(Read::Changed);
         }
+        let hole = self.holes.hole(&self.file, self.offset);
+        if hole > 0 && self.sparse {
+            payload.hole(self.task.stage, self.offset, hole);
+            self.offset += hole;
+            self.sign(|signer| signer.zeros(hole));
+            return self.end(source);
+        }
         let len = usize::try_from(self.len() - self.offset).unwrap_or(usize::MAX).min(STAGE_CHUNK_BYTES);
+        // With holes that are told, up to the next.
+        let len = if self.sparse { self.holes.data(&self.file, self.offset).min(len as u64) as usize } else { len };
         let mark = payload.mark();
         let piece = payload.stage(self.task.stage, self.offset, len);
-        match read_into(&self.file, self.offset, piece) {
+        match fill(&self.file, &mut self.holes, self.offset, piece) {
             Ok(true) => {
                 self.offset += len as u64;
                 // It cannot fail: the signer was made for this length.
@@ -86,6 +145,29 @@ impl Job {
                 return Some(Read::Failed(errno(&e)));
             }
         }
+        self.end(source)
+    }
+
+    /// From here on it is sent: what lies before was given to the signer. From 0 on it begins anew.
+    pub(super) fn begin_at(&mut self, offset: u64) {
+        self.offset = offset;
+        if offset == 0 && self.signer.is_some() {
+            self.signer = Shape::of(self.len()).map(Signer::new);
+        }
+    }
+
+    /// Fills `buffer` from `offset` on; false if the file ends before.
+    pub(super) fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<bool> {
+        fill(&self.file, &mut self.holes, offset, buffer)
+    }
+
+    /// Has the signer take something. It cannot fail: it was made for this length.
+    pub(super) fn sign(&mut self, take: impl FnOnce(&mut Signer) -> Result<(), Flaw>) {
+        self.signer = self.signer.take().and_then(|mut signer| take(&mut signer).is_ok().then_some(signer));
+    }
+
+    /// The report, if all has been read.
+    fn end(&mut self, source: &Source) -> Option<Read> {
         if self.offset < self.len() {
             return None;
         }

@@ -2,23 +2,29 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::delta::{Outcome, Signature};
 use crate::error::{Error, Result};
-use crate::model::cycle::{FileBatch, FileDone, Read, StageDone, StageTask};
+use crate::model::cycle::{AttrsTable, FileBatch, FileDone, Read, StageDone, StageTask};
 use crate::model::op::{Op, Spot};
+use crate::model::path::RelPath;
 use crate::model::probe::{Probe, Probed};
+use crate::model::scrub::{LookDone, LookTask, Part, SumDone, SumTask};
 use crate::ring::{Consumer, Producer};
 use crate::sys::wake::Wake;
 use crate::wire::session::{ContentClient, fatal, welcomed};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
 use crate::work::patch::{Halt, Way};
+use crate::work::resume::Checked;
 use crate::work::stage::Job;
+use crate::work::sum::{Asking, Step, Sums};
 use crate::work::{Source, files, probe};
 
 /// How long a closing connection is waited for.
 const LINGER: Duration = Duration::from_secs(5);
+/// So many answers may wait for the sender without its being woken, while more questions are at hand.
+const ANSWERS_UNTOLD_MAX: u32 = 16;
 
 /// What a worker is to do.
 #[derive(Debug)]
@@ -31,11 +37,17 @@ pub enum Task {
         cycle: u64,
         /// Index and operation.
         ops: Vec<(u32, Op)>,
+        /// What the digests in their metadata stand for.
+        attrs: AttrsTable,
     },
     /// Read and send a large file.
     Stage(StageTask),
     /// Tell the receiver to drop a staged file.
     DropStage(u64),
+    /// Compare content with the mirror's, when there is nothing else to do.
+    Sum(SumTask),
+    /// Ask what the mirror has in a directory.
+    Look(LookTask),
 }
 
 /// What a worker did.
@@ -61,6 +73,10 @@ pub enum Report {
     },
     /// The end of a [`Task::Stage`].
     Staged(StageDone),
+    /// The end of a [`Task::Sum`].
+    Summed(SumDone),
+    /// An answer, or a part of it, to a [`Task::Look`].
+    Looked(LookDone),
     /// It has ended, for this reason if there is one.
     Ended(Option<Error>),
 }
@@ -79,6 +95,8 @@ pub struct Worker {
     pub reports: Producer<Report>,
     /// Wakes the sender.
     pub sender: Wake,
+    /// Answers that it was not woken for.
+    pub untold: u32,
 }
 
 impl Worker {
@@ -89,6 +107,7 @@ impl Worker {
     }
 
     fn report(&mut self, mut report: Report) {
+        let is_answer = matches!(report, Report::Probed(_));
         while let Err(back) = self.reports.push(report) {
             if self.reports.is_closed() {
                 return;
@@ -98,7 +117,12 @@ impl Worker {
             self.sender.wake();
             std::thread::yield_now();
         }
-        self.sender.wake();
+        // It can do little before the last of several answers: it is woken for that, and now and then.
+        self.untold += 1;
+        if !is_answer || self.probes.is_empty() || self.untold >= ANSWERS_UNTOLD_MAX {
+            self.untold = 0;
+            self.sender.wake();
+        }
     }
 
     fn serve(&mut self, mut link: Link, hello: &Hello) -> Result<()> {
@@ -107,18 +131,34 @@ impl Worker {
         flush(&mut link, &mut payload)?;
         greet(&mut link)?;
         self.report(Report::Ready(link.wake()));
-        let mut desk = Desk { link, payload, jobs: VecDeque::new(), cycle: None, checker: ContentClient::new(), sealing: HashMap::new() };
+        let mut desk = Desk {
+            link,
+            payload,
+            jobs: VecDeque::new(),
+            cycle: None,
+            checker: ContentClient::new(),
+            sealing: HashMap::new(),
+            sums: Sums::default(),
+            looks: Vec::new(),
+            asking: HashMap::new(),
+        };
         loop {
             if self.small(&mut desk)? || self.piece(&mut desk)? {
                 continue;
             }
+            let step = self.sum(&mut desk)?;
             desk.flush()?;
             if self.probes.is_closed() && self.tasks.is_empty() {
                 desk.payload.bye();
                 desk.flush()?;
                 return desk.link.close(LINGER);
             }
-            match desk.link.wait(None)? {
+            // With sums to be made, this is a look.
+            let timeout = match step {
+                Step::Busy => Some(Duration::ZERO),
+                Step::Wait(until) => until.map(|until| until.saturating_duration_since(Instant::now())),
+            };
+            match desk.link.wait(timeout)? {
                 Incoming::Frame(frame) => {
                     self.answers(&mut desk, &frame)?;
                     desk.link.recycle(frame);
@@ -137,6 +177,27 @@ impl Worker {
             match message {
                 Message::Fatal { code, text } => return Err(fatal(code, text)),
                 Message::Sealed { id, errno } => self.sealed(desk, id, errno),
+                Message::Summed { id, sums } => {
+                    if !desk.sums.answer(id, sums) {
+                        return Err(Error::Protocol("digests that were not asked for".into()));
+                    }
+                    self.summed(desk);
+                }
+                Message::Looked(part) => {
+                    let at = desk.looks.iter().position(|id| *id == part.id);
+                    let at = at.ok_or_else(|| Error::Protocol("entries that were not asked for".into()))?;
+                    if part.last {
+                        desk.looks.swap_remove(at);
+                    }
+                    self.report(Report::Looked(part));
+                }
+                Message::Resumed { id, shape, digest } => {
+                    // It may have been given up meanwhile.
+                    if let Some(mut job) = desk.asking.remove(&id) {
+                        job.check(shape, digest).map_err(|flaw| Error::Protocol(flaw.to_string()))?;
+                        desk.jobs.push_back(job);
+                    }
+                }
                 _ => {}
             }
         }
@@ -157,6 +218,7 @@ impl Worker {
 
     fn start(&mut self, desk: &mut Desk, task: &StageTask, whole: bool) {
         match Job::start(&self.source, task, whole) {
+            Ok(job) if job.base.is_none() => desk.ask(job, self.source.preallocate),
             Ok(job) => desk.jobs.push_back(job),
             Err(read) => self.staged(task, read),
         }
@@ -177,9 +239,10 @@ impl Worker {
                 let done = files::pack(&self.source, &batch, payload, |payload| send(link, payload))?;
                 self.report(Report::Files { cycle: batch.cycle, done });
             }
-            Task::Ops { cycle: number, ops } => {
+            Task::Ops { cycle: number, ops, attrs } => {
                 desk.enter(number);
                 for (index, op) in &ops {
+                    desk.payload.attrs_of(op, &attrs);
                     desk.payload.file(*index, op);
                     desk.send_full()?;
                 }
@@ -187,6 +250,12 @@ impl Worker {
             }
             Task::Stage(task) => self.start(desk, &task, false),
             Task::DropStage(stage) => desk.payload.stage_drop(stage),
+            Task::Sum(task) => desk.sums.add(task),
+            Task::Look(LookTask { id, dir }) => {
+                desk.payload.look(id, &dir);
+                desk.checker.sent_look();
+                desk.looks.push(id);
+            }
         }
         desk.send_full()?;
         Ok(true)
@@ -203,6 +272,18 @@ impl Worker {
             self.delta(desk, &job, &base)?;
             return Ok(true);
         }
+        if job.check.is_some() {
+            match job.compare() {
+                Checked::Going | Checked::Equal => desk.jobs.push_back(job),
+                Checked::Other => {
+                    desk.payload.stage_drop(job.task.stage);
+                    desk.ask(job, self.source.preallocate);
+                }
+                Checked::Read(read) => self.read(desk, &job.task, read),
+            }
+            desk.send_full()?;
+            return Ok(true);
+        }
         let ended = job.step(&self.source, &mut desk.payload);
         match ended {
             None => desk.jobs.push_back(job),
@@ -210,6 +291,23 @@ impl Worker {
         }
         desk.send_full()?;
         Ok(true)
+    }
+
+    /// A slice of what is to be compared.
+    fn sum(&mut self, desk: &mut Desk) -> Result<Step> {
+        if self.probes.is_closed() {
+            return Ok(Step::Wait(None));
+        }
+        let Desk { link, payload, checker, sums, .. } = desk;
+        let step = sums.step(&self.source, &mut Question { link, payload, checker })?;
+        self.summed(desk);
+        Ok(step)
+    }
+
+    fn summed(&mut self, desk: &mut Desk) {
+        for done in desk.sums.take_done() {
+            self.report(Report::Summed(done));
+        }
     }
 
     fn delta(&mut self, desk: &mut Desk, job: &Job, base: &Signature) -> Result<()> {
@@ -259,9 +357,47 @@ struct Desk {
     checker: ContentClient,
     /// Deltas that the receiver has not answered.
     sealing: HashMap<u64, (StageTask, Read, Arc<Signature>)>,
+    /// Files of which it is not known yet what the receiver has.
+    asking: HashMap<u64, Job>,
+    sums: Sums,
+    /// Looks that the receiver has not answered to the end.
+    looks: Vec<u64>,
+}
+
+/// Sends a question for digests.
+struct Question<'a> {
+    link: &'a mut Link,
+    payload: &'a mut Payload,
+    checker: &'a mut ContentClient,
+}
+
+impl Asking for Question<'_> {
+    type Error = Error;
+
+    fn ask(&mut self, id: u64, dir: &RelPath, parts: &[Part]) -> Result<()> {
+        self.payload.sum(id, dir, parts);
+        self.checker.sent_sum();
+        // At once: the receiver reads while we do.
+        flush(self.link, self.payload)
+    }
 }
 
 impl Desk {
+    /// Asks what the mirror has of the file already, where that may save something, before it is sent. Twice at the most: what it has may be something else.
+    /// With `always` its length at least is told.
+    fn ask(&mut self, mut job: Job, always: bool) {
+        let key = job.key().filter(|_| !matches!(self.link, Link::Local(_)));
+        match key.or(always.then_some([0; 16])) {
+            Some(key) if job.asked < 2 => {
+                job.asked += 1;
+                self.payload.resume(job.task.stage, &key, job.before.meta.size);
+                self.checker.sent_resume();
+                self.asking.insert(job.task.stage, job);
+            }
+            _ => self.jobs.push_back(job),
+        }
+    }
+
     /// Names the cycle of the files that follow, where it is another than before.
     fn enter(&mut self, cycle: u64) {
         if self.cycle != Some(cycle) {

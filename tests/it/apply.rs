@@ -248,7 +248,7 @@ fn staged_files_go_when_they_are_dropped_or_the_session_ends() {
     let root = ringsync::apply::Root::open(&m.path, false).unwrap();
     let mut target = ringsync::apply::FsTarget::new(root.clone());
     target.stage(2, 0, b"x").unwrap();
-    root.end_session();
+    root.end_session(false);
     assert!(m.names().is_empty());
 }
 

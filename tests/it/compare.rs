@@ -15,6 +15,7 @@ use ringsync::sys::dir::Dir;
 
 use crate::place::until;
 
+pub mod attrs;
 mod canary;
 
 /// What is compared.
@@ -22,6 +23,8 @@ mod canary;
 pub struct Rules {
     /// Owners and groups. Left out where the mirror is made by an ordinary user.
     pub owners: bool,
+    /// Extended attributes and access control lists: all that root's mirror carries, or, without `owners`, an ordinary user's.
+    pub attrs: bool,
     /// The bytes of files. Without them a comparison is cheap, and misses nothing else.
     pub contents: bool,
     /// These entries, and what is beneath them, are not looked at.
@@ -33,10 +36,10 @@ pub struct Rules {
 impl Rules {
     /// Everything.
     pub fn full() -> Self {
-        Self { owners: true, contents: true, skip: Vec::new(), most: 40 }
+        Self { owners: true, attrs: true, contents: true, skip: Vec::new(), most: 40 }
     }
 
-    /// Everything but owners.
+    /// Everything but owners, and attributes that only root can set.
     pub fn without_owners() -> Self {
         Self { owners: false, ..Self::full() }
     }
@@ -148,7 +151,10 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn run(&mut self, src: &Dir, dst: &Dir) {
         match (src.stat(), dst.stat()) {
-            (Ok(a), Ok(b)) => self.metadata(&RelPath::root(), &a, &b),
+            (Ok(a), Ok(b)) => {
+                self.metadata(&RelPath::root(), &a, &b);
+                self.attributes(&RelPath::root(), &attrs::path(src, None), &attrs::path(dst, None));
+            }
             (a, b) => self.report(RelPath::root(), format!("no metadata: {:?}, {:?}", a.err(), b.err())),
         }
         while let Some(path) = self.todo.pop() {
@@ -217,6 +223,7 @@ impl Walk<'_> {
             return self.report(at, format!("type {:?} against {:?}", a.meta.kind, b.meta.kind));
         }
         self.metadata(&at, &a, &b);
+        self.attributes(&at, &attrs::path(src, Some(name)), &attrs::path(dst, Some(name)));
         match a.meta.kind {
             Kind::Dir => return self.todo.push(at),
             Kind::Symlink => match (src.read_link(name), dst.read_link(name)) {
@@ -237,6 +244,22 @@ impl Walk<'_> {
             } else if *self.back.entry(b).or_insert(a) != a {
                 self.report(at, "hard link group of the mirror is split in the source".to_owned());
             }
+        }
+    }
+
+    fn attributes(&mut self, at: &RelPath, src: &Path, dst: &Path) {
+        if !self.rules.attrs {
+            return;
+        }
+        let read = |path| attrs::read(path, self.rules.owners);
+        match (read(src), read(dst)) {
+            (Ok(a), Ok(b)) => {
+                let names = a.keys().chain(b.keys().filter(|name| !a.contains_key(*name)));
+                for name in names.filter(|name| a.get(*name) != b.get(*name)).collect::<Vec<_>>() {
+                    self.report(at.clone(), format!("attribute {name}: {:02x?} against {:02x?}", a.get(name), b.get(name)));
+                }
+            }
+            (a, b) => self.report(at.clone(), format!("attributes cannot be read: {:?}, {:?}", a.err(), b.err())),
         }
     }
 

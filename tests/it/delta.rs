@@ -47,6 +47,7 @@ fn sign(bytes: &[u8]) -> Signature {
 enum Owned {
     Copy { at: u64, from: u64, len: u64 },
     Literal { at: u64, bytes: Vec<u8> },
+    Hole { at: u64, len: u64 },
 }
 
 impl Owned {
@@ -54,6 +55,7 @@ impl Owned {
         match self {
             Self::Copy { at, from, len } => Step::Copy { at: *at, from: *from, len: *len },
             Self::Literal { at, bytes } => Step::Literal { at: *at, bytes },
+            Self::Hole { at, len } => Step::Hole { at: *at, len: *len },
         }
     }
 }
@@ -63,17 +65,23 @@ impl From<Step<'_>> for Owned {
         match step {
             Step::Copy { at, from, len } => Self::Copy { at, from, len },
             Step::Literal { at, bytes } => Self::Literal { at, bytes: bytes.to_vec() },
+            Step::Hole { at, len } => Self::Hole { at, len },
         }
     }
 }
 
 /// The delta; the reader asserts that every byte is asked for once and in order.
 fn diff(base: &Signature, new: &[u8]) -> (Vec<Owned>, Outcome) {
+    diff_sparse(base, new, &[])
+}
+
+/// The same of content with holes, of which each is a start and an end: what is not asked for lies in them.
+fn diff_sparse(base: &Signature, new: &[u8], holes: &[(u64, u64)]) -> (Vec<Owned>, Outcome) {
     let mut steps = Vec::new();
     let mut asked = 0;
     let read = |at: u64, out: &mut [u8]| {
-        assert_eq!(at, asked);
-        asked += out.len() as u64;
+        assert!(at == asked || holes.iter().any(|(from, to)| *from <= asked && at <= *to), "{asked} to {at} was not asked for");
+        asked = at + out.len() as u64;
         out.copy_from_slice(&new[at as usize..][..out.len()]);
         Ok::<_, Infallible>(())
     };
@@ -81,8 +89,9 @@ fn diff(base: &Signature, new: &[u8]) -> (Vec<Owned>, Outcome) {
         steps.push(step.into());
         Ok(())
     };
-    let Ok(outcome) = Differ::new(base, new.len() as u64).expect("small").run(read, emit);
-    assert_eq!(asked, new.len() as u64);
+    let hole = |at: u64| holes.iter().find(|(from, to)| (*from..*to).contains(&at)).map_or(0, |(_, to)| to - at);
+    let Ok(outcome) = Differ::new(base, new.len() as u64).expect("small").run_sparse(read, hole, emit);
+    assert!(asked == new.len() as u64 || hole(asked) > 0);
     (steps, outcome)
 }
 
@@ -95,6 +104,7 @@ fn patch(base: &[u8], shape: Shape, known: Option<Arc<Signature>>, new: Shape, s
         match step {
             Owned::Copy { from, len, .. } => made.extend_from_slice(&base[*from as usize..][..*len as usize]),
             Owned::Literal { bytes, .. } => made.extend_from_slice(bytes),
+            Owned::Hole { len, .. } => made.resize(made.len() + *len as usize, 0),
         }
         if let Some(part) = part {
             base[part.from as usize..][..part.len as usize].chunks(10_000).for_each(|bytes| patcher.show(bytes).expect("these are owed"));
@@ -113,7 +123,11 @@ fn assert_bounded(work: &Work, base: Shape, new: u64) {
 
 /// Everything that has to hold for any pair of contents.
 fn check(base: &[u8], basis: &Signature, new: &[u8]) -> (Vec<Owned>, Outcome) {
-    let (steps, outcome) = diff(basis, new);
+    check_sparse(base, basis, new, &[])
+}
+
+fn check_sparse(base: &[u8], basis: &Signature, new: &[u8], holes: &[(u64, u64)]) -> (Vec<Owned>, Outcome) {
+    let (steps, outcome) = diff_sparse(basis, new, holes);
     let shape = outcome.signature.shape();
     assert!(outcome.signature == sign_as(new, shape), "the new signature is not the content's");
 
@@ -132,7 +146,7 @@ fn check(base: &[u8], basis: &Signature, new: &[u8]) -> (Vec<Owned>, Outcome) {
         assert!(made == new, "patched content differs");
         assert_eq!(digest, outcome.signature.digest());
     }
-    assert_eq!(outcome.work.copied + literal, new.len() as u64);
+    assert_eq!(outcome.work.copied + literal + outcome.work.holes, new.len() as u64);
     for pair in steps.windows(2) {
         if let [Owned::Copy { from, len, .. }, Owned::Copy { from: next, .. }] = pair {
             assert_ne!(from + len, *next, "copies that continue each other are one");
@@ -410,6 +424,45 @@ fn decoders_survive_any_bytes() {
     }
     println!("{refused} refused, {finished} taken to the end");
     assert!(refused > 0 && finished > 0);
+}
+
+/// Holes are passed over, whatever stands in the base and around them.
+#[test]
+fn holes_are_not_read() {
+    let mut rng = Rng::new(seed());
+    let mut passed = 0;
+    for _ in 0..200 {
+        let len = length(&mut rng);
+        let mut base = content(&mut rng, len);
+        let mut new = base.clone();
+        for _ in 0..rng.below(4) {
+            edit(&mut rng, &mut new);
+        }
+        let (mut holes, mut from) = (Vec::new(), 0);
+        while from < new.len() {
+            let start = from + rng.below(8 * BLOCK);
+            let longest = if rng.chance(10) { 600 * BLOCK } else { 6 * BLOCK };
+            let end = (start + 1 + rng.below(longest)).min(new.len());
+            if start < end {
+                new[start..end].fill(0);
+                holes.push((start as u64, end as u64));
+                if rng.chance(50) && end <= base.len() {
+                    base[start..end].fill(0);
+                }
+            }
+            from = end.max(start) + 1;
+        }
+        let basis = sign(&base);
+        let (_, outcome) = check_sparse(&base, &basis, &new, &holes);
+        passed += outcome.work.holes;
+        check(&base, &basis, &new);
+    }
+    assert!(passed > 0);
+    // All of it: nothing is read, and a hole as long as this is one step even where the base has zeros already.
+    let zeros = vec![0; 300 * BLOCK + 7];
+    let (steps, outcome) = check_sparse(&zeros, &sign(&zeros), &zeros, &[(0, zeros.len() as u64)]);
+    assert_eq!(steps, [Owned::Hole { at: 0, len: zeros.len() as u64 }]);
+    assert_eq!(outcome.work.literal, 0);
 }
 
 /// The canary: one wrong byte in a delta must show in the digest.

@@ -111,7 +111,7 @@ pub fn spot(path: &str) -> Spot {
 /// Metadata that the process can set, with the time [`WHEN`].
 pub fn meta(kind: Kind, mode: u32) -> Meta {
     let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    Meta { kind, mode, uid, gid, mtime: WHEN, size: 0, rdev: 0 }
+    Meta { kind, mode, uid, gid, mtime: WHEN, size: 0, rdev: 0, attrs: 0 }
 }
 
 /// Metadata of a file with this content.

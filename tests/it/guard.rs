@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::control::{ask, flush, live, mirror, socket, status, until_status};
 use crate::mirror::watches;
 use crate::mounts::{Fs, Mounted, privately};
-use crate::place::{Place, skipped};
+use crate::place::{Place, deadline, skipped, until};
 use crate::program::{As, Way, once};
 
 fn fill(root: &Path, names: &[&str]) {
@@ -49,7 +49,7 @@ fn a_source_emptied_at_once_is_held() {
         assert_eq!(held["receivers"][0]["held"]["count"].as_u64(), Some(6), "{held:#}");
         assert_eq!(held["receivers"][0]["held"]["paths"][0].as_str(), Some("all"), "{held:#}");
         assert_eq!(entries(&place.dst), 6);
-        assert_eq!(mirror.stderr().matches("deletions are held").count(), 1, "{}", mirror.stderr());
+        assert!(until(deadline(), || mirror.stderr().matches("deletions are held").count() == 1), "{}", mirror.stderr());
         // Back again: nothing was lost, and what changed there meanwhile is found.
         fs::write(aside.join("new"), "x").unwrap();
         fs::remove_file(aside.join("0")).unwrap();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ringsync::error::{Error, Exit};
 use ringsync::limits::{FRAME_PAYLOAD_BYTES_MAX, LOCAL_QUEUE_FRAMES_MAX};
-use ringsync::model::options::IoChoice;
+use ringsync::model::options::{Compress, IoChoice};
 use ringsync::wire::frame::{Framer, RSYNC_ANSWER};
 use ringsync::wire::{Incoming, Link, LocalEnd};
 
@@ -17,7 +17,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// The ways to drive a socket that this machine allows: containers often block io_uring.
 fn sockets() -> Vec<IoChoice> {
     let (_peer, socket) = tcp();
-    match Link::tcp(socket, IoChoice::Uring, false, None) {
+    match Link::tcp(socket, IoChoice::Uring, Compress::None, None) {
         Ok(_) => vec![IoChoice::Uring, IoChoice::Epoll],
         Err(e) => {
             println!("without io_uring: {e}");
@@ -30,7 +30,7 @@ fn sockets() -> Vec<IoChoice> {
 /// One end of a link, before it is in its thread.
 enum End {
     Local(LocalEnd),
-    Tcp(TcpStream, IoChoice, bool),
+    Tcp(TcpStream, IoChoice, Compress),
 }
 
 impl End {
@@ -53,7 +53,7 @@ fn pairs() -> Vec<(String, End, End)> {
     let (a, b) = Link::pair().unwrap();
     let mut pairs = vec![("in-process".to_owned(), End::Local(a), End::Local(b))];
     for left in sockets() {
-        for (right, compress) in [(IoChoice::Auto, false), (IoChoice::Epoll, true)] {
+        for (right, compress) in [(IoChoice::Auto, Compress::None), (IoChoice::Epoll, Compress::Lz4), (IoChoice::Auto, Compress::Auto)] {
             let (a, b) = tcp();
             pairs.push((format!("{left:?} {right:?}"), End::Tcp(a, left, compress), End::Tcp(b, right, compress)));
         }
@@ -309,7 +309,7 @@ fn frames_are_found_in_a_stream_that_comes_byte_by_byte() {
                 peer.write_all(&[byte]).unwrap();
             }
         });
-        let mut link = Link::tcp(socket, io, false, None).unwrap();
+        let mut link = Link::tcp(socket, io, Compress::None, None).unwrap();
         assert_eq!(frame(&mut link), b"one");
         assert_eq!(frame(&mut link), payload(1));
         assert_eq!(frame(&mut link), b"three");
@@ -342,7 +342,7 @@ fn a_peer_that_breaks_off_or_breaks_the_protocol_is_an_error_of_its_kind() {
             peer.write_all(&on_wire(b"fine")[..if check(&Error::Handshake(String::new())) { 0 } else { 20 }]).unwrap();
             peer.write_all(bytes).unwrap();
             peer.shutdown(std::net::Shutdown::Write).unwrap();
-            let mut link = Link::tcp(socket, io, false, None).unwrap();
+            let mut link = Link::tcp(socket, io, Compress::None, None).unwrap();
             let error = loop {
                 match link.wait(Some(DEADLINE)) {
                     Ok(Incoming::Frame(payload)) => assert_eq!(payload, b"fine"),
@@ -368,7 +368,7 @@ fn a_link_that_may_choose_is_driven_by_the_best_there_is() {
     let best = if sockets().contains(&IoChoice::Uring) { "io_uring" } else { "epoll" };
     for (io, name) in [(IoChoice::Auto, best), (IoChoice::Epoll, "epoll")] {
         let (_peer, socket) = tcp();
-        assert_eq!(Link::tcp(socket, io, false, None).unwrap().describe(), name);
+        assert_eq!(Link::tcp(socket, io, Compress::None, None).unwrap().describe(), name);
     }
 }
 
@@ -377,8 +377,8 @@ fn many_links_come_and_go_with_traffic_in_flight() {
     for round in 0..50u8 {
         for io in sockets() {
             let (peer, socket) = tcp();
-            let mut link = Link::tcp(socket, io, false, None).unwrap();
-            let mut peer = Link::tcp(peer, IoChoice::Auto, false, None).unwrap();
+            let mut link = Link::tcp(socket, io, Compress::None, None).unwrap();
+            let mut peer = Link::tcp(peer, IoChoice::Auto, Compress::None, None).unwrap();
             // More than the socket's buffers take: a send is with the kernel when the link is dropped.
             for _ in 0..30 {
                 link.send(vec![round; 60_000]).unwrap();

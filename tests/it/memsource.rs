@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use ringsync::model::attrs::Attrs;
 use ringsync::model::cycle::Racy;
 use ringsync::model::event::{Event, Hint, Key};
 use ringsync::model::meta::{Ident, Kind, Meta, Stat, Time};
@@ -87,11 +88,13 @@ pub struct MemSource {
     shut: HashSet<u64>,
     /// Whether some names are never looked at, or not always.
     pub hides_names: bool,
+    /// All attributes that an object may have.
+    pub attrs: Vec<Arc<Attrs>>,
 }
 
 impl MemSource {
     pub fn new(watcher: Watcher, queue_max: usize, fine: bool) -> Self {
-        let meta = Meta { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, mtime: Time { sec: 1, nsec: 0 }, size: 0, rdev: 0 };
+        let meta = Meta { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, mtime: Time { sec: 1, nsec: 0 }, size: 0, rdev: 0, attrs: 0 };
         let root = Node { meta, body: Body::Dir(BTreeMap::new()), nlink: 1, ino: 2, birth_ns: 1, ctime: meta.mtime, parent: ROOT, dev: 1 };
         let mut source = Self {
             nodes: HashMap::from([(ROOT, root)]),
@@ -109,6 +112,7 @@ impl MemSource {
             overflowed: false,
             shut: HashSet::new(),
             hides_names: false,
+            attrs: (0..4u8).filter_map(|n| Attrs::new(vec![((*b"user.n").into(), vec![n])]).unwrap()).map(Arc::new).collect(),
         };
         if watcher == Watcher::Mixed {
             let mount = source.create(ROOT, MOUNT, Body::Dir(BTreeMap::new()), Kind::Dir, 0o755).unwrap();
@@ -138,6 +142,11 @@ impl MemSource {
 
     fn time(&self) -> Time {
         at(self.now_ns / TICK_NS * TICK_NS)
+    }
+
+    /// The digest of a file's attributes as its reader tells them, who last looked at it when it had this time of change and these attributes.
+    pub fn attrs_read(&self, stat: &Stat, (ctime, attrs): (Time, Option<&Attrs>)) -> u64 {
+        if self.fine && stat.ctime == ctime { attrs.map_or(0, Attrs::digest) } else { stat.meta.attrs }
     }
 
     /// Whether a change right after a reading now would show.
@@ -280,7 +289,7 @@ impl MemSource {
         });
         let time = self.time();
         let rdev = if kind.is_device() { 0x103 } else { 0 };
-        let meta = Meta { kind, mode, uid: 0, gid: 0, mtime: time, size: 0, rdev };
+        let meta = Meta { kind, mode, uid: 0, gid: 0, mtime: time, size: 0, rdev, attrs: 0 };
         self.nodes
             .insert(self.next, Node { meta, body, nlink: 1, ino, birth_ns: time.as_nanos(), ctime: time, parent: dir, dev: self.dev(dir) });
         let id = self.next;
@@ -529,8 +538,11 @@ impl MemSource {
             }
             key = self.key(dir).map(|k| Key(k.into()));
         }
-        let names = names.iter().map(|n| (Name::new(n).unwrap().to_owned(), self.look(dir, n))).collect();
-        Ok(DirSeen { stat, key, unwatched: false, names, list_error: None })
+        let names: Vec<_> = names.iter().map(|n| (Name::new(n).unwrap().to_owned(), self.look(dir, n))).collect();
+        let digest = |seen: &Seen| if let Seen::Present { stat, .. } = seen { stat.meta.attrs } else { 0 };
+        let seen: HashSet<u64> = names.iter().map(|(_, seen)| digest(seen)).chain([stat.meta.attrs]).collect();
+        let attrs = self.attrs.iter().filter(|attrs| seen.contains(&attrs.digest())).cloned().collect();
+        Ok(DirSeen { stat, key, unwatched: false, names, attrs, list_error: None })
     }
 
     fn look(&self, dir: u64, name: &[u8]) -> Seen {

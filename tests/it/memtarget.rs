@@ -1,15 +1,20 @@
 //! A strict mirror in memory that does what `FsTarget` does as root on a filesystem of its own, or several, with faults on demand.
-//!
 //! It never touches a disk. The simulation of the planner runs on it, and a random comparison with `FsTarget` keeps it honest.
+
+mod staged;
 
 use std::collections::{BTreeMap, HashMap};
 
 use ringsync::apply::target::{is_at_or_beneath, may_name, may_name_dir};
 use ringsync::apply::{Errno, Listed, Target};
 use ringsync::limits::LINK_TARGET_BYTES_MAX;
-use ringsync::model::meta::{Kind, Meta, Time};
+use ringsync::model::meta::{Extent, Kind, Meta, Time};
 use ringsync::model::op::{Entry, Op, Spot};
 use ringsync::model::path::{Name, NameBuf, RelPath, STAGING_NAME};
+
+mod spoil;
+
+use staged::Staged;
 
 const ROOT: u64 = 1;
 /// Modification times of directories whose entries changed start here, one second apart: no test sets such a time.
@@ -48,13 +53,6 @@ struct Node {
     volume: u64,
 }
 
-#[derive(Debug, Default)]
-struct Staged {
-    content: Vec<u8>,
-    received: u64,
-    failed: Option<Errno>,
-}
-
 /// What a snapshot says of one entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -86,7 +84,7 @@ impl Default for MemTarget {
 impl MemTarget {
     /// An empty mirror; its root is `0755 root:root`.
     pub fn new() -> Self {
-        let meta = Meta { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, mtime: Time::default(), size: 0, rdev: 0 };
+        let meta = Meta { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, mtime: Time::default(), size: 0, rdev: 0, attrs: 0 };
         let root = Node { meta, body: Body::Dir(BTreeMap::new()), nlink: 1, volume: 0 };
         Self { nodes: HashMap::from([(ROOT, root)]), next: ROOT + 1, staged: HashMap::new(), clock: TOUCHED_SEC, fault: None }
     }
@@ -256,32 +254,6 @@ impl MemTarget {
         }
     }
 
-    /// The staging directory, made if need be; the root's modification time stays.
-    fn staging(&mut self) -> u64 {
-        let name = Name::new(STAGING_NAME).unwrap();
-        if let Some(ino) = self.lookup(ROOT, name) {
-            return ino;
-        }
-        let kept = self.nodes[&ROOT].meta.mtime;
-        let meta = Meta { kind: Kind::Dir, mode: 0o700, uid: 0, gid: 0, mtime: kept, size: 0, rdev: 0 };
-        let ino = self.create(meta, Body::Dir(BTreeMap::new()));
-        self.attach(ROOT, STAGING_NAME, ino);
-        self.nodes.get_mut(&ROOT).unwrap().meta.mtime = kept;
-        ino
-    }
-
-    fn remove_empty_staging(&mut self) {
-        if !self.has_staging() || !self.staged.is_empty() {
-            return;
-        }
-        let staging = self.staging();
-        if self.entries(staging).is_empty() {
-            let kept = self.nodes[&ROOT].meta.mtime;
-            self.detach(ROOT, STAGING_NAME);
-            self.nodes.get_mut(&ROOT).unwrap().meta.mtime = kept;
-        }
-    }
-
     /// Between cycles nothing is parked: what is there was left by one that failed.
     fn sweep_parked(&mut self, dir: u64) {
         let kept = self.nodes[&dir].meta.mtime;
@@ -300,8 +272,7 @@ impl MemTarget {
     }
 
     fn move_entry(&mut self, from: &Spot, to: &Spot) -> Result<(), Errno> {
-        let from_dir = self.resolve(&from.dir)?;
-        let to_dir = self.resolve(&to.dir)?;
+        let (from_dir, to_dir) = (self.resolve(&from.dir)?, self.resolve(&to.dir)?);
         let ino = self.lookup(from_dir, from.name.as_name()).ok_or(libc::ENOENT)?;
         if from == to {
             return Ok(());
@@ -372,31 +343,12 @@ impl MemTarget {
         if meta.kind != Kind::Symlink {
             node.meta.mode = meta.mode;
         }
-        (node.meta.uid, node.meta.gid, node.meta.mtime) = (meta.uid, meta.gid, meta.mtime);
-        Ok(())
-    }
-
-    fn place(&mut self, at: &Spot, meta: &Meta, id: u64) -> Result<(), Errno> {
-        let staged = self.staged.get(&id).ok_or(libc::ENOENT)?;
-        if let Some(errno) = staged.failed {
-            return Err(errno);
-        }
-        if staged.content.len() as u64 != meta.size || staged.received != meta.size {
-            return Err(libc::ENODATA);
-        }
-        let dir = self.resolve(&at.dir)?;
-        if self.lookup(dir, at.name.as_name()).is_some_and(|there| self.is_dir(there)) {
-            return Err(libc::EISDIR);
-        }
-        let staged = self.staged.remove(&id).unwrap();
-        let ino = self.create(*meta, Body::File(staged.content));
-        self.attach(dir, at.name.as_bytes(), ino);
+        (node.meta.uid, node.meta.gid, node.meta.mtime, node.meta.attrs) = (meta.uid, meta.gid, meta.mtime, meta.attrs);
         Ok(())
     }
 
     fn link(&mut self, from: &Spot, to: &Spot) -> Result<(), Errno> {
-        let from_dir = self.resolve(&from.dir)?;
-        let to_dir = self.resolve(&to.dir)?;
+        let (from_dir, to_dir) = (self.resolve(&from.dir)?, self.resolve(&to.dir)?);
         let ino = self.lookup(from_dir, from.name.as_name()).ok_or(libc::ENOENT)?;
         if self.is_dir(ino) {
             return Err(libc::EPERM);
@@ -466,7 +418,7 @@ impl Target for MemTarget {
                         self.clock += 1;
                         let mtime = Time { sec: self.clock, nsec: 0 };
                         let mode = meta.mode & 0o777 | 0o700;
-                        let made = Meta { kind: Kind::Dir, mode, uid: 0, gid: 0, mtime, size: 0, rdev: 0 };
+                        let made = Meta { kind: Kind::Dir, mode, uid: 0, gid: 0, mtime, size: 0, rdev: 0, attrs: 0 };
                         let ino = self.create(made, Body::Dir(BTreeMap::new()));
                         self.attach(dir, at.name.as_bytes(), ino);
                         Ok(())
@@ -512,7 +464,7 @@ impl Target for MemTarget {
                 require(may_name_dir(dir) && meta.kind == Kind::Dir)?;
                 let ino = self.resolve(dir)?;
                 let node = &mut self.nodes.get_mut(&ino).unwrap().meta;
-                (node.mode, node.uid, node.gid, node.mtime) = (meta.mode, meta.uid, meta.gid, meta.mtime);
+                (node.mode, node.uid, node.gid, node.mtime, node.attrs) = (meta.mode, meta.uid, meta.gid, meta.mtime, meta.attrs);
                 Ok(())
             }
         }
@@ -533,27 +485,18 @@ impl Target for MemTarget {
         Ok(())
     }
 
+    fn attrs(&mut self, _: &std::sync::Arc<ringsync::model::attrs::Attrs>) {}
+
+    fn put_sparse(&mut self, at: &Spot, meta: &Meta, extents: &[Extent], data: &[u8]) -> Result<(), Errno> {
+        self.put_filled(at, meta, extents, data)
+    }
+
+    fn stage_hole(&mut self, id: u64, offset: u64, len: u64) -> Result<(), Errno> {
+        self.piece(id, offset, len, None)
+    }
+
     fn stage(&mut self, id: u64, offset: u64, data: &[u8]) -> Result<(), Errno> {
-        if let Some(errno) = self.staged.get(&id).and_then(|staged| staged.failed) {
-            return Err(errno);
-        }
-        let end = usize::try_from(offset).ok().and_then(|o| o.checked_add(data.len())).filter(|end| *end <= isize::MAX as usize);
-        let checked = self.faulty(Act::Stage(id)).and(end.ok_or(libc::EFBIG));
-        let end = match checked {
-            Ok(end) => end,
-            Err(errno) => {
-                self.staged.entry(id).or_default().failed = Some(errno);
-                return Err(errno);
-            }
-        };
-        self.staging();
-        let Staged { content, received, .. } = self.staged.entry(id).or_default();
-        if content.len() < end {
-            content.resize(end, 0);
-        }
-        content[end - data.len()..end].copy_from_slice(data);
-        *received += data.len() as u64;
-        Ok(())
+        self.piece(id, offset, data.len() as u64, Some(data))
     }
 
     fn drop_stage(&mut self, id: u64) {

@@ -147,7 +147,7 @@ fn a_mount_point_that_should_go_is_emptied_and_goes_when_it_is_unmounted() {
         fs::create_dir(src.join("a/m/d")).unwrap();
         fs::write(src.join("a/m/d/f"), "f").unwrap();
         fs::write(src.join("a/g"), "g").unwrap();
-        let mirror = Mirror::start(As::Us, Way::Local, place, &[]);
+        let mirror = Mirror::start(As::Us, Way::Local, place, &["--allow-empty"]);
         mirror.settle("at first");
         fs::remove_dir_all(src.join("a")).unwrap();
         wait(&mirror, "emptied", || !dst.join("a/g").exists() && !dst.join("a/m/d").exists() && said(&mirror, "a") > 0);
@@ -210,7 +210,7 @@ fn what_is_mounted_under_a_running_mirror_is_noticed() {
         };
         fs::rename(src.join("d"), src.join("m/d")).unwrap();
         mirror.settle("a rename to what is mounted");
-        assert!(!warnings(&mirror).is_empty());
+        wait(&mirror, "a word on it", || !warnings(&mirror).is_empty());
         fs::rename(src.join("m/d/f"), src.join("f")).unwrap();
         fs::hard_link(src.join("f"), src.join("m/link")).unwrap();
         wait(&mirror, "a link to what is mounted", || holds(&dst.join("m/link"), b"f") && holds(&dst.join("f"), b"f"));

@@ -14,6 +14,8 @@ use crate::place::{is_root, skipped};
 pub enum Fs {
     /// In memory.
     Tmpfs,
+    /// In memory, without attributes.
+    Ramfs,
     /// ext4 in an image.
     Ext4,
     /// XFS in an image.
@@ -43,6 +45,7 @@ impl Mounted {
         let image = tempfile::Builder::new().prefix("ringsync-it-image-").tempdir_in(crate::place::base()).map_err(|e| e.to_string())?;
         match fs {
             Fs::Tmpfs => system("mount", &["-t", "tmpfs", "-o", "mode=755", "ringsync-it", path(at)])?,
+            Fs::Ramfs => system("mount", &["-t", "ramfs", "-o", "mode=755", "ringsync-it", path(at)])?,
             Fs::Ext4 => loop_mount(image.path(), &["mkfs.ext4", "-q", "-F"], at, "ext4", "loop")?,
             Fs::Xfs => loop_mount(image.path(), &["mkfs.xfs", "-q", "-f"], at, "xfs", "loop")?,
             Fs::Btrfs => loop_mount(image.path(), &["mkfs.btrfs", "-q", "-f"], at, "btrfs", "loop")?,

@@ -19,6 +19,7 @@ use ringsync::model::path::{RelPath, Shown};
 use crate::content::whole;
 use crate::rng::Rng;
 
+mod attrs;
 mod known;
 mod tests;
 
@@ -171,8 +172,9 @@ impl Ops {
             56..=57 => self.rotate(),
             58..=62 => self.replace_kind(),
             63..=66 => self.hard_link(),
-            67..=70 => self.chmod(),
-            71..=73 => self.chown(),
+            67..=69 => self.chmod(),
+            70 | 71 => self.attribute(),
+            72 | 73 => self.chown(),
             74..=77 => self.utimes(),
             78..=82 => self.mkdir(),
             83..=85 => self.chain(),

@@ -64,7 +64,16 @@ impl Program {
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.envs(variables.iter().copied());
         command.env_remove("RUST_LOG").env_remove("RINGSYNC_LOG").current_dir("/");
-        let mut child = command.spawn().unwrap_or_else(|e| panic!("{}: {e}", binary.display()));
+        let mut spawned = command.spawn();
+        // Another test that starts a program just now may hold the new copy open for writing, until its exec.
+        until(deadline(), || {
+            let busy = spawned.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::ETXTBSY));
+            if busy {
+                spawned = command.spawn();
+            }
+            !busy
+        });
+        let mut child = spawned.unwrap_or_else(|e| panic!("{}: {e}", binary.display()));
         let stderr = Arc::new(Mutex::new(Vec::new()));
         let stdout = Arc::new(Mutex::new(Vec::new()));
         let out = child.stdout.take().map(|out| drain(out, stdout.clone()));
@@ -77,14 +86,14 @@ impl Program {
         self.child.id()
     }
 
-    /// What it has written to stderr so far.
-    pub fn stderr(&self) -> String {
-        String::from_utf8_lossy(&self.stderr.lock().expect("no reader panics")).into_owned()
-    }
-
     /// What it has written to stdout so far.
     pub fn stdout(&self) -> String {
         String::from_utf8_lossy(&self.stdout.lock().expect("no reader panics")).into_owned()
+    }
+
+    /// What it has written to stderr so far.
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.stderr.lock().expect("no reader panics")).into_owned()
     }
 
     /// Whether it still runs.
@@ -178,6 +187,11 @@ impl Server {
     /// What a sender calls it.
     pub fn url(&self) -> String {
         format!("ringsync://127.0.0.1:{}/m", self.port)
+    }
+
+    /// The port that it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The program.

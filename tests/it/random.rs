@@ -52,14 +52,37 @@ fn churn(what: &str, who: As, ops: &mut Ops, mirror: &Mirror) {
 
 /// The whole of it: a tree grows, the mirror starts over a stale one while it changes, then bursts.
 fn run(what: &str, who: As, way: Way, watch: &str, place: &Place, seed: u64) {
+    run_with(what, who, way, &["--watch", watch], place, seed);
+}
+
+fn run_with(what: &str, who: As, way: Way, args: &[&str], place: &Place, seed: u64) {
+    let watch = args[1];
     let mut ops = Ops::new(&place.src, seed, choice(who, watch));
     acting(who, || {
         ops.run(400);
         Ops::new(&place.dst, seed ^ 1, choice(who, watch)).run(200);
     });
-    let mirror = Mirror::start(who, way, place, &["--watch", watch]);
+    let mirror = Mirror::start(who, way, place, args);
     churn(&format!("{what}, {way:?}, {watch}, RINGSYNC_SEED={seed}"), who, &mut ops, &mirror);
     mirror.terminate();
+}
+
+#[test]
+fn in_place_tcp() {
+    if !is_root() {
+        return skipped("in_place_tcp", "a filesystem mark needs root");
+    }
+    each_seed("in_place_tcp", |seed| {
+        run_with("in place", As::Us, Way::Tcp, &["--watch", "fanotify", "--inplace"], &Place::new(), seed);
+    });
+}
+
+#[test]
+fn in_place_as_an_ordinary_user() {
+    each_seed("in_place_as_an_ordinary_user", |seed| {
+        let place = if is_root() { Place::new().for_user() } else { Place::new() };
+        run_with("in place", As::User, Way::Local, &["--watch", "inotify", "--inplace"], &place, seed);
+    });
 }
 
 fn plain(name: &str, way: Way, watch: &str) {

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use ringsync::error::Exit;
 use ringsync::model::meta::Kind;
 use ringsync::model::op::{Op, OpError, Section};
-use ringsync::model::options::IoChoice;
+use ringsync::model::options::{Compress, IoChoice};
 use ringsync::model::path::RelPath;
 use ringsync::receiver::{Module, Receiver, Sockets};
 use ringsync::sys::wake::Wake;
 use ringsync::wire::{Hello, Incoming, Link, Message, Messages, Payload, Token};
 
 use crate::fixture::{Mirror, file_meta, meta, mkdir, rel, rename, spot, unlink};
+
+mod questions;
 
 /// Far more than any of this takes.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -105,7 +107,7 @@ impl Client {
 }
 
 fn put(payload: &mut Payload, index: u32, path: &str, data: &[u8]) {
-    payload.put(index, &spot(path), &file_meta(data), data.len()).copy_from_slice(data);
+    payload.put(index, &spot(path), &file_meta(data), data.len(), true).copy_from_slice(data);
 }
 
 fn wait_for(what: &str, done: impl Fn() -> bool) {
@@ -449,7 +451,8 @@ fn a_listener_serves_sessions_strangers_and_silent_ones_until_it_is_stopped() {
         let (receiver, stop) = (receiver.clone(), stop.clone());
         move || receiver.listen(&[listener], &stop)
     });
-    let connect = |hello: &Hello| Client::over(Link::tcp(TcpStream::connect(address).unwrap(), IoChoice::Auto, true, None).unwrap(), hello);
+    let connect =
+        |hello: &Hello| Client::over(Link::tcp(TcpStream::connect(address).unwrap(), IoChoice::Auto, Compress::Lz4, None).unwrap(), hello);
     let silent = TcpStream::connect(address).unwrap();
     let mut stranger = TcpStream::connect(address).unwrap();
     stranger.write_all(b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n").unwrap();

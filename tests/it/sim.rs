@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use ringsync::apply::{Listed, Target};
 use ringsync::limits::INLINE_FILE_BYTES_MAX;
+use ringsync::model::attrs::Namespaces;
 use ringsync::model::cycle::{Cycle, FileBatch, FileDone, Read, StageDone, StageTask};
 use ringsync::model::event::Event;
 use ringsync::model::filter::Filter;
@@ -27,6 +28,7 @@ mod guard;
 mod life;
 mod mounts;
 mod quiet;
+mod scrub;
 mod setting;
 
 /// A cycle whose files are being read.
@@ -87,6 +89,8 @@ struct Sim {
     approves: bool,
     /// Changes are made in this directory only.
     confined: Option<u64>,
+    /// What a scrub asked and is not answered.
+    scrub: scrub::Questions,
     /// `RINGSYNC_SIM_TRACE` shows what the mirror is told.
     trace: bool,
 }
@@ -144,6 +148,7 @@ impl Sim {
             shuts,
             approves: true,
             confined: None,
+            scrub: scrub::Questions::default(),
             trace: std::env::var_os("RINGSYNC_SIM_TRACE").is_some(),
         }
     }
@@ -156,9 +161,10 @@ impl Sim {
         self.sent.clear();
         self.acks.clear();
         self.target.end_session();
+        self.scrub.forget();
         self.planner.disconnected();
         let mut actions = Vec::new();
-        self.planner.connected(Abilities { chown: true, mknod: true }, self.source.now_ns, &mut actions);
+        self.planner.connected(Abilities { chown: true, mknod: true, attrs: Namespaces::ALL }, self.source.now_ns, &mut actions);
         self.act(actions);
     }
 
@@ -228,6 +234,9 @@ impl Sim {
             6 => self.acknowledge(now),
             _ => {}
         }
+        if self.scrub.is_on() {
+            self.scrub_step(now);
+        }
         self.planner.next(now, &mut actions);
         self.act(actions);
     }
@@ -274,7 +283,7 @@ impl Sim {
         if batch.files.is_empty() {
             under.batches.swap_remove(at);
         }
-        let id = self.source.open(&dir, &expect, task.name.as_bytes()).filter(|id| is_file(&self.source.stat(*id), &task.ident));
+        let id = self.source.open(&dir, &expect, task.name.as_bytes()).filter(|id| is_file(&self.source.stat(*id), &task.stat.ident));
         let read = match id {
             None => Read::Gone,
             Some(_) if rng.chance(3) && !*self.calm.lock().unwrap() => Read::Changed,
@@ -285,9 +294,10 @@ impl Sim {
                 if bytes.len() > INLINE_FILE_BYTES_MAX {
                     Read::Changed
                 } else {
-                    under.puts.push((task.index, Spot { dir, name: task.name.clone() }, stat.meta, bytes.clone()));
+                    let meta = Meta { attrs: self.source.attrs_read(&stat, (task.stat.ctime, task.attrs.as_deref())), ..stat.meta };
+                    under.puts.push((task.index, Spot { dir, name: task.name.clone() }, meta, bytes.clone()));
                     self.puts += 1;
-                    Read::Sent { meta: stat.meta, ctime: stat.ctime, racy: self.source.racy(&stat), changed: false }
+                    Read::Sent { meta, ctime: stat.ctime, racy: self.source.racy(&stat), changed: false }
                 }
             }
         };
@@ -368,6 +378,11 @@ impl Sim {
     fn execute(&mut self, under: &Under) -> Vec<OpError> {
         let mut errors = Vec::new();
         let cycle = &under.cycle;
+        for op in cycle.pre.iter().chain(cycle.metas.iter().map(|(_, op)| op)).chain(&cycle.post) {
+            let digest = op.meta().map_or(0, |meta| meta.attrs);
+            assert!(digest == 0 || (cycle.attrs.contains_key(&digest) && !matches!(op, Op::Mkdir { .. })), "attributes of {op:?}");
+        }
+        assert!(cycle.places.iter().all(|p| p.meta.attrs == 0 || cycle.attrs.contains_key(&p.meta.attrs)));
         let trace = self.trace;
         let mut note = |section, index: usize, result: Result<(), i32>, what: &dyn std::fmt::Debug| {
             if trace {
@@ -417,7 +432,8 @@ impl Sim {
                 && self.reports.is_empty()
                 && self.stages.is_empty()
                 && self.sent.is_empty()
-                && self.acks.is_empty();
+                && self.acks.is_empty()
+                && !(self.scrub.is_on() && self.planner.is_scrubbing());
             if quiet && !self.source.has_events() && self.planner.is_idle() {
                 if self.approves && self.planner.approve() > 0 {
                     continue;
@@ -454,7 +470,8 @@ impl Sim {
             }
             if !alike || (there.content != *content && !excused) {
                 all.push(format!("{shown}: content {meta:?} {:?}", there.meta));
-            } else if (there.meta.mode, there.meta.uid, there.meta.mtime) != (meta.mode, meta.uid, meta.mtime) {
+            } else if (there.meta.mode, there.meta.uid, there.meta.mtime, there.meta.attrs) != (meta.mode, meta.uid, meta.mtime, meta.attrs)
+            {
                 all.push(format!("{shown}: metadata {meta:?} {:?}", there.meta));
             }
             let object = (*group, there.volume);

@@ -5,13 +5,16 @@ use std::hash::{BuildHasher, RandomState};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringsync::apply::{Errno, Listed, Target};
-use ringsync::model::meta::{Kind, Meta, Time};
+use ringsync::model::attrs::Attrs;
+use ringsync::model::meta::{Extent, Kind, Meta, Time};
 use ringsync::model::op::{Op, Spot};
 use ringsync::model::path::{Name, NameBuf, RelPath};
 
+use crate::compare::attrs;
 use crate::fixture::{Mirror, file_meta, meta, mkdir, rel, skipped_without_root, spot, unlink};
 use crate::memtarget::{Act, MemTarget, Seen, TOUCHED_SEC};
 
@@ -61,11 +64,27 @@ fn a_spot(rng: &mut Rng) -> Spot {
     Spot { dir, name: Name::new(name.as_bytes()).unwrap().to_owned() }
 }
 
+/// What every kind of entry can have, as root.
+fn some_attrs() -> Vec<Arc<Attrs>> {
+    let one = |name: &[u8], value: &[u8]| (name.into(), value.to_vec());
+    let all = [vec![one(b"trusted.a", b"1")], vec![one(b"trusted.a", b"2"), one(b"security.b", b"")]];
+    all.into_iter().map(|all| Arc::new(Attrs::new(all).unwrap().unwrap())).collect()
+}
+
+/// The attributes come before what names them.
+fn give(target: &mut dyn Target, meta: Option<&Meta>) {
+    let digest = meta.map_or(0, |meta| meta.attrs);
+    if let Some(attrs) = some_attrs().iter().find(|attrs| attrs.digest() == digest) {
+        target.attrs(attrs);
+    }
+}
+
 fn a_meta(rng: &mut Rng, kind: Kind) -> Meta {
     let mode = [0o644, 0o755, 0o600, 0o4755, 0o400][rng.below(5) as usize];
     let mtime = Time { sec: rng.below(1000) as i64 - 500, nsec: rng.below(1_000_000_000) as u32 };
     let rdev = if kind.is_device() { libc::makedev(1, 3 + rng.below(2) as u32) } else { 0 };
-    Meta { kind, mode, uid: rng.below(3) as u32, gid: rng.below(3) as u32, mtime, size: 0, rdev }
+    let attrs = some_attrs().get(rng.below(6) as usize).map_or(0, |attrs| attrs.digest());
+    Meta { kind, mode, uid: rng.below(3) as u32, gid: rng.below(3) as u32, mtime, size: 0, rdev, attrs }
 }
 
 fn an_op(rng: &mut Rng) -> Op {
@@ -89,6 +108,11 @@ fn an_op(rng: &mut Rng) -> Op {
         19 => Op::Rmdir { at: a_spot(rng) },
         _ => Op::DirMeta { dir: a_dir(rng), meta: Meta { mode: 0o755, ..a_meta(rng, Kind::Dir) } },
     }
+}
+
+fn digest(attrs: BTreeMap<String, Vec<u8>>) -> u64 {
+    let all = attrs.into_iter().map(|(name, value)| (name.into_bytes().into(), value));
+    Attrs::new(all.collect()).unwrap().map_or(0, |attrs| attrs.digest())
 }
 
 /// What is on the disk, as the twin says it: link groups numbered by first appearance are compared as partitions.
@@ -115,6 +139,7 @@ fn read(root: &Path) -> BTreeMap<Vec<u8>, Seen> {
             mtime: Time { sec: stat.mtime(), nsec: stat.mtime_nsec() as u32 },
             size: content.len() as u64,
             rdev: if kind.is_device() { stat.rdev() } else { 0 },
+            attrs: digest(attrs::read(&path, true).unwrap()),
         };
         let link_group = if kind != Kind::Dir && stat.nlink() > 1 { stat.ino() } else { 0 };
         let path = path.strip_prefix(root).unwrap().as_os_str().as_bytes().to_vec();
@@ -161,6 +186,17 @@ fn run(seed: u64, steps: usize) {
                 let data = [&b"ab"[..], b"abcd"][rng.below(2) as usize];
                 ([m.target.stage(id, offset, data), mem.stage(id, offset, data)], format!("stage {id} at {offset}"))
             }
+            1 if rng.below(2) == 0 => {
+                let (id, offset) = (rng.below(3), [0, 2][rng.below(2) as usize]);
+                ([m.target.stage_hole(id, offset, 2), mem.stage_hole(id, offset, 2)], format!("hole of {id} at {offset}"))
+            }
+            3 => {
+                let (at, meta) = (a_spot(&mut rng), Meta { size: 4 + rng.below(3), ..a_meta(&mut rng, Kind::File) });
+                let extents = [Extent { at: 1, len: 1 }, Extent { at: 3, len: 2 }];
+                give(&mut m.target, Some(&meta));
+                let results = [m.target.put_sparse(&at, &meta, &extents, b"abc"), mem.put_sparse(&at, &meta, &extents, b"abc")];
+                (results, format!("put with holes {at:?}"))
+            }
             1 => {
                 let id = rng.below(3);
                 m.target.drop_stage(id);
@@ -174,13 +210,15 @@ fn run(seed: u64, steps: usize) {
                 assert_eq!(m.at(".ringsync-staging").exists(), mem.has_staging(), "seed {seed}, step {step}");
                 ([Ok(()); 2], "end of a cycle".into())
             }
-            3..7 => {
+            4..7 => {
                 let (at, data) = (a_spot(&mut rng), vec![b'x'; rng.below(5) as usize]);
                 let meta = Meta { size: data.len() as u64, ..a_meta(&mut rng, Kind::File) };
+                give(&mut m.target, Some(&meta));
                 ([m.target.put(&at, &meta, &data), mem.put(&at, &meta, &data)], format!("put {at:?}"))
             }
             _ => {
                 let op = an_op(&mut rng);
+                give(&mut m.target, op.meta());
                 ([m.target.op(&op), mem.op(&op)], format!("{op:?}"))
             }
         };

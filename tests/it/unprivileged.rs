@@ -43,7 +43,7 @@ fn owners_that_cannot_be_set_are_no_error_and_lend_no_rights() {
     as_nobody("owners_that_cannot_be_set_are_no_error_and_lend_no_rights", || {
         let mut m = Mirror::new();
         let root = Root::open(&m.path, false).unwrap();
-        assert_eq!(root.abilities(), Abilities { chown: false, mknod: false });
+        assert_eq!(root.abilities(), Abilities { chown: false, mknod: false, ..root.abilities() });
         let want = Meta { mode: 0o6755, uid: 0, gid: 0, ..file_meta(b"x") };
         for _ in 0..2 {
             m.target.put(&spot("f"), &want, b"x").unwrap();

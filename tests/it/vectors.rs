@@ -1,11 +1,15 @@
 //! PROTOCOL.md against the code: its test vectors both ways, what it says is refused, and its limits. The vectors are read out of the document itself.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ringsync::limits;
-use ringsync::model::meta::{Kind, Meta, Time};
+use ringsync::model::attrs::{Attrs, Namespaces};
+use ringsync::model::meta::{Extent, Kind, Meta, Time};
 use ringsync::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
+use ringsync::model::options::Writing;
 use ringsync::model::path::{Name, RelPath};
+use ringsync::model::scrub::{LookDone, Part, PartSum};
 use ringsync::wire::frame::{Deframer, Framer};
 use ringsync::wire::{Hello, Message, Messages, Payload, Role, WireError};
 
@@ -51,7 +55,11 @@ fn spot(path: &str, name: &str) -> Spot {
 }
 
 fn meta(kind: Kind, mode: u32, size: u64) -> Meta {
-    Meta { kind, mode, uid: 1000, gid: 100, mtime: Time { sec: 1_700_000_000, nsec: 123_456_789 }, size, rdev: 0 }
+    Meta { kind, mode, uid: 1000, gid: 100, mtime: Time { sec: 1_700_000_000, nsec: 123_456_789 }, size, rdev: 0, attrs: 0 }
+}
+
+fn part(name: &str, offset: u64, len: u64) -> Part {
+    Part { name: Name::new(name.as_bytes()).unwrap().to_owned(), offset, len }
 }
 
 /// What each vector of the document says, as values.
@@ -60,6 +68,9 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
     let file = meta(Kind::File, 0o644, 6);
     let old = Meta { uid: 0, gid: 0, mtime: Time { sec: -1, nsec: 0 }, ..meta(Kind::Fifo, 0o600, 0) };
     let name = |name: &str| Name::new(name.as_bytes()).unwrap().to_owned();
+    let attrs: [(&[u8], &[u8]); 2] = [(b"user.b", b""), (b"user.a", b"hello")];
+    let attrs = Attrs::new(attrs.map(|(name, value)| (name.into(), value.to_vec())).into()).unwrap().unwrap();
+    let attrs = Arc::new(attrs);
     let one = |message| vec![message];
     vec![
         (
@@ -67,7 +78,29 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
             one(Message::Hello(Hello {
                 version_min: 1,
                 version_max: 1,
-                role: Role::Control { module: "www".into(), path: dir("a/b"), threads: 10 },
+                role: Role::Control {
+                    module: "www".into(),
+                    path: dir("a/b"),
+                    threads: 10,
+                    attrs: Namespaces::USER.or(Namespaces::ACL),
+                    read_only: false,
+                    writing: Writing { in_place: true, preallocate: false },
+                },
+            })),
+        ),
+        (
+            "hello-read-only",
+            one(Message::Hello(Hello {
+                version_min: 1,
+                version_max: 1,
+                role: Role::Control {
+                    module: "www".into(),
+                    path: dir("a/b"),
+                    threads: 10,
+                    attrs: Namespaces::USER.or(Namespaces::ACL),
+                    read_only: true,
+                    writing: Writing { in_place: false, preallocate: true },
+                },
             })),
         ),
         ("hello-content", one(Message::Hello(Hello { version_min: 1, version_max: 2, role: Role::Content { token, index: 3 } }))),
@@ -95,16 +128,63 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
             "file-place",
             one(Message::File { index: 200, op: Op::Place { at: spot("", "x"), meta: meta(Kind::File, 0o644, 1 << 33), stage: 7 } }),
         ),
-        ("put", one(Message::Put { index: 1, at: spot("etc", "motd"), meta: file, data: b"hello\n" })),
+        ("put", one(Message::Put { index: 1, at: spot("etc", "motd"), meta: file, data: b"hello\n", new: false })),
+        ("put-new", one(Message::Put { index: 1, at: spot("etc", "motd"), meta: file, data: b"hello\n", new: true })),
         ("stage", one(Message::Stage { id: 7, offset: 1 << 20, data: b"\x00\x01\x02" })),
+        ("hole", one(Message::Hole { id: 7, offset: 1 << 20, len: 1 << 40 })),
+        (
+            "put-sparse",
+            one(Message::PutSparse {
+                index: 1,
+                at: spot("etc", "motd"),
+                meta: Meta { size: 300_000, ..file },
+                extents: vec![Extent { at: 0, len: 2 }, Extent { at: 65_536, len: 4 }],
+                data: b"hello\n",
+            }),
+        ),
+        ("resume", one(Message::Resume { id: 7, key: std::array::from_fn(|at| at as u8), size: 1 << 33 })),
+        ("resumed", one(Message::Resumed { id: 7, shape: b"\x80\x80\x80\x05\x0c", digest: std::array::from_fn(|at| at as u8) })),
+        ("resumed-nothing", one(Message::Resumed { id: 7, shape: b"\x00\x0c", digest: [0; 32] })),
         ("stage-drop", one(Message::StageDrop { id: 7 })),
         ("patch", one(Message::Patch { id: 7, base: spot("a", "x"), shapes: b"\x05\x0c\x81\x20\x0c" })),
         ("steps", one(Message::Steps { id: 7, data: b"\x00\x80\x40\x00\x03!" })),
         ("seal", one(Message::Seal { id: 7, digest: std::array::from_fn(|at| at as u8) })),
         ("sealed", one(Message::Sealed { id: 7, errno: 116 })),
+        (
+            "attrs",
+            vec![
+                Message::Attrs(attrs.clone()),
+                Message::File {
+                    index: 0,
+                    op: Op::SetMeta { at: spot("", "x"), meta: Meta { attrs: attrs.digest(), ..meta(Kind::File, 0o644, 0) } },
+                },
+            ],
+        ),
+        ("sum", one(Message::Sum { id: 7, dir: dir("a"), parts: vec![part("x", 0, 5), part("y", 1 << 20, 200)] })),
+        ("look", one(Message::Look { id: 8, dir: RelPath::root() })),
+        (
+            "summed",
+            one(Message::Summed {
+                id: 7,
+                sums: vec![PartSum::Read { size: 5, digest: std::array::from_fn(|at| at as u8) }, PartSum::Failed(2)],
+            }),
+        ),
+        (
+            "looked",
+            one(Message::Looked(LookDone {
+                id: 8,
+                last: true,
+                dir: Ok(meta(Kind::Dir, 0o755, 4096)),
+                entries: vec![Entry { name: name("x"), meta: file, target: None, link_group: 12 }],
+            })),
+        ),
+        ("looked-error", one(Message::Looked(LookDone { id: 8, last: true, dir: Err(13), entries: vec![] }))),
         ("ping", one(Message::Ping)),
         ("bye", one(Message::Bye)),
-        ("welcome", one(Message::Welcome { version: 1, token, abilities: Abilities { chown: true, mknod: false } })),
+        (
+            "welcome",
+            one(Message::Welcome { version: 1, token, abilities: Abilities { chown: true, mknod: false, attrs: Namespaces::ALL } }),
+        ),
         ("refused", one(Message::Refused { code: 5, text: "Unknown module 'www'" })),
         ("listing", one(Message::Listing { dir: dir("a"), meta: meta(Kind::Dir, 0o755, 4096) })),
         ("entry-file", one(Message::Entry(Entry { name: name("x"), meta: file, target: None, link_group: 12 }))),
@@ -118,6 +198,10 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
             })),
         ),
         ("entry-border", one(Message::Entry(Entry { name: name("d"), meta: meta(Kind::Dir, 0o755, 0), target: None, link_group: 1 }))),
+        (
+            "entry-attrs",
+            one(Message::Entry(Entry { name: name("x"), meta: Meta { attrs: attrs.digest(), ..file }, target: None, link_group: 0 })),
+        ),
         ("list-error", one(Message::ListError { dir: dir("a"), errno: 13 })),
         ("list-end", one(Message::ListEnd)),
         ("failed", one(Message::Failed(OpError { section: Section::Files, index: 1, errno: 28 }))),
@@ -130,8 +214,8 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
                 Message::Begin { cycle: 1 },
                 Message::Op(Op::Mkdir { at: spot("a", "d"), meta: meta(Kind::Dir, 0o755, 0) }),
                 Message::Open,
-                Message::Put { index: 0, at: spot("a/d", "x"), meta: meta(Kind::File, 0o644, 1), data: b"X" },
-                Message::Put { index: 1, at: spot("a/d", "y"), meta: meta(Kind::File, 0o644, 0), data: b"" },
+                Message::Put { index: 0, at: spot("a/d", "x"), meta: meta(Kind::File, 0o644, 1), data: b"X", new: false },
+                Message::Put { index: 1, at: spot("a/d", "y"), meta: meta(Kind::File, 0o644, 0), data: b"", new: false },
                 Message::Close { files: 2 },
                 Message::Op(Op::DirMeta { dir: dir("a/d"), meta: meta(Kind::Dir, 0o755, 0) }),
                 Message::Commit,
@@ -215,14 +299,22 @@ fn the_documented_limits_are_the_programs() {
         ("FRAME_PAYLOAD_BYTES_MAX", limits::FRAME_PAYLOAD_BYTES_MAX),
         ("INLINE_FILE_BYTES_MAX", limits::INLINE_FILE_BYTES_MAX),
         ("STAGE_CHUNK_BYTES", limits::STAGE_CHUNK_BYTES),
+        ("PUT_EXTENTS_MAX", limits::PUT_EXTENTS_MAX),
         ("NAME_BYTES_MAX", limits::NAME_BYTES_MAX),
         ("PATH_BYTES_MAX", limits::PATH_BYTES_MAX),
         ("LINK_TARGET_BYTES_MAX", limits::LINK_TARGET_BYTES_MAX),
         ("MODULE_BYTES_MAX", limits::MODULE_BYTES_MAX),
         ("TEXT_BYTES_MAX", limits::TEXT_BYTES_MAX),
+        ("ATTR_NAME_BYTES_MAX", limits::ATTR_NAME_BYTES_MAX),
+        ("ATTR_VALUE_BYTES_MAX", limits::ATTR_VALUE_BYTES_MAX),
+        ("ATTRS_BYTES_MAX", limits::ATTRS_BYTES_MAX),
         ("ERRNO_MAX", limits::ERRNO_MAX as usize),
         ("CYCLE_OPS_MAX", limits::CYCLE_OPS_MAX),
         ("CYCLES_IN_FLIGHT_MAX", limits::CYCLES_IN_FLIGHT_MAX),
+        ("SUM_FILES_MAX", limits::SUM_FILES_MAX),
+        ("SUM_BYTES_MAX", limits::SUM_BYTES_MAX as usize),
+        ("SUMS_WAITING_MAX", limits::SUMS_WAITING_MAX),
+        ("LOOK_ENTRIES_MAX", limits::LOOK_ENTRIES_MAX),
         ("THREADS_MAX", limits::THREADS_MAX),
     ];
     let mut documented: BTreeMap<&str, usize> = DOCUMENT

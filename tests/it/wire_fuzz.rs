@@ -2,10 +2,16 @@
 //!
 //! `RINGSYNC_SEED=<number>` repeats a run; the seed is printed.
 
-use ringsync::limits::{FRAME_PAYLOAD_BYTES_MAX, PATH_BYTES_MAX, TEXT_BYTES_MAX};
-use ringsync::model::meta::{Kind, Meta, Time};
+use std::sync::Arc;
+
+use ringsync::apply::target::fits;
+use ringsync::limits::{FRAME_PAYLOAD_BYTES_MAX, PATH_BYTES_MAX, PUT_EXTENTS_MAX, TEXT_BYTES_MAX};
+use ringsync::model::attrs::{Attrs, Namespaces};
+use ringsync::model::meta::{Extent, Kind, Meta, Time};
 use ringsync::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
+use ringsync::model::options::Writing;
 use ringsync::model::path::{Name, RelPath};
+use ringsync::model::scrub::{LookDone, Part, PartSum};
 use ringsync::wire::frame::{Deframer, Framer};
 use ringsync::wire::session::{ContentClient, ContentServer, ControlClient, ControlServer, greet, welcomed};
 use ringsync::wire::{Hello, Message, Messages, Payload, Role};
@@ -66,6 +72,11 @@ impl Random {
         Spot { dir: self.dir(), name: Name::new(&self.name()).unwrap().to_owned() }
     }
 
+    /// Of what is there already: its attributes do not come along.
+    fn meta_told(&mut self, kind: Kind) -> Meta {
+        Meta { attrs: [0, self.next()][self.below(2)], ..self.meta(kind) }
+    }
+
     fn meta(&mut self, kind: Kind) -> Meta {
         let mtime = Time { sec: self.number().cast_signed(), nsec: self.below(1_000_000_000) as u32 };
         let rdev = if kind.is_device() { self.number() } else { 0 };
@@ -77,6 +88,7 @@ impl Random {
             mtime,
             size: self.number(),
             rdev,
+            attrs: 0,
         }
     }
 
@@ -102,9 +114,16 @@ impl Random {
         let token = self.next().to_le_bytes().repeat(2).try_into().unwrap();
         let text = ["", "Unknown module 'x'", "caf\u{e9}"][self.below(3)];
         let errno = 1 + self.below(4095) as i32;
-        match self.below(31) {
+        match self.below(40) {
             0 => {
-                let role = Role::Control { module: "m".repeat(1 + self.below(255)), path: self.dir(), threads: self.next() as u16 };
+                let role = Role::Control {
+                    module: "m".repeat(1 + self.below(255)),
+                    path: self.dir(),
+                    threads: self.next() as u16,
+                    attrs: self.namespaces(),
+                    read_only: self.below(2) == 0,
+                    writing: Writing { in_place: self.below(2) == 0, preallocate: self.below(2) == 0 },
+                };
                 Message::Hello(Hello { version_min: 1, version_max: 1 + self.below(9) as u16, role })
             }
             1 => Message::Hello(Hello::content(token, self.next() as u16)),
@@ -120,21 +139,26 @@ impl Random {
             }
             9 | 10 => {
                 let meta = Meta { size: data.len() as u64, ..self.meta(Kind::File) };
-                Message::Put { index: self.number() as u32, at: self.spot(), meta, data }
+                Message::Put { index: self.number() as u32, at: self.spot(), meta, data, new: self.below(2) == 0 }
             }
             11 => Message::Stage { id: self.number(), offset: self.number() >> 2, data },
             12 => Message::StageDrop { id: self.number() },
             13 => Message::Ping,
             14 => Message::Bye,
-            15 => Message::Welcome { version: self.next() as u16, token, abilities: Abilities { chown: true, mknod: self.below(2) == 0 } },
+            15 => Message::Welcome {
+                version: self.next() as u16,
+                token,
+                abilities: Abilities { chown: true, mknod: self.below(2) == 0, attrs: self.namespaces() },
+            },
             16 => Message::Refused { code: self.next() as u8, text },
-            17 => Message::Listing { dir: self.dir(), meta: self.meta(Kind::Dir) },
+            17 => Message::Listing { dir: self.dir(), meta: self.meta_told(Kind::Dir) },
             18 | 19 => {
                 let kind = [Kind::File, Kind::Dir, Kind::Symlink, Kind::Block][self.below(4)];
                 let target = (kind == Kind::Symlink && self.below(9) > 0).then(|| self.name().into());
                 let name = Name::new(&self.name()).unwrap().to_owned();
                 let link_group = if kind == Kind::Dir { self.below(2) as u64 } else { self.number() };
-                Message::Entry(Entry { name, meta: self.meta(kind), target, link_group })
+                let attrs = [0, self.number()][self.below(2)];
+                Message::Entry(Entry { name, meta: Meta { attrs, ..self.meta(kind) }, target, link_group })
             }
             20 => Message::ListError { dir: self.dir(), errno },
             21 => Message::ListEnd,
@@ -149,8 +173,58 @@ impl Random {
             27 => Message::Steps { id: self.number(), data },
             28 => Message::Seal { id: self.number(), digest: [self.next() as u8; 32] },
             29 => Message::Sealed { id: self.number(), errno: [0, errno][self.below(2)] },
+            30 => {
+                let part = |random: &mut Self| {
+                    let name = Name::new(&random.name()).unwrap().to_owned();
+                    Part { name, offset: random.number() >> 2, len: random.number() >> 40 }
+                };
+                Message::Sum { id: self.number(), dir: self.dir(), parts: (0..1 + self.below(5)).map(|_| part(self)).collect() }
+            }
+            31 => Message::Look { id: self.number(), dir: self.dir() },
+            32 => {
+                let read = PartSum::Read { size: self.number(), digest: [self.next() as u8; 32] };
+                let sums = (0..1 + self.below(5)).map(|_| [read, PartSum::Failed(errno)][self.below(2)]).collect();
+                Message::Summed { id: self.number(), sums }
+            }
+            33 => {
+                let entry = |random: &mut Self| Entry {
+                    name: Name::new(&random.name()).unwrap().to_owned(),
+                    meta: random.meta_told(Kind::File),
+                    target: None,
+                    link_group: random.number(),
+                };
+                let entries = (0..self.below(5)).map(|_| entry(self)).collect();
+                let dir = if self.below(3) == 0 { Err(errno) } else { Ok(self.meta_told(Kind::Dir)) };
+                Message::Looked(LookDone { id: self.number(), last: self.below(2) == 0, dir, entries })
+            }
+            34 => Message::Attrs(self.attrs()),
+            35 => Message::Hole { id: self.number(), offset: self.number() >> 2, len: 1 + (self.number() >> 2) },
+            36 => {
+                let half = data.len() as u64 / 2;
+                let (first, gap) = (Extent { at: self.number() % 1000, len: half }, self.number() % 1000);
+                let second = Extent { at: first.at + half + gap, len: data.len() as u64 - half };
+                let extents: Vec<_> = [first, second].into_iter().filter(|extent| extent.len > 0).collect();
+                let meta = Meta { size: second.at + second.len + gap, ..self.meta(Kind::File) };
+                Message::PutSparse { index: self.number() as u32, at: self.spot(), meta, extents, data }
+            }
+            37 => Message::Resume { id: self.number(), key: token, size: self.number() },
+            38 => Message::Resumed { id: self.number(), shape: &data[..data.len().min(22)], digest: [self.next() as u8; 32] },
             _ => Message::Op(self.op()),
         }
+    }
+
+    fn namespaces(&mut self) -> Namespaces {
+        Namespaces::from_bits(self.next() as u8 & Namespaces::ALL.bits()).unwrap()
+    }
+
+    fn attrs(&mut self) -> Arc<Attrs> {
+        let prefixes = [&b"user."[..], b"trusted.", b"security.x"];
+        // A name with its place in it comes once.
+        let all = (0..=self.below(4)).map(|at| {
+            let name = [prefixes[self.below(3)], at.to_string().as_bytes()].concat();
+            (name.into(), self.bytes(40))
+        });
+        Arc::new(Attrs::new(all.collect()).unwrap().unwrap())
     }
 
     /// Changes a few bytes, or cuts, doubles or inserts some.
@@ -185,6 +259,8 @@ fn swallow(payload: &[u8]) -> usize {
     client.sent_begin(0);
     client.sent_ping();
     reader.sent_ping();
+    reader.sent_sum();
+    reader.sent_look();
     let mut good = 0;
     for message in Messages::new(payload) {
         let Ok(message) = message else { break };
@@ -192,6 +268,8 @@ fn swallow(payload: &[u8]) -> usize {
         // Whatever passed the decoder is within its limits.
         match &message {
             Message::Put { meta, data, .. } => assert_eq!(meta.size, data.len() as u64),
+            Message::PutSparse { meta, extents, data, .. } => assert!(fits(meta, extents, data) && extents.len() <= PUT_EXTENTS_MAX),
+            Message::Hole { offset, len, .. } => assert!(*len > 0 && offset + len <= i64::MAX as u64),
             Message::List { dir } | Message::Listing { dir, .. } => assert!(dir.as_bytes().len() <= PATH_BYTES_MAX),
             Message::Refused { text, .. } | Message::Fatal { text, .. } => assert!(text.len() <= TEXT_BYTES_MAX),
             _ => {}
@@ -217,7 +295,7 @@ fn any_message_comes_back_as_it_went() {
             payload.message(message);
             // Something that is taken back leaves no trace, not even in what the last directory is.
             let mark = payload.mark();
-            payload.put(7, &random.spot(), &random.meta(Kind::File), 100).fill(1);
+            payload.put(7, &random.spot(), &random.meta(Kind::File), 100, false).fill(1);
             payload.rollback(mark);
         }
         let bytes = payload.take();

@@ -13,6 +13,8 @@ const LOGS: u64 = 50;
 const LOG_BYTES: u64 = 200 << 10;
 const LINES: u64 = 20_000;
 const LINE_BYTES: usize = 512;
+const NEW_FILES: u64 = 16;
+const NEW_BYTES: u64 = 4 << 20;
 const LARGE_BYTES: u64 = 256 << 20;
 const PIECE_BYTES: u64 = 4096;
 const LARGE: &str = "large.bin";
@@ -76,6 +78,52 @@ pub(super) fn append(load: &Load, trace: &mut Trace<'_>) -> Result<()> {
         trace.note(path, LINE_BYTES as u64)?;
     }
     Ok(())
+}
+
+/// New files of [`NEW_BYTES`] each, in pieces that `fill` makes.
+fn new_files(load: &Load, trace: &mut Trace<'_>, mut fill: impl FnMut(&mut Vec<u8>)) -> Result<()> {
+    let mut piece = Vec::new();
+    for n in 0..load.count(NEW_FILES) {
+        let path = PathBuf::from(format!("new{n:02}"));
+        let mut out = File::create(trace.at(&path)).doing(|| "make a file".into())?;
+        let mut left = NEW_BYTES as usize;
+        while left > 0 {
+            piece.clear();
+            fill(&mut piece);
+            piece.truncate(left);
+            left -= piece.len();
+            out.write_all(&piece).doing(|| "write a file".into())?;
+        }
+        trace.note(&path, NEW_BYTES)?;
+    }
+    Ok(())
+}
+
+pub(super) fn logs(load: &Load, trace: &mut Trace<'_>) -> Result<()> {
+    let mut rng = load.rng(14);
+    let mut number = 0u64;
+    new_files(load, trace, |piece| {
+        for _ in 0..1000 {
+            number += 1 + rng.below(900_000) as u64;
+            let (id, path, took) = (rng.next(), ["/", "/index.html", "/api/v1/items", "/static/app.js"][rng.below(4)], rng.below(100_000));
+            let (status, bytes) = ([200, 200, 200, 304, 404][rng.below(5)], rng.below(100_000));
+            let line = format!(
+                "2026-01-01T00:{:02}:{:02}.{:06}Z INFO http request id={id:016x} method=GET path={path} status={status} bytes={bytes} took_us={took}\n",
+                number / 60_000_000 % 60,
+                number / 1_000_000 % 60,
+                number % 1_000_000
+            );
+            piece.extend_from_slice(line.as_bytes());
+        }
+    })
+}
+
+pub(super) fn noise(load: &Load, trace: &mut Trace<'_>) -> Result<()> {
+    let mut rng = load.rng(15);
+    new_files(load, trace, |piece| {
+        piece.resize(1 << 20, 0);
+        rng.fill(piece);
+    })
 }
 
 pub(super) fn prepare_large(load: &Load, root: &Path) -> Result<()> {

@@ -22,6 +22,8 @@ use crate::problem::{Doing, Result};
 
 /// So many places of the mirror are looked at before all of it is.
 const MARKS: u64 = 16;
+/// Files that are written one at a time.
+const LATENCY_FILES: u64 = 200;
 
 /// The name of a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
@@ -58,6 +60,12 @@ pub enum Name {
     Noop,
     /// Nothing for 10 s beside 1,000 files
     Idle,
+    /// As latency, beside 1,000,000 files that were equal before
+    Many,
+    /// 16 new logs of 4 MiB, whose lines shrink to a third
+    Logs,
+    /// 16 new files of 4 MiB that do not shrink
+    Noise,
 }
 
 impl Name {
@@ -115,7 +123,8 @@ impl Load {
     /// Files of latency, or of the hot set.
     pub fn files(&self) -> u64 {
         match self.name {
-            Name::Latency => self.count(200),
+            Name::Latency => self.count(LATENCY_FILES),
+            Name::Many => LATENCY_FILES,
             Name::Steady => self.count(2_000),
             _ => 0,
         }
@@ -128,12 +137,16 @@ impl Load {
     pub fn prepare(&self, root: &Path) -> Result<()> {
         match self.name {
             Name::Storm => small::directories(self, root),
-            Name::Deep | Name::Untar | Name::Checkout => Ok(()),
+            Name::Deep | Name::Untar | Name::Checkout | Name::Logs | Name::Noise => Ok(()),
             Name::Churn => churn::prepare(self, root),
             Name::Append => big::prepare_logs(self, root),
             Name::Rewrite | Name::Insert => big::prepare_large(self, root),
             Name::Rename | Name::Delete => small::tree(self, root, self.count(100), 100, Size::Fixed(4096)),
-            Name::Latency => fs::create_dir(root.join("in")).doing(|| "make a directory".into()),
+            Name::Latency => latency_directory(root),
+            Name::Many => {
+                small::tree(self, root, self.count(10_000), 100, Size::Below(4096))?;
+                latency_directory(root)
+            }
             Name::Replace => small::tree(self, root, self.count(10), 50, Size::Fixed(8192)),
             Name::Steady => hot::prepare(self, root),
             Name::First | Name::Noop => {
@@ -155,11 +168,13 @@ impl Load {
             Name::Deep => small::deep(self, &mut trace),
             Name::Churn => churn::run(self, &mut trace),
             Name::Append => big::append(self, &mut trace),
+            Name::Logs => big::logs(self, &mut trace),
+            Name::Noise => big::noise(self, &mut trace),
             Name::Rewrite => big::rewrite(self, &mut trace),
             Name::Insert => big::insert(self, &mut trace),
             Name::Rename => small::rename(self, &mut trace),
             Name::Delete => small::delete(self, &mut trace),
-            Name::Latency => (0..self.files()).try_for_each(|n| self.latency_file(n, &mut trace).map(drop)),
+            Name::Latency | Name::Many => (0..self.files()).try_for_each(|n| self.latency_file(n, &mut trace).map(drop)),
             Name::Replace => small::replace(self, &mut trace),
             Name::Untar => tools::untar(self, &mut trace),
             Name::Checkout => tools::checkout(self, &mut trace),
@@ -180,6 +195,10 @@ impl Load {
         trace.write(&path, &content)?;
         Ok((path, content))
     }
+}
+
+fn latency_directory(root: &Path) -> Result<()> {
+    fs::create_dir(root.join("in")).doing(|| "make a directory".into())
 }
 
 /// How large files are.

@@ -1,6 +1,7 @@
 //! How things are measured: trees compared, the moment of equality, the cost of processes, latency. Nothing here starts a peer or makes a load.
 
 pub mod latency;
+pub mod profile;
 pub mod usage;
 pub mod verify;
 pub mod wait;

@@ -58,6 +58,8 @@ pub struct Programs {
     pub ringsync: PathBuf,
     /// sersync2, if any.
     pub sersync: Option<PathBuf>,
+    /// Further options of ringsync mirror.
+    pub with: Vec<String>,
 }
 
 /// A peer's processes.
@@ -166,7 +168,7 @@ impl Peer {
             Self::RsyncAz => oneshot::rsync(lab, "-az"),
             Self::Tar => Ok(oneshot::tar(lab)),
             Self::Cp => Ok(oneshot::cp(lab)),
-            _ => ringsync::prepare(self, lab, &programs.ringsync),
+            _ => ringsync::prepare(self, lab, &programs.ringsync, &programs.with),
         }
     }
 }

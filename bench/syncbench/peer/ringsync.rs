@@ -6,7 +6,7 @@ use super::{Peer, Prepared};
 use crate::lab::{End, Lab, Process};
 use crate::problem::Result;
 
-pub(super) fn prepare<'a>(peer: Peer, lab: &'a Lab, program: &Path) -> Result<Prepared<'a>> {
+pub(super) fn prepare<'a>(peer: Peer, lab: &'a Lab, program: &Path, with: &[String]) -> Result<Prepared<'a>> {
     let (watch, io) = match peer {
         Peer::RingsyncInotify => ("inotify", "auto"),
         Peer::RingsyncEpoll => ("fanotify", "epoll"),
@@ -16,6 +16,7 @@ pub(super) fn prepare<'a>(peer: Peer, lab: &'a Lab, program: &Path) -> Result<Pr
     };
     let mut sender = lab.command(End::Sender, program);
     sender.args(["mirror", "--watch", watch, "--io", io]);
+    sender.args(with);
     if peer == Peer::RingsyncOnce {
         sender.arg("--once");
     }

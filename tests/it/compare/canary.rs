@@ -39,10 +39,12 @@ fn sample(root: &Path) {
         mode(&root.join(file), 0o644);
     }
     fs::write(root.join("big"), vec![7; 200_000]).unwrap();
+    attr(&root.join("f"), "user.a", Some(b"1"));
     fs::hard_link(root.join("h"), root.join("h2")).unwrap();
     fs::create_dir(root.join("d")).unwrap();
     mode(&root.join("d"), 0o755);
     fs::write(root.join("d/inner"), "x").unwrap();
+    ["big", "d/inner"].iter().for_each(|file| mode(&root.join(file), 0o644));
     symlink("target", root.join("l")).unwrap();
     node(&root.join("p"), SFlag::S_IFIFO, 0);
     node(&root.join("s"), SFlag::S_IFSOCK, 0);
@@ -71,6 +73,19 @@ fn settle(root: &Path) {
         let Ok(dir) = root.open_beneath(&path) else { continue };
         dir.list(|name| dir.set_mtime_at(name, FIXED).unwrap()).unwrap();
         set_mtime(dir.as_fd(), FIXED).unwrap();
+    }
+}
+
+/// `rw-------` with `rw-` for user 7, which the mask takes away.
+const ACL: &[u8] = b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x02\0\x06\0\x07\0\0\0\x04\0\0\0\xff\xff\xff\xff\x10\0\0\0\xff\xff\xff\xff\x20\0\0\0\xff\xff\xff\xff";
+/// cap_net_raw=p
+const CAPABILITY: &[u8] = b"\0\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
+/// Sets an attribute, or removes it.
+fn attr(path: &Path, name: &str, value: Option<&[u8]>) {
+    match value {
+        Some(value) => rustix::fs::lsetxattr(path, name, value, rustix::fs::XattrFlags::empty()).unwrap(),
+        None => rustix::fs::lremovexattr(path, name).unwrap(),
     }
 }
 
@@ -114,6 +129,12 @@ const CHANGES: &[Change] = &[
         fs::remove_file(r.join("k")).unwrap();
         fs::hard_link(r.join("g"), r.join("k")).unwrap();
     }),
+    ("f", "attribute user.a: Some([31]) against None", |r| attr(&r.join("f"), "user.a", None)),
+    ("f", "attribute user.a: Some([31]) against Some([32])", |r| attr(&r.join("f"), "user.a", Some(b"2"))),
+    ("d", "attribute user.b: None against Some([])", |r| attr(&r.join("d"), "user.b", Some(b""))),
+    (".", "attribute user.b: None against Some([78])", |r| attr(r, "user.b", Some(b"x"))),
+    ("d", "attribute system.posix_acl_default: None against Some([", |r| attr(&r.join("d"), "system.posix_acl_default", Some(ACL))),
+    ("p", "attribute system.posix_acl_access: None against Some([", |r| attr(&r.join("p"), "system.posix_acl_access", Some(ACL))),
     ("bottom", "mode 0644 against 0600", |r| {
         Dir::open_root(r).unwrap().open_beneath(&deep()).unwrap().set_mode_at(name("bottom"), 0o600).unwrap();
     }),
@@ -133,6 +154,8 @@ const AS_ROOT: &[Change] = &[
     ("f", "owner 0:0 against 1:0", |r| lchown(r.join("f"), Some(1), None).unwrap()),
     ("l", "owner 0:0 against 0:1", |r| lchown(r.join("l"), None, Some(1)).unwrap()),
     ("d", "owner 0:0 against 1:1", |r| lchown(r.join("d"), Some(1), Some(1)).unwrap()),
+    ("l", "attribute trusted.a: None against Some([31])", |r| attr(&r.join("l"), "trusted.a", Some(b"1"))),
+    ("g", "attribute security.capability: None against Some([", |r| attr(&r.join("g"), "security.capability", Some(CAPABILITY))),
     ("c", "device 0x103 against 0x105", |r| {
         fs::remove_file(r.join("c")).unwrap();
         node(&r.join("c"), SFlag::S_IFCHR, makedev(1, 5));

@@ -51,13 +51,13 @@ fn flushed(seed: u64, watcher: Watcher, forgetful: bool) -> (Vec<String>, usize)
         sim.begin_flush();
         if forgetful {
             sim.planner = Planner::new(Options::mirror(), sim.filter.clone(), seed);
-            sim.planner.connected(Abilities { chown: true, mknod: true }, 0, &mut Vec::new());
+            sim.planner.connected(Abilities { chown: true, mknod: true, attrs: Namespaces::ALL }, 0, &mut Vec::new());
         }
         let Some(differences) = sim.end_flush() else {
             return (vec![format!("a flush does not end, {} owed", sim.planner.owed())], compared);
         };
         // What failed or is held waits for its time, whoever waits for it.
-        if sim.planner.unsettled() == 0 && sim.planner.held(0).is_none() {
+        if sim.planner.unsettled() == 0 && sim.planner.deletions_held(0).is_none() {
             compared += 1;
             if !differences.is_empty() {
                 return (differences, compared);

@@ -48,7 +48,7 @@ fn a_root_emptied_at_once_is_held_until_it_has_an_entry() {
         sim.source.remove(root, b"b");
         assert!(sim.rest());
         // Where not all was seen at once it is an ordinary deletion until the last of it is.
-        let Some(held) = sim.planner.held(10) else {
+        let Some(held) = sim.planner.deletions_held(10) else {
             assert!(mirrored(&sim) < 2, "{watcher:?} {seed}: {}", mirrored(&sim));
             continue;
         };
@@ -61,7 +61,7 @@ fn a_root_emptied_at_once_is_held_until_it_has_an_entry() {
         let dir = directory(&mut sim, root, b"a");
         file(&mut sim, dir, 3);
         assert!(sim.rest());
-        assert_eq!((sim.differences(), sim.planner.held(0)), (vec![], None), "{watcher:?} {seed}");
+        assert_eq!((sim.differences(), sim.planner.deletions_held(0)), (vec![], None), "{watcher:?} {seed}");
     }
 }
 
@@ -73,7 +73,7 @@ fn a_root_that_is_empty_at_the_first_look_is_held_until_that_is_approved() {
         sim.source.remove(root, b"b");
         sim.connect();
         assert!(sim.rest());
-        let held = sim.planner.held(10).expect("an empty root is held");
+        let held = sim.planner.deletions_held(10).expect("an empty root is held");
         assert_eq!((held.cause, held.count, held.paths.len(), mirrored(&sim)), (HoldCause::Emptied, 22, 2, 22));
         // Another session knows of it.
         let hold = sim.planner.hold().unwrap();
@@ -83,7 +83,7 @@ fn a_root_that_is_empty_at_the_first_look_is_held_until_that_is_approved() {
         assert_eq!(mirrored(&sim), 22);
         assert_eq!(sim.planner.approve(), 22);
         assert!(sim.rest());
-        assert_eq!((sim.differences(), sim.planner.held(0)), (vec![], None), "{watcher:?} {seed}");
+        assert_eq!((sim.differences(), sim.planner.deletions_held(0)), (vec![], None), "{watcher:?} {seed}");
     }
 }
 
@@ -97,7 +97,7 @@ fn too_many_deletions_are_held_and_everything_else_goes_on() {
         let (mut sim, root) = setting(watcher, seed, Some(most));
         sim.source.remove(root, b"a");
         assert!(sim.rest());
-        assert_eq!((sim.differences(), sim.planner.held(0)), (vec![], None), "{what}: 11 are allowed");
+        assert_eq!((sim.differences(), sim.planner.deletions_held(0)), (vec![], None), "{what}: 11 are allowed");
         let b = sim.source.entries(root)[&b"b"[..]];
         sim.source.remove(b, b"f1");
         sim.source.remove(b, b"f2");
@@ -106,17 +106,17 @@ fn too_many_deletions_are_held_and_everything_else_goes_on() {
         file(&mut sim, c, 1);
         sim.source.rename(root, b"b", c, b"b");
         assert!(sim.rest());
-        let held = sim.planner.held(10).unwrap_or_else(|| panic!("{what}: a third one is too much"));
+        let held = sim.planner.deletions_held(10).unwrap_or_else(|| panic!("{what}: a third one is too much"));
         assert_eq!(held.cause, HoldCause::MaxDelete, "{what}");
         let differences = sim.differences();
         assert!(differences.len() == held.count as usize && differences.iter().all(|d| d.ends_with(": extra")), "{what}: {differences:?}");
         // Time does not make it better; nor does a new session.
         sim.source.now_ns += 1_000_000_000_000;
         assert!(sim.rest());
-        assert_eq!(sim.planner.held(0).map(|h| h.count), Some(held.count), "{what}");
+        assert_eq!(sim.planner.deletions_held(0).map(|h| h.count), Some(held.count), "{what}");
         sim.planner.approve();
         assert!(sim.rest());
-        assert_eq!((sim.differences(), sim.planner.held(0)), (vec![], None), "{what}");
+        assert_eq!((sim.differences(), sim.planner.deletions_held(0)), (vec![], None), "{what}");
     }
 }
 
@@ -126,14 +126,14 @@ fn what_comes_back_ends_it() {
         let (mut sim, root) = setting(watcher, seed, Some(MaxDelete::Entries(3)));
         sim.source.remove(root, b"a");
         assert!(sim.rest());
-        let held = sim.planner.held(10).expect("it is held").count;
+        let held = sim.planner.deletions_held(10).expect("it is held").count;
         assert!(held > 3);
         let a = directory(&mut sim, root, b"a");
         for n in 0..8 {
             file(&mut sim, a, n);
         }
         assert!(sim.rest());
-        assert_eq!((sim.differences(), sim.planner.held(0)), (vec![], None), "{watcher:?} {seed}");
+        assert_eq!((sim.differences(), sim.planner.deletions_held(0)), (vec![], None), "{watcher:?} {seed}");
     }
 }
 
@@ -145,7 +145,7 @@ fn a_burst_is_over_after_its_time() {
         sim.source.remove(a, format!("f{n}").as_bytes());
         if n % 3 == 2 {
             assert!(sim.rest());
-            assert_eq!((sim.differences(), sim.planner.held(0)), (vec![], None), "{n}");
+            assert_eq!((sim.differences(), sim.planner.deletions_held(0)), (vec![], None), "{n}");
             sim.source.now_ns += 61_000_000_000;
         }
     }
@@ -173,6 +173,6 @@ fn renames_are_not_held() {
         let (mut sim, root) = setting(watcher, 6, Some(MaxDelete::Entries(0)));
         sim.source.rename(root, b"a", root, b"z");
         assert!(sim.rest());
-        assert_eq!((sim.differences(), sim.planner.held(0)), (vec![], None), "{watcher:?}");
+        assert_eq!((sim.differences(), sim.planner.deletions_held(0)), (vec![], None), "{watcher:?}");
     }
 }

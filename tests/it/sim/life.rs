@@ -14,7 +14,7 @@ impl Sim {
         let there: Vec<Vec<u8>> = self.source.entries(dir).keys().cloned().collect();
         let entry = if there.is_empty() { name.clone() } else { there[self.rng.below(there.len())].clone() };
         let kind = self.source.entries(dir).get(&entry).map(|id| self.source.nodes[id].meta.kind);
-        match self.rng.below(17) {
+        match self.rng.below(18) {
             0..=3 => {
                 let bytes = self.bytes();
                 self.source.create(dir, &name, Body::File(Arc::new(bytes)), Kind::File, 0o644);
@@ -69,7 +69,12 @@ impl Sim {
                     self.source.exchange(dir, &entry, other, &with);
                 }
             }
-            16 if self.shuts => {
+            16 if kind.is_some() => {
+                let none_too = self.rng.below(self.source.attrs.len() + 2);
+                let attrs = self.source.attrs.get(none_too).map_or(0, |attrs| attrs.digest());
+                self.source.change_meta(dir, &entry, |m| m.attrs = attrs);
+            }
+            17 if self.shuts => {
                 let shut = self.rng.chance(30);
                 self.source.set_shut(dir, shut);
             }

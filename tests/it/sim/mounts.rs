@@ -47,7 +47,8 @@ impl Sim {
             let make = self.rng.chance(80);
             for name in path.names() {
                 let spot = Spot { dir: at.clone(), name: name.to_owned() };
-                let meta = Meta { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, mtime: Time { sec: 1, nsec: 0 }, size: 0, rdev: 0 };
+                let meta =
+                    Meta { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, mtime: Time { sec: 1, nsec: 0 }, size: 0, rdev: 0, attrs: 0 };
                 self.target.op(&Op::Mkdir { at: spot, meta }).unwrap();
                 at = at.join(name).unwrap();
                 let made = id.filter(|_| make).and_then(|dir| {

@@ -61,7 +61,16 @@ pub fn prefill(rng: &mut Rng, target: &mut MemTarget, filter: &Filter) -> HashSe
         if excluded && (!spot.dir.is_root() || filter.decide(path.as_bytes(), false) != Decision::Excluded) {
             continue;
         }
-        let meta = Meta { kind, mode: 0o640, uid: 9, gid: 0, mtime: Time { sec: 5_000 + made as i64, nsec: 1 }, size: 7, rdev: 0 };
+        let meta = Meta {
+            kind,
+            mode: 0o640,
+            uid: 9,
+            gid: 0,
+            mtime: Time { sec: 5_000 + made as i64, nsec: 1 },
+            size: 7,
+            rdev: 0,
+            attrs: rng.pick(&[0, 0, 1]),
+        };
         let done = match kind {
             Kind::Dir => target.op(&Op::Mkdir { at: spot, meta }),
             Kind::File => target.put(&spot, &meta, b"prefill"),

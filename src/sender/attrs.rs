@@ -1,0 +1,31 @@
+//! Which attributes a session carries: what the options want, this process can read and the receiver can set. What is left out is said once a session.
+
+use crate::model::attrs::Namespaces;
+use crate::model::options::Options;
+use crate::sys::xattr::readable;
+
+/// What the options want and can be read here.
+pub(super) fn wanted(options: &Options) -> Namespaces {
+    let xattrs = if options.xattrs { Namespaces::ALL.without(Namespaces::ACL) } else { Namespaces::NONE };
+    let acls = if options.acls { Namespaces::ACL } else { Namespaces::NONE };
+    let all = xattrs.or(acls);
+    if all.is_empty() { all } else { all.and(readable()) }
+}
+
+/// Says what of it the receiver cannot set.
+pub(super) fn tell(wanted: Namespaces, settable: Namespaces) {
+    let names = [
+        (Namespaces::USER, "user.*"),
+        (Namespaces::ACL, "access control lists"),
+        (Namespaces::CAPABILITY, "capabilities"),
+        (Namespaces::TRUSTED, "trusted.*"),
+        (Namespaces::SECURITY, "security.*"),
+        (Namespaces::LABEL, "labels of SELinux and Smack"),
+        (Namespaces::OVERLAY, "overlayfs's own"),
+    ];
+    let lacking = wanted.without(settable);
+    let lacking: Vec<&str> = names.iter().filter(|(namespace, _)| lacking.has(*namespace)).map(|(_, name)| *name).collect();
+    if !lacking.is_empty() {
+        tracing::info!("the receiver cannot set these attributes, which are left as they are there: {}", lacking.join(", "));
+    }
+}
