@@ -35,6 +35,10 @@ pub const STAGE_CHUNK_BYTES: usize = 512 * 1024;
 /// Shorter holes inside of data are sent as the zeros that they are read as: no filesystem that matters has smaller blocks.
 pub const HOLE_BYTES_MIN: u64 = 4096;
 
+/// Files that go inside a frame are asked for holes from this length on: a call that says no costs a tenth of reading as much. Before they are read: to read a hole of
+/// tmpfs through a mapping fills it.
+pub const HOLES_LOOK_BYTES_MIN: usize = 32 * 1024;
+
 /// A hole of the source that is so long is told in every delta, so that it becomes one in the mirror even where that has the zeros written out; shorter ones are told only where
 /// the content differs: a message for a million of small ones is not worth it.
 pub const HOLE_TOLD_BYTES_MIN: u64 = 1024 * 1024;

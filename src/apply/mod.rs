@@ -21,7 +21,7 @@ pub mod target;
 mod temp;
 
 pub use fs::FsTarget;
-pub use partial::Found;
+pub use partial::{Found, Key};
 pub use root::Root;
 pub use sum::Answer;
 pub use target::{Errno, Listed, Target};

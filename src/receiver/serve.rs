@@ -2,7 +2,7 @@
 //!
 //! Never applies anything that the wire's checker did not pass. Each runs in its own thread, with its own target.
 
-use crate::apply::{Answer, Errno, Found, FsTarget, Listed, Target};
+use crate::apply::{Answer, Errno, Found, FsTarget, Key, Listed, Target};
 use crate::error::{Error, Result};
 use crate::limits::FILES_STALL_MAX;
 use crate::model::meta::{Extent, Meta};
@@ -124,7 +124,7 @@ impl<'a> Conn<'a> {
     }
 
     /// What is there of a large file is read when there is nothing else to do; if that is nothing it is said at once.
-    fn resume(&mut self, id: u64, key: &[u8; 16], size: u64) {
+    fn resume(&mut self, id: u64, key: &Key, size: u64) {
         if !self.target.resume(id, key, size) {
             let Found { shape, digest } = Found::nothing();
             self.out.resumed(id, &shape, &digest);

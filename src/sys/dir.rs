@@ -220,8 +220,7 @@ impl Dir {
     /// As [`Dir::stat_at`].
     pub fn stat_mount_at(&self, name: Name<'_>) -> io::Result<(Stat, bool)> {
         let name = CName::new(name);
-        let seen = statx(self.as_raw_fd(), name.as_ptr(), libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT);
-        seen.map(|(stat, more)| (stat, more.is_mount))
+        statx(self.as_raw_fd(), name.as_ptr(), libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT)
     }
 
     /// What the symbolic link `name` points to.
@@ -435,14 +434,6 @@ pub fn stat_fd(fd: BorrowedFd<'_>) -> io::Result<Stat> {
     statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH).map(|(stat, _)| stat)
 }
 
-/// [`stat_fd`], and how many bytes the object takes on its filesystem: fewer than its size if it has holes.
-///
-/// # Errors
-/// As [`stat_fd`].
-pub fn stat_blocks(fd: BorrowedFd<'_>) -> io::Result<(Stat, u64)> {
-    statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH).map(|(stat, more)| (stat, more.bytes))
-}
-
 /// Sets owner and group through an open descriptor.
 ///
 /// # Errors
@@ -471,15 +462,8 @@ pub fn set_mtime(fd: BorrowedFd<'_>, mtime: Time) -> io::Result<()> {
     check(unsafe { libc::futimens(fd.as_raw_fd(), times.as_ptr()) })
 }
 
-/// What `statx(2)` says beside the metadata.
-struct More {
-    /// It is the root of a mount.
-    is_mount: bool,
-    /// Bytes that are allocated.
-    bytes: u64,
-}
-
-fn statx(fd: RawFd, path: *const libc::c_char, flags: i32) -> io::Result<(Stat, More)> {
+/// The metadata, and whether it is the root of a mount.
+fn statx(fd: RawFd, path: *const libc::c_char, flags: i32) -> io::Result<(Stat, bool)> {
     const MASK: u32 = libc::STATX_BASIC_STATS | libc::STATX_BTIME;
     let mut raw = MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: callers pass a NUL-ended path that outlives the call; `raw` is writable.
@@ -504,8 +488,7 @@ fn statx(fd: RawFd, path: *const libc::c_char, flags: i32) -> io::Result<(Stat, 
         nlink: raw.stx_nlink,
         ctime: time(raw.stx_ctime),
     };
-    let is_mount = raw.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0;
-    Ok((stat, More { is_mount, bytes: raw.stx_blocks.saturating_mul(512) }))
+    Ok((stat, raw.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0))
 }
 
 fn time(t: libc::statx_timestamp) -> Time {

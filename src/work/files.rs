@@ -7,15 +7,14 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use crate::limits::{HOLE_BYTES_MIN, INLINE_FILE_BYTES_MAX, MMAP_BYTES_MIN, PUT_EXTENTS_MAX};
+use crate::limits::{HOLES_LOOK_BYTES_MIN, INLINE_FILE_BYTES_MAX, MMAP_BYTES_MIN, PUT_EXTENTS_MAX};
 use crate::model::attrs::{Attrs, Namespaces};
 use crate::model::cycle::{FileBatch, FileDone, FileTask, Racy, Read};
 use crate::model::meta::{Ident, Kind, Stat, Time};
 use crate::model::op::Spot;
-use crate::model::path::Name;
 use crate::model::probe::{Ask, Probe, ProbeError};
 use crate::sys::clock::{Grain, coarse_now, grain};
-use crate::sys::dir::{Dir, stat_blocks};
+use crate::sys::dir::{Dir, stat_fd};
 use crate::sys::mmap::Guarded;
 use crate::sys::xattr::At;
 use crate::wire::Payload;
@@ -59,12 +58,11 @@ pub fn pack<E>(
     Ok(done)
 }
 
-/// The ways of a directory's filesystem: how it stamps files, and which attributes of them are carried.
+/// The ways of a directory's filesystem: how it stamps files, and which attributes of them are carried; and whether holes are told.
 #[derive(Clone, Copy)]
 struct Ways {
     grain: Grain,
     namespaces: Namespaces,
-    /// Holes are told.
     sparse: bool,
 }
 
@@ -86,25 +84,17 @@ fn pack_file(dir: &Dir, batch: &FileBatch, task: &FileTask, ways: Ways, payload:
     };
     let at = Spot { dir: batch.dir.clone(), name: task.name.clone() };
     // Most files are still as they were when they were looked at: one look after the reading says so.
-    if let sent @ Read::Sent { .. } = read_as(&file, (&task.stat, None), &at, task, false, ways, payload) {
+    if let sent @ Read::Sent { .. } = read_as(&file, &task.stat, &at, task, false, ways, payload) {
         return sent;
     }
     match stat_as(&file, &task.stat.ident) {
-        Ok((before, blocks)) => read_as(&file, (&before, Some(blocks)), &at, task, task.insist, ways, payload),
+        Ok(before) => read_as(&file, &before, &at, task, task.insist, ways, payload),
         Err(read) => read,
     }
 }
 
-/// Reads a file that was as `before` says, with so many bytes of its filesystem, if that is known; what was put into `payload` goes again if it is not sent.
-fn read_as(
-    file: &File,
-    (before, blocks): (&Stat, Option<u64>),
-    at: &Spot,
-    task: &FileTask,
-    insist: bool,
-    ways: Ways,
-    payload: &mut Payload,
-) -> Read {
+/// Reads a file that was as `before` says; what was put into `payload` goes again if it is not sent.
+fn read_as(file: &File, before: &Stat, at: &Spot, task: &FileTask, insist: bool, ways: Ways, payload: &mut Payload) -> Read {
     let Some(len) = usize::try_from(before.meta.size).ok().filter(|len| *len <= INLINE_FILE_BYTES_MAX) else {
         // It has grown: it is looked at again and goes another way.
         return Read::Gone;
@@ -120,9 +110,7 @@ fn read_as(
     if let Some(attrs) = &attrs {
         payload.attrs(attrs);
     }
-    // What has room for all its bytes is not asked for holes.
-    let has_holes = |blocks: u64| before.meta.size.saturating_sub(blocks) >= HOLE_BYTES_MIN;
-    let filled = match if blocks.is_some_and(has_holes) { sparse::extents(file, &before.meta) } else { None } {
+    let filled = match if len >= HOLES_LOOK_BYTES_MIN { sparse::extents(file, &before.meta) } else { None } {
         None => read_into(file, 0, payload.put(task.index, at, &before.meta, len, task.new)),
         Some(extents) if ways.sparse && extents.len() <= PUT_EXTENTS_MAX => {
             sparse::read(file, &extents, payload.put_sparse(task.index, at, &before.meta, &extents))
@@ -130,11 +118,7 @@ fn read_as(
         Some(extents) => sparse::read_spread(file, &extents, payload.put(task.index, at, &before.meta, len, task.new)),
     };
     let read = match filled {
-        Ok(true) => match settle(file, &before, begun, ways.grain, insist) {
-            // It turns out to have holes: it is read once more, by its extents.
-            (_, now) if blocks.is_none() && has_holes(now) => Read::Changed,
-            (read, _) => read,
-        },
+        Ok(true) => settle(file, &before, begun, ways.grain, insist),
         Ok(false) => Read::Changed,
         Err(e) => Read::Failed(errno(&e)),
     };
@@ -144,7 +128,7 @@ fn read_as(
     read
 }
 
-fn open_read(dir: &Dir, name: Name<'_>) -> Result<File, Read> {
+fn open_read(dir: &Dir, name: crate::model::path::Name<'_>) -> Result<File, Read> {
     dir.open_read(name).map_err(|e| match e.raw_os_error() {
         // Gone, or something else by now: a symbolic link, a socket or device without a driver, a directory.
         Some(libc::ENOENT | libc::ELOOP | libc::ENXIO | libc::ENODEV | libc::EISDIR | libc::ESTALE) => Read::Gone,
@@ -152,16 +136,15 @@ fn open_read(dir: &Dir, name: Name<'_>) -> Result<File, Read> {
     })
 }
 
-/// What the file is, if it is the object it should be, and how many bytes it takes on its filesystem.
-fn stat_as(file: &File, ident: &Ident) -> Result<(Stat, u64), Read> {
-    let (stat, blocks) = stat_blocks(file.as_fd()).map_err(|e| Read::Failed(errno(&e)))?;
-    if stat.meta.kind != Kind::File || stat.ident != *ident { Err(Read::Gone) } else { Ok((stat, blocks)) }
+fn stat_as(file: &File, ident: &Ident) -> Result<Stat, Read> {
+    let stat = stat_fd(file.as_fd()).map_err(|e| Read::Failed(errno(&e)))?;
+    if stat.meta.kind != Kind::File || stat.ident != *ident { Err(Read::Gone) } else { Ok(stat) }
 }
 
 /// Opens a file if it is the object it should be.
-pub(super) fn open(dir: &Dir, name: Name<'_>, ident: &Ident) -> Result<(File, Stat), Read> {
+pub(super) fn open(dir: &Dir, name: crate::model::path::Name<'_>, ident: &Ident) -> Result<(File, Stat), Read> {
     let file = open_read(dir, name)?;
-    let (stat, _) = stat_as(&file, ident)?;
+    let stat = stat_as(&file, ident)?;
     Ok((file, stat))
 }
 
@@ -178,20 +161,20 @@ pub(super) fn read_into(file: &File, offset: u64, buffer: &mut [u8]) -> io::Resu
     }
 }
 
-/// Compares the file after the reading, which began at `begun`, with what it was before; also how many bytes it takes on its filesystem.
-pub(super) fn settle(file: &File, before: &Stat, begun: Time, grain: Grain, insist: bool) -> (Read, u64) {
-    let (after, blocks) = match stat_blocks(file.as_fd()) {
+/// Compares the file after the reading, which began at `begun`, with what it was before.
+pub(super) fn settle(file: &File, before: &Stat, begun: Time, grain: Grain, insist: bool) -> Read {
+    let after = match stat_fd(file.as_fd()) {
         Ok(after) => after,
-        Err(e) => return (Read::Failed(errno(&e)), 0),
+        Err(e) => return Read::Failed(errno(&e)),
     };
     let changed = after.ctime != before.ctime
         || after.meta.size != before.meta.size
         || after.meta.mtime != before.meta.mtime
         || after.ident != before.ident;
     if changed && !insist {
-        return (Read::Changed, blocks);
+        return Read::Changed;
     }
-    (Read::Sent { meta: before.meta, ctime: before.ctime, racy: racy(before.ctime, begun, grain), changed }, blocks)
+    Read::Sent { meta: before.meta, ctime: before.ctime, racy: racy(before.ctime, begun, grain), changed }
 }
 
 /// Whether a change at `now` or later, so one during the reading too, would get another time than `ctime`.

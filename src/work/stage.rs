@@ -110,7 +110,7 @@ impl Job {
 
     /// What became of it, when all of it has been read.
     pub(super) fn settle(&self) -> Read {
-        settle(&self.file, &self.before, self.begun, self.grain, self.task.insist).0
+        settle(&self.file, &self.before, self.begun, self.grain, self.task.insist)
     }
 
     /// Puts the next piece into `payload`; the report when it was the last, or cannot be read.

@@ -7,7 +7,7 @@ use std::path::Path;
 use ringsync::apply::{FsTarget, Root, Target};
 use ringsync::delta::code::{StepWriter, put_shape};
 use ringsync::delta::{Shape, Signer, Step};
-use ringsync::model::attrs::Namespaces;
+use ringsync::model::attrs::{Attrs, Namespaces};
 use ringsync::model::meta::{Extent, Meta};
 use ringsync::model::op::Op;
 use ringsync::model::options::Writing;
@@ -26,7 +26,7 @@ fn mirror() -> Mirror {
 
 fn writing(writing: Writing) -> Mirror {
     let mut m = Mirror::new();
-    m.target = FsTarget::new(Root::new(Dir::open_root(&m.path).unwrap(), false, (Namespaces::NONE, writing)));
+    m.target = FsTarget::new(Root::new(Dir::open_root(&m.path).unwrap(), false, (Namespaces::ALL, writing)));
     m
 }
 
@@ -281,4 +281,26 @@ fn a_live_mirror_preallocates() {
         mirror.settle("grown");
         mirror.terminate();
     }
+}
+
+/// What is written in place, and what has holes, has its attributes too, and no others.
+#[test]
+fn attributes_come_with_it() {
+    let mut m = mirror();
+    let attrs = std::sync::Arc::new(Attrs::new(vec![((*b"user.a").into(), b"1".to_vec())]).unwrap().unwrap());
+    let names = |m: &Mirror, name: &str| {
+        let listed = m.at(name);
+        let output = std::process::Command::new("getfattr").arg("--absolute-names").arg(&listed).output();
+        output.ok().map(|output| String::from_utf8_lossy(&output.stdout).contains("user.a"))
+    };
+    m.put("x", b"none");
+    m.target.attrs(&attrs);
+    let with = |size| Meta { size, attrs: attrs.digest(), ..file_meta(b"") };
+    m.target.put(&spot("x"), &with(3), b"one").unwrap();
+    m.target.put_sparse(&spot("y"), &with(90_000), &[Extent { at: 5, len: 1 }], b"y").unwrap();
+    let Some(has) = names(&m, "x") else { return crate::place::skipped("attributes_come_with_it", "getfattr is not installed") };
+    assert!(has && names(&m, "y") == Some(true));
+    m.put("x", b"none");
+    m.target.put_sparse(&spot("y"), &Meta { attrs: 0, ..with(9) }, &[], b"").unwrap();
+    assert!(names(&m, "x") == Some(false) && names(&m, "y") == Some(false));
 }

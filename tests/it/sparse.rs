@@ -180,6 +180,8 @@ fn small_files_have_holes_too() {
     make("dense", 9, &[0]);
     // More pieces than a message has.
     make("comb", 520_000, &(0..63).map(|n| n * 8192).collect::<Vec<_>>());
+    let room = || ["nothing", "front", "back", "between", "comb"].map(|name| allocated(&place.src.join(name)));
+    let before = room();
     for way in [Way::Local, Way::Tcp] {
         once(As::Us, way, &place, &[], 0);
         for name in ["nothing", "front", "back", "between", "dense", "comb"] {
@@ -188,7 +190,9 @@ fn small_files_have_holes_too() {
             assert_eq!(allocated(&src), allocated(&dst), "{name}, {way:?}");
             fs::remove_file(&dst).unwrap();
         }
+        assert!(before[0] == 0 && before[1] < 100_000);
         once(As::Us, way, &place, &["--no-sparse"], 0);
+        assert_eq!(room(), before, "{way:?}: the source was filled by looking at it");
         assert!(allocated(&place.dst.join("nothing")) >= 300_001, "{way:?}");
         assert_eq!(rsync(&place).unwrap_or_default(), "");
         fs::remove_dir_all(&place.dst).unwrap();

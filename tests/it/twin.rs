@@ -192,8 +192,8 @@ fn run(seed: u64, steps: usize) {
             }
             3 => {
                 let (at, meta) = (a_spot(&mut rng), Meta { size: 4 + rng.below(3), ..a_meta(&mut rng, Kind::File) });
-                let extents = [Extent { at: 1, len: 1 }, Extent { at: 3, len: 2 }];
                 give(&mut m.target, Some(&meta));
+                let extents = [Extent { at: 1, len: 1 }, Extent { at: 3, len: 2 }];
                 let results = [m.target.put_sparse(&at, &meta, &extents, b"abc"), mem.put_sparse(&at, &meta, &extents, b"abc")];
                 (results, format!("put with holes {at:?}"))
             }
