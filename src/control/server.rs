@@ -14,18 +14,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use nix::sys::stat::{Mode, fchmod};
 
-use crate::control::{Reply, Request, place};
+use crate::control::{Reply, Request, client, place};
 use crate::error::{Error, Result};
 use crate::limits::{CONTROL_CLIENTS_MAX, CONTROL_PATIENCE, CONTROL_REQUEST_BYTES_MAX};
 use crate::model::path::Shown;
 use crate::sys::wake::Wake;
+
+/// Between two looks whether a process that is dying still listens.
+const SILENCE_PAUSE: Duration = Duration::from_millis(10);
 
 /// Who is asked. Called by the server's thread; must not block.
 pub trait Office: Send + Sync {
@@ -107,18 +110,11 @@ fn open(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
         Ok(meta) if !meta.file_type().is_socket() => {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something else is at its path"));
         }
-        Ok(_) => match is_answered(&address) {
-            Ok(()) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another ringsync answers there")),
-            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-                tracing::debug!("{}: the socket of a process that has ended", path.display());
-                fs::remove_file(path)?;
-            }
-            // Its queue is full: somebody is there.
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, "another ringsync is there, and busy"));
-            }
-            Err(e) => return Err(e),
-        },
+        Ok(_) => {
+            wait_for_silence(path, &address)?;
+            tracing::debug!("{}: the socket of a process that has ended", path.display());
+            fs::remove_file(path)?;
+        }
         Err(_) => {}
     }
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
@@ -128,6 +124,31 @@ fn open(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     listen(&fd, Backlog::new(CONTROL_CLIENTS_MAX as i32)?)?;
     let meta = fs::symlink_metadata(path)?;
     Ok((UnixListener::from(fd), (meta.dev(), meta.ino())))
+}
+
+/// Waits until nobody listens at the address any more: a process that was killed just now does for a moment, but answers nobody.
+fn wait_for_silence(path: &Path, address: &UnixAddr) -> io::Result<()> {
+    let taken = |why: &str| Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+    // One that is there has something to say when its own patience ends.
+    let deadline = Instant::now() + 2 * CONTROL_PATIENCE;
+    loop {
+        match is_answered(address) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => return Ok(()),
+            // Its queue is full.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return taken("another ringsync is there, and busy"),
+            Err(e) => return Err(e),
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return taken("another process is there, and does not answer");
+        }
+        match client::ask(path, Request::Status, Some(left)) {
+            Ok(_) => return taken("another ringsync answers there"),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => return taken("something else answers there"),
+            Err(_) => std::thread::sleep(SILENCE_PAUSE),
+        }
+    }
 }
 
 /// Removes the sockets in the user's own directory that nobody listens at: processes that were killed leave them.
@@ -315,7 +336,6 @@ mod tests {
     use crate::control::client::ask;
     use std::os::unix::fs::PermissionsExt;
     use std::sync::Mutex;
-    use std::time::Duration;
 
     /// Answers approvals at once, and nothing else ever.
     #[derive(Default)]
