@@ -2,10 +2,12 @@
 //!
 //! Held are all deletions of a round that leaves nothing in a root that had more than one entry below it, unless as much was deleted shortly before (that is
 //! somebody at work, entry by entry), and all from the moment on when more are wanted than `max_delete` allows. What is held stays in the tree and in the mirror; nothing below it is looked at. It is let go by [`Planner::approve`], or when the
-//! cause ends: the root has an entry again; so much of what was to go is back that the limit is kept.
+//! cause ends: what was to go is back; for `max_delete`, so much of it that the limit is kept. A root that merely has an entry again ends nothing: it may be
+//! the first that is being restored, from the mirror perhaps.
 //!
 //! Invariant: a node is in `held` only while `cause` is some; no node in it is below another.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::limits::{DELETE_BURST_NS, EMPTIED_ENTRIES_MIN};
@@ -17,12 +19,15 @@ use crate::model::probe::Seen;
 use crate::plan::planner::Planner;
 use crate::plan::reconcile::{Base, Want};
 use crate::plan::round::Round;
-use crate::plan::tree::{NONE, NodeId, ROOT, flag};
+use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
+
+/// Deletions are counted by slices of time, so that few numbers are kept however many they are.
+const SLICE_NS: u64 = DELETE_BURST_NS / 128;
 
 /// Why deletions are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HoldCause {
-    /// The source's root had entries and has none now.
+    /// The source's root had entries and lost all of them.
     Emptied,
     /// More entries are to be deleted than `max_delete` allows.
     MaxDelete,
@@ -65,9 +70,11 @@ pub(super) struct Guard {
     since: u64,
     /// Nodes that are held, and how many entries each stands for.
     held: HashMap<NodeRef, u64>,
+    /// Something that was held is there again as another directory, which may be in the making: the end is seen when all rests.
+    made_anew: bool,
     /// Nodes that were approved and may go.
     allowed: HashSet<NodeRef>,
-    /// Deletions of the burst: when and how many (at least).
+    /// Deletions of the burst: until when (the end of a slice of time) and how many.
     passed: VecDeque<(u64, u64)>,
     /// Entries of the mirror when the burst began.
     base: u64,
@@ -96,6 +103,7 @@ impl Planner {
             }
         }
         self.guard.cause = None;
+        self.guard.made_anew = false;
         self.guard.passed.clear();
         self.guard.base = self.tree.len() as u64 - 1;
         count
@@ -124,7 +132,7 @@ impl Planner {
     pub fn resume_hold(&mut self, hold: Hold, now: u64) {
         self.guard.cause = Some(hold.cause);
         self.guard.since = now;
-        self.guard.passed = [(now, hold.passed)].into();
+        self.guard.passed = [(now + DELETE_BURST_NS, hold.passed)].into();
     }
 
     /// What changed since the last call.
@@ -164,15 +172,11 @@ impl Planner {
             self.tree.clear(id, flag::OWN | flag::SCAN | flag::DEEP);
             return !self.tree.has(id, flag::LOOK);
         }
-        let mut at = self.tree.parent(id);
-        while at != NONE {
-            if self.guard.held.contains_key(&self.tree.reference(at)) {
-                self.tree.clear(id, flag::DIRTY | flag::DEEP);
-                return true;
-            }
-            at = self.tree.parent(at);
+        let is_below = above(&self.tree, id).any(|at| self.is_held(self.tree.reference(at)));
+        if is_below {
+            self.tree.clear(id, flag::DIRTY | flag::DEEP);
         }
-        false
+        is_below
     }
 
     /// Judges the deletions of a round that has been reconciled: those that are held are taken out of `wants`.
@@ -194,9 +198,7 @@ impl Planner {
             return;
         }
         let doomed = self.doomed(round, wants);
-        let allowed = |id: NodeId| self.guard.allowed.contains(&self.tree.reference(id));
-        let tops: Vec<(usize, NodeId, u64)> = doomed.tops.into_iter().filter(|(_, id, _)| !allowed(*id)).collect();
-        let count: u64 = tops.iter().map(|(.., entries)| entries).sum();
+        let count: u64 = doomed.tops.iter().map(|(.., entries)| entries).sum();
         if count == 0 {
             return;
         }
@@ -211,68 +213,96 @@ impl Planner {
         };
         match cause {
             None => self.guard.pass(count, entries, now),
-            Some(cause) => self.hold_back(cause, &tops, &doomed.inner, wants, now),
-        }
-    }
-
-    fn hold_back(&mut self, cause: HoldCause, tops: &[(usize, NodeId, u64)], inner: &[usize], wants: &mut [Want], now: u64) {
-        let is_news = self.guard.cause.is_none();
-        if is_news {
-            self.guard.cause = Some(cause);
-            self.guard.since = now;
-        }
-        for (at, id, entries) in tops {
-            wants[*at] = Want::Skip;
-            let below: Vec<NodeRef> = self.guard.held.keys().copied().collect();
-            for node in below {
-                if self.tree.resolve(node).is_some_and(|other| other != *id && self.tree.is_within(other, *id)) {
-                    self.guard.held.remove(&node);
+            Some(cause) => {
+                let is_news = self.guard.cause.is_none();
+                if is_news {
+                    self.guard.cause = Some(cause);
+                    self.guard.since = now;
                 }
-            }
-            self.guard.held.insert(self.tree.reference(*id), *entries);
-        }
-        for at in inner {
-            wants[*at] = Want::Skip;
-        }
-        for at in tops.iter().map(|(at, ..)| *at) {
-            // Who was to be linked to what does not come: one of them takes its part.
-            let mut heir = None;
-            for (other, want) in wants.iter_mut().enumerate() {
-                if *want == Want::Link(Base::Slot(at)) {
-                    *want = heir.map_or(Want::New, |first| Want::Link(Base::Slot(first)));
-                    heir = heir.or(Some(other));
+                let (mut next, mut tops) = (doomed, Vec::new());
+                while !next.tops.is_empty() {
+                    self.hold_back(&next, wants);
+                    tops.extend(next.tops.into_iter().map(|(_, id, _)| id));
+                    // What was to take the place of something that is held does not move: it would be deleted where it is.
+                    next = self.doomed(round, wants);
+                }
+                let moved = moved(wants);
+                for id in tops {
+                    let entries = self.entries(id, &moved);
+                    if let Some(count) = self.guard.held.get_mut(&self.tree.reference(id)) {
+                        *count = entries;
+                    }
+                }
+                if is_news {
+                    let count = self.guard.count();
+                    self.guard.news.push(GuardNews::Held(cause, count));
                 }
             }
         }
-        if is_news {
-            let count = self.guard.count();
-            self.guard.news.push(GuardNews::Held(cause, count));
+    }
+
+    /// Holds what is doomed: none of it is wanted to go any more.
+    fn hold_back(&mut self, doomed: &Doomed, wants: &mut [Want]) {
+        let Self { guard, tree, .. } = self;
+        let dirs: HashSet<NodeId> = doomed.tops.iter().map(|(_, id, _)| *id).filter(|id| tree.kind(*id) == Some(Kind::Dir)).collect();
+        if !dirs.is_empty() {
+            guard.held.retain(|node, _| tree.resolve(*node).is_none_or(|id| !above(tree, id).any(|at| dirs.contains(&at))));
+        }
+        guard.held.extend(doomed.tops.iter().map(|(_, id, entries)| (tree.reference(*id), *entries)));
+        // What would have come in the place of something that is held.
+        let mut lost = HashSet::new();
+        for at in doomed.tops.iter().map(|(at, ..)| at).chain(&doomed.inner) {
+            if std::mem::replace(&mut wants[*at], Want::Skip) != Want::Gone {
+                lost.insert(*at);
+            }
+        }
+        if lost.is_empty() {
+            return;
+        }
+        // Who was to be linked to it: one of them takes its part.
+        let mut heirs: HashMap<usize, usize> = HashMap::new();
+        for at in 0..wants.len() {
+            if let Want::Link(Base::Slot(base)) = wants[at]
+                && lost.contains(&base)
+            {
+                wants[at] = match heirs.entry(base) {
+                    Entry::Occupied(heir) => Want::Link(Base::Slot(*heir.get())),
+                    Entry::Vacant(free) => {
+                        free.insert(at);
+                        Want::New
+                    }
+                };
+            }
         }
     }
 
-    /// Takes out of what is held what is there again, or moves elsewhere; and ends it if the root has an entry.
+    /// Takes out of what is held what is there again, or moves elsewhere; the end, if that was all and nothing of it is another directory than before.
     fn look_for_its_end(&mut self, round: &Round, wants: &[Want]) {
         let mut back = Vec::new();
-        let mut inhabited = false;
         for (slot, want) in round.slots.iter().zip(wants) {
-            if let Want::Move(source, _) = want {
-                back.push(self.tree.reference(*source));
-            }
-            let Seen::Present { stat, .. } = &slot.seen else { continue };
-            inhabited |= slot.parent.id == ROOT;
-            if self.tree.resolve(slot.node).is_some_and(|id| self.tree.kind(id) == Some(stat.meta.kind)) {
-                back.push(slot.node);
+            match (want, &slot.seen) {
+                (Want::Move(source, _), _) => back.push((self.tree.reference(*source), false)),
+                (Want::Stay(_), Seen::Present { stat, .. }) => {
+                    let id = self.tree.resolve(slot.node).filter(|id| self.tree.kind(*id) == Some(stat.meta.kind));
+                    let is_another = |id| stat.meta.kind == Kind::Dir && self.tree.ident(id) != Some(stat.ident);
+                    back.extend(id.map(|id| (slot.node, is_another(id))));
+                }
+                _ => {}
             }
         }
-        for node in back {
+        let mut any = false;
+        for (node, is_another) in back {
+            if self.guard.held.remove(&node).is_none() {
+                continue;
+            }
+            any = true;
+            self.guard.made_anew |= is_another;
             // What happened below was not looked at.
-            if self.guard.held.remove(&node).is_some()
-                && let Some(id) = self.tree.resolve(node).filter(|id| self.tree.kind(*id) == Some(Kind::Dir))
-            {
+            if let Some(id) = self.tree.resolve(node).filter(|id| self.tree.kind(*id) == Some(Kind::Dir)) {
                 self.dirty.mark(&mut self.tree, id, flag::SCAN | flag::DEEP);
             }
         }
-        if inhabited && self.guard.cause == Some(HoldCause::Emptied) {
+        if any && self.guard.held.is_empty() && !self.guard.made_anew {
             self.release();
         }
     }
@@ -284,6 +314,7 @@ impl Planner {
                 self.dirty.mark(&mut self.tree, id, flag::LOOK);
             }
         }
+        self.guard.made_anew = false;
         if let Some(cause) = self.guard.cause.take() {
             self.guard.news.push(GuardNews::Released(cause));
         }
@@ -310,30 +341,34 @@ impl Planner {
         }
     }
 
-    /// What the wants would delete: entries that are gone, and directories that something else takes the place of.
+    /// What the wants would delete that was not approved: entries that are gone, and directories that something else takes the place of.
     fn doomed(&self, round: &Round, wants: &[Want]) -> Doomed {
         let tree = &self.tree;
-        let moved: HashSet<NodeId> =
-            wants.iter().filter_map(|w| if let Want::Move(source, _) = w { Some(*source) } else { None }).collect();
+        let moved = moved(wants);
         let mut going: HashMap<NodeId, usize> = HashMap::new();
         for (at, (slot, want)) in round.slots.iter().zip(wants).enumerate() {
             let Some(id) = tree.resolve(slot.node).filter(|id| !moved.contains(id)) else { continue };
-            let replaced = match &slot.seen {
-                Seen::Present { stat, .. } => tree.kind(id) == Some(Kind::Dir) && stat.meta.kind != Kind::Dir && *want != Want::Skip,
-                _ => false,
+            let is_going = match want {
+                Want::Gone => true,
+                // A file is replaced by what is renamed over it; a directory is emptied first.
+                Want::New | Want::Move(..) | Want::Link(_) => tree.kind(id) == Some(Kind::Dir),
+                Want::Stay(_) => {
+                    tree.kind(id) == Some(Kind::Dir) && matches!(&slot.seen, Seen::Present { stat, .. } if stat.meta.kind != Kind::Dir)
+                }
+                Want::Skip | Want::Defer => false,
             };
-            if replaced || *want == Want::Gone {
+            if is_going {
                 going.insert(id, at);
             }
         }
         let mut doomed = Doomed { tops: Vec::new(), inner: Vec::new() };
         for (id, at) in &going {
-            let above = std::iter::successors(Some(tree.parent(*id)), |at| (*at != NONE).then(|| tree.parent(*at)));
-            if above.take_while(|at| *at != NONE).any(|at| going.contains_key(&at)) {
+            if above(tree, *id).any(|at| going.contains_key(&at) || self.is_held(tree.reference(at))) {
                 doomed.inner.push(*at);
                 continue;
             }
             match self.entries(*id, &moved) {
+                _ if self.guard.allowed.contains(&tree.reference(*id)) => {}
                 0 => {}
                 entries => doomed.tops.push((*at, *id, entries)),
             }
@@ -372,25 +407,35 @@ impl Guard {
 
     /// Notes deletions that are made.
     fn pass(&mut self, count: u64, entries: u64, now: u64) {
-        if count > 0 {
-            self.slide(now, entries);
-            self.passed.push_back((now, count));
+        if count == 0 {
+            return;
+        }
+        self.slide(now, entries);
+        // They count until the slice in which they were made is out of reach: a little longer, never shorter. The first look is one slice.
+        let until = now - now % SLICE_NS + SLICE_NS + DELETE_BURST_NS;
+        match self.passed.back_mut() {
+            Some(last) if last.0 == until || !self.settled => *last = (until, last.1 + count),
+            _ => self.passed.push_back((until, count)),
         }
     }
 
     /// Forgets deletions that belong to no burst any more, now that the mirror holds `entries`.
     fn slide(&mut self, now: u64, entries: u64) {
-        while self.settled && self.passed.front().is_some_and(|(at, _)| at + DELETE_BURST_NS < now) {
+        while self.settled && self.passed.front().is_some_and(|(until, _)| *until < now) {
             self.passed.pop_front();
         }
         if self.passed.is_empty() && self.settled {
             self.base = entries;
         }
-        // Bounds the memory: what came close together is one.
-        if self.passed.len() >= 1024
-            && let (Some((_, newest)), Some(before)) = (self.passed.pop_back(), self.passed.back_mut())
-        {
-            before.1 += newest;
-        }
     }
+}
+
+/// The directories above a node.
+fn above(tree: &Tree, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+    std::iter::successors(Some(id), |at| Some(tree.parent(*at)).filter(|at| *at != NONE)).skip(1)
+}
+
+/// The nodes whose objects of the mirror move.
+fn moved(wants: &[Want]) -> HashSet<NodeId> {
+    wants.iter().filter_map(|want| if let Want::Move(source, _) = want { Some(*source) } else { None }).collect()
 }

@@ -323,11 +323,12 @@ impl Planner {
             self.start_fill(now, actions);
             return;
         }
+        if self.guard.is_concerned() && self.is_idle() {
+            self.guard_rests();
+        }
         let ahead: usize = self.flights.iter().map(Flight::weight).sum();
         if self.flights.len() < CYCLES_IN_FLIGHT_MAX && ahead < OPS_AHEAD_MAX && !self.dirty.is_empty() {
             self.begin_round(now, actions);
-        } else if self.guard.is_concerned() && self.is_idle() {
-            self.guard_rests();
         }
     }
 

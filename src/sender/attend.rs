@@ -255,7 +255,7 @@ fn held_status(held: Held, now: u64) -> HeldStatus {
 /// Why deletions are held, and until when.
 fn why(cause: HoldCause) -> &'static str {
     match cause {
-        HoldCause::Emptied => "the source has no entry any more; they are made when it has one, or when that is approved",
+        HoldCause::Emptied => "the source lost all its entries at once; they are made when that is approved",
         HoldCause::MaxDelete => "more entries are to be deleted than --max-delete allows; they are made when that is approved",
     }
 }

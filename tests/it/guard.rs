@@ -198,3 +198,24 @@ fn an_unmounted_source_deletes_nothing() {
         }
     });
 }
+
+/// So much is back that the limit is kept: the rest goes without a word, and without anything else that happens.
+#[test]
+fn what_is_back_within_the_limit_ends_it() {
+    for watch in watches() {
+        let place = Place::new();
+        fill(&place.src, &["a", "b"]);
+        let mirror = mirror(Way::Local, &place, &["--watch", watch, "--max-delete", "3"]);
+        let socket = socket(&place);
+        live(&socket);
+        fs::rename(place.src.join("a"), place.src.with_file_name("aside")).unwrap();
+        flush(&socket, &[], 25, "of 6 deletions");
+        fs::create_dir(place.src.join("a")).unwrap();
+        for n in 0..4 {
+            fs::write(place.src.join(format!("a/{n}")), "again").unwrap();
+        }
+        mirror.settle("with 4 of 5 files back");
+        flush(&socket, &[], 0, "within the limit");
+        mirror.terminate();
+    }
+}

@@ -41,7 +41,7 @@ fn mirrored(sim: &Sim) -> usize {
 }
 
 #[test]
-fn a_root_emptied_at_once_is_held_until_it_has_an_entry() {
+fn a_root_emptied_at_once_is_held_until_all_is_back() {
     for (watcher, seed) in WATCHERS.iter().flat_map(|w| (0..20).map(move |seed| (*w, seed))) {
         let (mut sim, root) = setting(watcher, seed, None);
         sim.source.remove(root, b"a");
@@ -58,8 +58,28 @@ fn a_root_emptied_at_once_is_held_until_it_has_an_entry() {
         let before = sim.cycles;
         assert!(sim.rest());
         assert_eq!(sim.cycles, before);
+        // Somebody begins to restore it: what is not there yet stays held.
         let dir = directory(&mut sim, root, b"a");
         file(&mut sim, dir, 3);
+        assert!(sim.rest());
+        let held = sim.planner.deletions_held(0).unwrap_or_else(|| panic!("{watcher:?} {seed}: not all is back"));
+        assert_eq!(sim.differences().len(), held.count as usize, "{watcher:?} {seed}: {:#?}", sim.differences());
+        let all = mirrored(&sim);
+        for n in 0..10 {
+            file(&mut sim, dir, n);
+        }
+        let dir = directory(&mut sim, root, b"b");
+        for n in 0..9 {
+            file(&mut sim, dir, n);
+        }
+        assert!(sim.rest());
+        assert!(mirrored(&sim) >= all.max(21), "{watcher:?} {seed}: {}", mirrored(&sim));
+        match sim.planner.deletions_held(10) {
+            // The last one, or none where it had been deleted before all was held.
+            Some(held) => assert_eq!((held.count, sim.differences()), (1, vec!["b/f9: extra".to_owned()]), "{watcher:?} {seed}"),
+            None => assert_eq!(sim.differences(), [""; 0], "{watcher:?} {seed}"),
+        }
+        sim.planner.approve();
         assert!(sim.rest());
         assert_eq!((sim.differences(), sim.planner.deletions_held(0)), (vec![], None), "{watcher:?} {seed}");
     }
@@ -174,5 +194,26 @@ fn renames_are_not_held() {
         sim.source.rename(root, b"a", root, b"z");
         assert!(sim.rest());
         assert_eq!((sim.differences(), sim.planner.deletions_held(0)), (vec![], None), "{watcher:?}");
+    }
+}
+
+/// What takes the place of a directory by being renamed deletes what was in it, and stays where it is if that is held.
+#[test]
+fn a_directory_that_another_is_renamed_over_counts_with_all_it_holds() {
+    for (watcher, name) in WATCHERS.iter().flat_map(|w| [&b"b"[..], b"f"].map(|name| (*w, name))) {
+        let what = format!("{watcher:?} {}", name.escape_ascii());
+        let (mut sim, root) = setting(watcher, 7, Some(MaxDelete::Entries(5)));
+        sim.source.create(root, b"f", Body::File(Arc::new(vec![1; 9])), Kind::File, 0o644);
+        assert!(sim.rest());
+        let before = mirrored(&sim);
+        // One moment: nothing is looked at between.
+        sim.source.remove(root, b"a");
+        sim.source.rename(root, name, root, b"a");
+        assert!(sim.rest());
+        let held = sim.planner.deletions_held(10).unwrap_or_else(|| panic!("{what}: eleven are too many"));
+        assert_eq!((mirrored(&sim), held.cause), (before, HoldCause::MaxDelete), "{what}");
+        sim.planner.approve();
+        assert!(sim.rest());
+        assert_eq!((sim.differences(), sim.planner.deletions_held(0)), (vec![], None), "{what}");
     }
 }
