@@ -221,6 +221,9 @@ fn wait_for_source(root: &mut SourceRoot, config: &config::Mirror, desk: &Desk, 
     let came = loop {
         if root.is_there() {
             tracing::info!("the source is back");
+            if let Some(ticket) = desk.approved_source() {
+                desk.reply(ticket, Reply::Approved(0));
+            }
             break true;
         }
         if let Some(ticket) = desk.approved_source() {

@@ -23,7 +23,7 @@ use nix::sys::stat::{Mode, fchmod};
 
 use crate::control::{Reply, Request, client, place};
 use crate::error::{Error, Result};
-use crate::limits::{CONTROL_CLIENTS_MAX, CONTROL_PATIENCE, CONTROL_REQUEST_BYTES_MAX};
+use crate::limits::{ACCEPT_PAUSE, CONTROL_CLIENTS_MAX, CONTROL_PATIENCE, CONTROL_REQUEST_BYTES_MAX};
 use crate::model::path::Shown;
 use crate::sys::wake::Wake;
 
@@ -78,7 +78,8 @@ impl Server {
         let (listener, ident) = open(path).map_err(failed)?;
         let wake = Wake::new().map_err(failed)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let desk = Desk { listener, office, wake: wake.clone(), stop: Arc::clone(&stop), clients: Vec::new(), tickets: 0 };
+        let desk =
+            Desk { listener, office, wake: wake.clone(), stop: Arc::clone(&stop), clients: Vec::new(), tickets: 0, accepts_at: None };
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || desk.run()).map_err(failed)?;
         tracing::debug!("control socket {}", path.display());
         Ok(Self { wake, stop, thread: Some(thread), path: path.to_owned(), ident })
@@ -178,6 +179,8 @@ struct Desk {
     stop: Arc<AtomicBool>,
     clients: Vec<Client>,
     tickets: u64,
+    /// Nobody could be let in, for lack of descriptors: when that is tried again.
+    accepts_at: Option<Instant>,
 }
 
 impl Desk {
@@ -197,9 +200,9 @@ impl Desk {
     }
 
     fn wait(&self) -> io::Result<()> {
-        let full = self.clients.len() >= CONTROL_CLIENTS_MAX;
+        let now = Instant::now();
         let mut fds = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
-        if !full {
+        if self.clients.len() < CONTROL_CLIENTS_MAX && self.accepts_at.is_none_or(|at| at <= now) {
             fds.push(PollFd::new(self.listener.as_fd(), PollFlags::POLLIN));
         }
         fds.extend(self.clients.iter().map(|client| {
@@ -211,8 +214,8 @@ impl Desk {
                 Stage::Writing(..) => PollFd::new(fd, PollFlags::POLLOUT),
             }
         }));
-        let now = Instant::now();
-        let left = self.clients.iter().filter_map(|client| client.until).min().map(|until| until.saturating_duration_since(now));
+        let times = self.clients.iter().filter_map(|client| client.until).chain(self.accepts_at);
+        let left = times.min().map(|until| until.saturating_duration_since(now));
         let timeout = left.map_or(PollTimeout::NONE, |left| {
             let millis = left.as_millis().saturating_add(1).min(1_000_000);
             PollTimeout::try_from(millis as i32).unwrap_or(PollTimeout::ZERO)
@@ -224,8 +227,21 @@ impl Desk {
     }
 
     fn accept(&mut self) {
+        let now = Instant::now();
+        if self.accepts_at.is_some_and(|at| at > now) {
+            return;
+        }
+        self.accepts_at = None;
         while self.clients.len() < CONTROL_CLIENTS_MAX {
-            let Ok((stream, _)) = self.listener.accept() else { return };
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => continue,
+                Err(_) => {
+                    self.accepts_at = Some(now + ACCEPT_PAUSE);
+                    return;
+                }
+            };
             if stream.set_nonblocking(true).is_ok() {
                 self.clients.push(Client { stream, stage: Stage::Reading(Vec::new()), until: Some(Instant::now() + CONTROL_PATIENCE) });
             }
