@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
@@ -27,7 +28,7 @@ use crate::limits::{ACCEPT_PAUSE, CONTROL_CLIENTS_MAX, CONTROL_PATIENCE, CONTROL
 use crate::model::path::Shown;
 use crate::sys::wake::Wake;
 
-/// Between two looks whether a process that is dying still listens.
+/// Between two looks whether a process that is dying still listens, or another still holds the directory.
 const SILENCE_PAUSE: Duration = Duration::from_millis(10);
 
 /// Who is asked. Called by the server's thread; must not block.
@@ -106,7 +107,7 @@ fn open(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "its path is longer than the 107 bytes that a socket may have"))?;
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Where the directory cannot be locked, two that start at the same moment may both think that they are the first.
-    let _alone = fs::File::open(parent).ok().and_then(|dir| Flock::lock(dir, FlockArg::LockExclusive).ok());
+    let _alone = lock(parent);
     match fs::symlink_metadata(path) {
         Ok(meta) if !meta.file_type().is_socket() => {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something else is at its path"));
@@ -125,6 +126,20 @@ fn open(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     listen(&fd, Backlog::new(CONTROL_CLIENTS_MAX as i32)?)?;
     let meta = fs::symlink_metadata(path)?;
     Ok((UnixListener::from(fd), (meta.dev(), meta.ino())))
+}
+
+/// Locks a directory, within the time that one who holds it needs at most: it may be one that others lock for reasons of their own.
+fn lock(dir: &Path) -> Option<Flock<fs::File>> {
+    let deadline = Instant::now() + 3 * CONTROL_PATIENCE;
+    let mut dir = fs::File::open(dir).ok()?;
+    loop {
+        dir = match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => return Some(locked),
+            Err((dir, Errno::EWOULDBLOCK | Errno::EINTR)) if Instant::now() < deadline => dir,
+            Err(_) => return None,
+        };
+        std::thread::sleep(SILENCE_PAUSE);
+    }
 }
 
 /// Waits until nobody listens at the address any more: a process that was killed just now does for a moment, but answers nobody.
@@ -155,7 +170,7 @@ fn wait_for_silence(path: &Path, address: &UnixAddr) -> io::Result<()> {
 /// Removes the sockets in the user's own directory that nobody listens at: processes that were killed leave them.
 pub fn sweep(dir: &Path) {
     // Without the lock one that is just being made could be taken for dead.
-    let Some(_alone) = fs::File::open(dir).ok().and_then(|dir| Flock::lock(dir, FlockArg::LockExclusive).ok()) else { return };
+    let Some(_alone) = lock(dir) else { return };
     for path in place::sockets(dir).unwrap_or_default() {
         let answered = UnixAddr::new(&path).map_err(io::Error::from).and_then(|address| is_answered(&address));
         if answered.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
@@ -221,7 +236,7 @@ impl Desk {
             PollTimeout::try_from(millis as i32).unwrap_or(PollTimeout::ZERO)
         });
         match poll(&mut fds, timeout) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(e) => Err(e.into()),
         }
     }
