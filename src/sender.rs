@@ -231,7 +231,7 @@ fn wait_for_source(root: &mut SourceRoot, config: &config::Mirror, desk: &Desk, 
                 Ok(approved) => {
                     tracing::info!("approved: the source is another directory from now on");
                     *root = approved;
-                    desk.reply(ticket, Reply::Approved(0));
+                    desk.reply(ticket, Reply::ApprovedSource);
                     break true;
                 }
                 Err(e) => desk.reply(ticket, Reply::Error(format!("there is nothing to approve: {e}"))),

@@ -54,7 +54,8 @@ fn flush_exit(flushed: &Flushed) -> Exit {
 /// `ringsync approve`.
 pub(super) fn approve(args: &ApproveArgs) -> Result<Exit> {
     match talk(&args.whom, Request::Approve, Some(PATIENCE))? {
-        Reply::Approved(0) => print("approved: no single deletion was held"),
+        Reply::Approved(0) => print("nothing is held"),
+        Reply::ApprovedSource => print("approved: the source is the directory that is there now"),
         Reply::Approved(count) => print(&format!("approved: {count} entries are deleted")),
         other => Err(unexpected(&other)),
     }

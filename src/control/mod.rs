@@ -62,6 +62,8 @@ pub enum Reply {
     Flush(Flushed),
     /// To `approve`: how many entries are deleted now.
     Approved(u64),
+    /// To `approve`: the source is the directory that is there now.
+    ApprovedSource,
     /// It could not be done; why.
     Error(String),
 }

@@ -10,7 +10,7 @@ use crate::limits::{STATUS_PATH_CHARS_MAX, STATUS_PATHS_MAX};
 use crate::model::event::Event;
 use crate::model::path::{RelPath, Shown};
 use crate::plan::{GuardNews, Held, HoldCause, Turn};
-use crate::sender::control::Errand;
+use crate::sender::control::{Errand, dest_name};
 use crate::sender::failures::cause;
 use crate::sender::session::Session;
 use crate::watch::Cookies;
@@ -53,6 +53,11 @@ impl Session<'_> {
             match errand {
                 Errand::Status(ticket) => {
                     self.look_for_source();
+                    if self.source_lost {
+                        // Answered when the session has ended for it.
+                        self.desk.put_back(Errand::Status(ticket));
+                        continue;
+                    }
                     self.desk.reply(ticket, Reply::Status(Box::new(Status::Mirror(self.status()))));
                 }
                 Errand::Approve(ticket) => {
@@ -191,7 +196,7 @@ impl Session<'_> {
         });
         let (cycle_sent, cycle_acknowledged) = planner.cycles();
         let receiver = ReceiverStatus {
-            dest: self.config.dests.first().map(ToString::to_string).unwrap_or_default(),
+            dest: self.config.dests.first().map(dest_name).unwrap_or_default(),
             link: self.link.describe().into(),
             state,
             lag_seconds: behind.map_or(oldest, |since| since.elapsed().as_secs_f64().max(oldest)),

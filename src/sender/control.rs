@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{self, ControlPlace, Dest};
 use crate::control::server::{self, Office, Server};
-use crate::control::status::{HeldStatus, MirrorStatus, STATUS_VERSION, State, Status};
+use crate::control::status::{HeldStatus, MirrorStatus, ReceiverStatus, STATUS_VERSION, State, Status};
 use crate::control::{Flushed, Reply, Request, place};
 use crate::error::{Error, Result};
 use crate::model::filter::Filter;
@@ -116,11 +116,7 @@ impl Desk {
             source: Shown(source.as_os_str().as_bytes()).to_string(),
             ..MirrorStatus::default()
         };
-        inner.latest.receivers = config
-            .dests
-            .iter()
-            .map(|dest| crate::control::status::ReceiverStatus { dest: dest.to_string(), ..Default::default() })
-            .collect();
+        inner.latest.receivers = config.dests.iter().map(|dest| ReceiverStatus { dest: dest_name(dest), ..Default::default() }).collect();
         inner.made = Some(Instant::now());
         inner.away = Some((State::Starting, String::new()));
         drop(inner);
@@ -156,6 +152,11 @@ impl Desk {
     /// What there is to be done.
     pub(super) fn errands(&self) -> Vec<Errand> {
         std::mem::take(&mut self.lock().errands)
+    }
+
+    /// Leaves something to be done by whoever comes next.
+    pub(super) fn put_back(&self, errand: Errand) {
+        self.lock().errands.push(errand);
     }
 
     /// Answers a ticket.
@@ -389,6 +390,14 @@ fn derived(config: &config::Mirror, source: &std::path::Path) -> Result<PathBuf>
         None => Vec::new(),
     };
     Ok(dir.join(place::of_mirror(source, &dest)))
+}
+
+/// A destination for people.
+pub(super) fn dest_name(dest: &Dest) -> String {
+    match dest {
+        Dest::Local(path) => Shown(place::source_name(path).as_os_str().as_bytes()).to_string(),
+        Dest::Tcp { .. } => dest.to_string(),
+    }
 }
 
 fn is_taken(error: &Error) -> bool {

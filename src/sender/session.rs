@@ -105,7 +105,7 @@ pub(super) struct Session<'a> {
     source: Arc<Source>,
     pub(super) eyes: Option<Eyes>,
     pub(super) epoch: Instant,
-    source_lost: bool,
+    pub(super) source_lost: bool,
     /// When the source's name was looked at last.
     source_seen: u64,
     pub(super) synced: bool,

@@ -147,8 +147,8 @@ fn a_source_that_is_another_directory_is_held() {
         fs::rename(&place.src, &aside).unwrap();
         fs::create_dir(&place.src).unwrap();
         // A status looks; so does whatever happens, once a second.
-        let lost = until_status(&socket, "lost", |status| status["receivers"][0]["held"]["cause"] == "source_lost");
-        assert_eq!(lost["state"], "held", "{lost:#}");
+        let lost = status(&socket);
+        assert_eq!((&lost["state"], &lost["receivers"][0]["held"]["cause"]), (&"held".into(), &"source_lost".into()), "{lost:#}");
         flush(&socket, &["--timeout", "0.1"], 30, "without a source");
         fs::remove_dir(&place.src).unwrap();
         let (code, said) = ask(&socket, "approve", &[]);
