@@ -172,7 +172,7 @@ impl Planner {
             self.tree.clear(id, flag::OWN | flag::SCAN | flag::DEEP);
             return !self.tree.has(id, flag::LOOK);
         }
-        let is_below = above(&self.tree, id).any(|at| self.is_held(self.tree.reference(at)));
+        let is_below = self.guard.keeps_above(&self.tree, id);
         if is_below {
             self.tree.clear(id, flag::DIRTY | flag::DEEP);
         }
@@ -278,16 +278,19 @@ impl Planner {
 
     /// Takes out of what is held what is there again, or moves elsewhere; the end, if that was all and nothing of it is another directory than before.
     fn look_for_its_end(&mut self, round: &Round, wants: &[Want]) {
+        if self.guard.held.is_empty() {
+            return;
+        }
         let mut back = Vec::new();
         for (slot, want) in round.slots.iter().zip(wants) {
-            match (want, &slot.seen) {
-                (Want::Move(source, _), _) => back.push((self.tree.reference(*source), false)),
-                (Want::Stay(_), Seen::Present { stat, .. }) => {
-                    let id = self.tree.resolve(slot.node).filter(|id| self.tree.kind(*id) == Some(stat.meta.kind));
-                    let is_another = |id| stat.meta.kind == Kind::Dir && self.tree.ident(id) != Some(stat.ident);
-                    back.extend(id.map(|id| (slot.node, is_another(id))));
-                }
-                _ => {}
+            if let Want::Move(source, _) = want {
+                back.push((self.tree.reference(*source), false));
+            }
+            let (Seen::Present { stat, .. }, Some(id)) = (&slot.seen, self.tree.resolve(slot.node)) else { continue };
+            // What takes the place of a directory deletes what is in it; anything else is overwritten.
+            let is_dir = self.tree.kind(id) == Some(Kind::Dir);
+            if !is_dir || (matches!(want, Want::Stay(_)) && stat.meta.kind == Kind::Dir) {
+                back.push((slot.node, is_dir && self.tree.ident(id) != Some(stat.ident)));
             }
         }
         let mut any = false;
@@ -363,7 +366,7 @@ impl Planner {
         }
         let mut doomed = Doomed { tops: Vec::new(), inner: Vec::new() };
         for (id, at) in &going {
-            if above(tree, *id).any(|at| going.contains_key(&at) || self.is_held(tree.reference(at))) {
+            if self.guard.keeps_above(tree, *id) || above(tree, *id).any(|at| going.contains_key(&at)) {
                 doomed.inner.push(*at);
                 continue;
             }
@@ -392,6 +395,16 @@ impl Planner {
 }
 
 impl Guard {
+    /// Whether the node stays in the mirror although its deletion is wanted: it is held, or below one that is.
+    pub(super) fn keeps(&self, tree: &Tree, id: NodeId) -> bool {
+        !self.held.is_empty() && (self.held.contains_key(&tree.reference(id)) || self.keeps_above(tree, id))
+    }
+
+    /// Whether a directory above the node is held.
+    pub(super) fn keeps_above(&self, tree: &Tree, id: NodeId) -> bool {
+        !self.held.is_empty() && above(tree, id).any(|at| self.held.contains_key(&tree.reference(at)))
+    }
+
     fn count(&self) -> u64 {
         self.held.values().sum()
     }

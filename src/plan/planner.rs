@@ -542,7 +542,7 @@ impl Planner {
         self.screen(now);
         let Some(mut round) = self.round.take() else { return };
         round.agree();
-        match reconcile::wants(&self.tree, &round, &self.options) {
+        match reconcile::wants(&self.tree, &round, &self.guard, &self.options) {
             Verdict::Wants(mut wants, later) => {
                 for (id, why) in later {
                     self.dirty.mark(&mut self.tree, id, flag::LOOK | why);

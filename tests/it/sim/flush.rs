@@ -39,6 +39,7 @@ fn flushed(seed: u64, watcher: Watcher, forgetful: bool) -> (Vec<String>, usize)
     let mut compared = 0;
     for _ in 0..8 {
         sim.confined = None;
+        sim.planner.approve();
         *sim.calm.lock().unwrap() = false;
         for _ in 0..sim.rng.below(60) {
             sim.change();

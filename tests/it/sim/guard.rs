@@ -217,3 +217,46 @@ fn a_directory_that_another_is_renamed_over_counts_with_all_it_holds() {
         assert_eq!((sim.differences(), sim.planner.deletions_held(0)), (vec![], None), "{what}");
     }
 }
+
+/// Two names of one object that are held are not looked at for each other's sake again and again.
+#[test]
+fn held_hard_links_come_to_rest() {
+    for watcher in WATCHERS {
+        let (mut sim, root) = setting(watcher, 8, Some(MaxDelete::Entries(0)));
+        sim.source.create(root, b"x", Body::File(Arc::new(vec![1; 9])), Kind::File, 0o644);
+        let id = sim.source.entries(root)[&b"x"[..]];
+        for name in [&b"y"[..], b"z"] {
+            sim.source.link(root, name, id);
+        }
+        assert!(sim.rest());
+        for name in [&b"x"[..], b"y"] {
+            sim.source.remove(root, name);
+            assert!(sim.rest(), "{watcher:?}");
+        }
+        sim.source.change_meta(root, b"z", |meta| meta.mode = 0o600);
+        assert!(sim.rest(), "{watcher:?}");
+        assert_eq!(sim.planner.deletions_held(0).map(|held| held.count), Some(2), "{watcher:?}");
+        sim.planner.approve();
+        assert!(sim.rest());
+        assert_eq!((sim.differences(), sim.planner.deletions_held(0)), (vec![], None), "{watcher:?}");
+    }
+}
+
+/// A file that is held is overwritten by what comes to its name, and that is followed.
+#[test]
+fn what_comes_to_a_held_name_is_followed() {
+    for watcher in WATCHERS {
+        let (mut sim, root) = setting(watcher, 9, Some(MaxDelete::Entries(0)));
+        let a = sim.source.entries(root)[&b"a"[..]];
+        sim.source.remove(a, b"f1");
+        assert!(sim.rest());
+        assert_eq!(sim.planner.deletions_held(0).map(|held| held.count), Some(1), "{watcher:?}");
+        let dir = directory(&mut sim, a, b"f1");
+        file(&mut sim, dir, 3);
+        assert!(sim.rest());
+        assert_eq!((sim.differences(), sim.planner.deletions_held(0)), (vec![], None), "{watcher:?}");
+        file(&mut sim, dir, 4);
+        assert!(sim.rest());
+        assert_eq!(sim.differences(), [""; 0], "{watcher:?}");
+    }
+}
