@@ -5,6 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ringsync::model::path::RelPath;
+
 use crate::compare::{Rules, compare};
 use crate::control::{flush, live, mirror, socket};
 use crate::mirror::watches;
@@ -16,7 +18,9 @@ use crate::program::{As, Mirror, Way};
 const WAYS: [Way; 2] = [Way::Local, Way::Tcp];
 
 fn same(src: &Path, dst: &Path, when: &str) {
-    let differences = compare(src, dst, &Rules::full());
+    // A staged file that was not needed in the end is dropped beside all else: what is at rest has none, and is held to it when it is.
+    let rules = Rules { skip: vec![RelPath::new(b".ringsync-staging").unwrap()], ..Rules::full() };
+    let differences = compare(src, dst, &rules);
     assert!(differences.is_empty(), "{when}:\n{differences}");
 }
 
@@ -42,6 +46,7 @@ fn after_a_flush_the_mirror_is_equal() {
         flush(&socket, &[], 0, "at rest");
         let after = fs::metadata(&place.src).unwrap();
         assert_eq!((before.mtime_nsec(), before.ctime_nsec()), (after.mtime_nsec(), after.ctime_nsec()));
+        mirror.settle("after the flushes");
         mirror.terminate();
     }
 }
