@@ -23,6 +23,9 @@ pub const SHAPES_BYTES_MAX: usize = 22;
 /// What a receiver copies or reads back for a patch before it looks for other work: some milliseconds.
 pub const PATCH_SLICE_BYTES: u64 = 8 * 1024 * 1024;
 
+/// Patches of one session that are not sealed or not read back, each with two open files. What is beyond waits for one that is sealed, or is sent whole.
+pub const PATCHES_MAX: usize = 256;
+
 /// Copies of a patch that wait; what is beyond is done at once.
 pub const PATCH_COPIES_MAX: usize = 64 * 1024;
 
@@ -118,6 +121,9 @@ pub const HANDSHAKES_MAX: usize = 512;
 
 /// How long a connection may take to say what it wants.
 pub const HANDSHAKE_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// How long a server may take to answer a Hello: a session that waits for an older one to leave takes [`TAKEOVER_TIME_MAX`].
+pub const GREET_TIME_MAX: Duration = Duration::from_secs(45);
 
 /// Sessions of one receiver: each has up to [`THREADS_MAX`] threads.
 pub const SESSIONS_MAX: usize = 128;
@@ -229,6 +235,9 @@ pub const LOCAL_QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// that both get here, each sending without end and reading nothing, are parted by the socket's timeout.
 pub const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// The same of a server's links, where whoever connects decides how many there are: a client that is blocked goes on reading, so the server need not. At least one frame.
+pub const SERVER_INBOX_BYTES_MAX: usize = 1024 * 1024;
+
 /// Memory of buffers that a link keeps for reuse: a few of the largest frames, or many small ones.
 pub const POOL_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -334,6 +343,7 @@ const _: () = {
     assert!(SIGNATURE_BLOCKS_MAX <= u32::MAX as u64 / 2);
     assert!(DELTA_LITERAL_BYTES_MAX + 4096 <= STAGE_CHUNK_BYTES);
     assert!(HANDSHAKES_MAX > THREADS_MAX);
+    assert!(GREET_TIME_MAX.as_secs() > TAKEOVER_TIME_MAX.as_secs());
     assert!(RING_BUFFERS.is_power_of_two() && RING_COMPLETIONS >= 2 * RING_BUFFERS as u32 + 8);
     assert!(SEND_QUEUE_BYTES_MAX >= FRAME_PAYLOAD_BYTES_MAX && SEND_PIECES_MAX <= 1024);
     assert!(FRAME_FILL_BYTES + 8 + ATTRS_BYTES_MAX + MESSAGE_BYTES_MAX <= FRAME_PAYLOAD_BYTES_MAX);
@@ -350,6 +360,27 @@ const _: () = {
 /// How often a round of probes is widened by names that a rename or hard link points to, before the rest is copied instead of moved. Chains are rare; each
 /// step is one more round trip to the workers.
 pub const RENAME_PROBES_MAX: u32 = 6;
+
+/// Directories of the mirror that are noted as tops of other filesystems: far more than are mounted in any mirror, few enough to be asked one by one. What is
+/// beyond is found when a rename over it fails.
+pub const BORDERS_MAX: usize = 1024;
+
+/// Names of one object of the mirror that are noted as its hard links: some more than ext4 allows. What is beyond is linked again.
+pub const LINK_NAMES_MAX: u32 = 65_536;
+
+/// Share of memory (one in this many) that a receiver's manifest may make the planner's tree take. Twice that much is needed when a table grows.
+pub const MANIFEST_MEMORY_SHARE: u64 = 4;
+
+/// Threads of one manifest: on a disk some more than one are of use, in memory as many as there are processors.
+pub const MANIFEST_THREADS_MAX: usize = 8;
+
+/// Entries that a thread of a manifest passes on at once, and batches of them that wait: some hundred kilobytes.
+pub const MANIFEST_BATCH_ENTRIES: usize = 256;
+/// See [`MANIFEST_BATCH_ENTRIES`].
+pub const MANIFEST_BATCHES_MAX: usize = 8;
+
+/// Bytes of names that a manifest may bring: the tree finds them by 32 bits, and the source needs room for its own.
+pub const MANIFEST_NAMES_BYTES_MAX: usize = 3 << 30;
 
 /// How many keys of directories not known yet are remembered while directories are being listed; beyond, all directories listed then are listed again.
 pub const UNKNOWN_KEYS_MAX: usize = 4096;

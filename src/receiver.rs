@@ -6,6 +6,7 @@
 
 mod control;
 mod daemon;
+mod handshakes;
 mod serve;
 mod session;
 
@@ -18,17 +19,19 @@ use std::io::{self, Read};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::apply::Root;
 use crate::control::status::SessionStatus;
 use crate::error::{Error, Exit, Result};
-use crate::limits::{ACCEPT_PAUSE, HANDSHAKE_TIME_MAX, HANDSHAKES_MAX, LINGER_TIME_MAX, SESSIONS_MAX, TAKEOVER_TIME_MAX};
+use crate::limits::{
+    ACCEPT_PAUSE, HANDSHAKE_TIME_MAX, HANDSHAKES_MAX, LINGER_TIME_MAX, SERVER_INBOX_BYTES_MAX, SESSIONS_MAX, TAKEOVER_TIME_MAX,
+};
 use crate::model::attrs::Namespaces;
 use crate::model::options::{Compress, IoChoice, Writing};
 use crate::model::path::{Name, RelPath, Shown};
+use crate::receiver::handshakes::{Handshake, Handshakes};
 use crate::receiver::serve::Conn;
 use crate::receiver::session::{Session, Stop};
 use crate::sys::dir::Dir;
@@ -62,28 +65,12 @@ struct Inner {
     sessions: Mutex<HashMap<Token, Arc<Session>>>,
     /// A session is gone from the table.
     gone: Condvar,
-    handshakes: AtomicUsize,
+    handshakes: Arc<Handshakes>,
 }
 
 /// A receiver. Clones are the same one.
 #[derive(Clone)]
 pub struct Receiver(Arc<Inner>);
-
-/// Counts a connection that has not said what it wants.
-struct Handshake(Arc<Inner>);
-
-impl Handshake {
-    fn begin(inner: &Arc<Inner>) -> Option<Self> {
-        let begun = inner.handshakes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < HANDSHAKES_MAX).then_some(n + 1));
-        begun.ok().map(|_| Self(Arc::clone(inner)))
-    }
-}
-
-impl Drop for Handshake {
-    fn drop(&mut self) {
-        self.0.handshakes.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// A connection's part in a session; the last one out cleans up.
 struct Member<'a> {
@@ -109,7 +96,7 @@ impl Drop for Member<'_> {
 impl Receiver {
     /// A receiver of these modules; nothing runs yet.
     pub fn new(modules: Vec<Module>, sockets: Sockets) -> Self {
-        Self(Arc::new(Inner { modules, sockets, sessions: Mutex::default(), gone: Condvar::new(), handshakes: AtomicUsize::new(0) }))
+        Self(Arc::new(Inner { modules, sockets, sessions: Mutex::default(), gone: Condvar::new(), handshakes: Arc::default() }))
     }
 
     /// A connection inside the process; a thread serves its other end.
@@ -119,8 +106,8 @@ impl Receiver {
     pub fn connect_local(&self) -> Result<LocalEnd> {
         let (ours, theirs) = Link::pair()?;
         let inner = Arc::clone(&self.0);
-        let handshake =
-            Handshake::begin(&inner).ok_or_else(|| Error::socket("connect to the receiver", io::ErrorKind::WouldBlock.into()))?;
+        let (handshake, _) =
+            inner.handshakes.begin().ok_or_else(|| Error::socket("connect to the receiver", io::ErrorKind::WouldBlock.into()))?;
         spawn(move || inner.serve(Link::local(ours), handshake))?;
         Ok(theirs)
     }
@@ -150,6 +137,7 @@ impl Receiver {
                         ) => {}
                     Err(e) => {
                         tracing::warn!(error = %e, "a connection could not be accepted");
+                        self.0.handshakes.evict_oldest();
                         if stop.wait(Some(ACCEPT_PAUSE)) {
                             return Ok(());
                         }
@@ -160,16 +148,19 @@ impl Receiver {
     }
 
     fn accepted(&self, stream: TcpStream, is_local: bool) {
-        let Some(handshake) = Handshake::begin(&self.0) else {
-            tracing::warn!(limit = HANDSHAKES_MAX, "too many connections that say nothing: a new one was closed");
+        let Some((handshake, full)) = self.0.handshakes.begin() else {
+            tracing::debug!("too many connections that say nothing: a new one was closed");
             return;
         };
+        if full {
+            tracing::debug!(limit = HANDSHAKES_MAX, "too many connections that say nothing: the oldest was closed");
+        }
         let inner = Arc::clone(&self.0);
         let compress = inner.sockets.compress.towards(is_local);
         let spawned = spawn(move || {
             let linked = stream.set_nonblocking(false).map_err(|e| Error::socket("accept", e));
             match linked.and_then(|()| Link::tcp(stream, inner.sockets.io, compress, None)) {
-                Ok(link) => inner.serve(link, handshake),
+                Ok(link) => inner.serve(link.with_inbox(SERVER_INBOX_BYTES_MAX), handshake),
                 Err(e) => tracing::warn!(error = %e, "a connection could not be served"),
             }
         });
@@ -234,7 +225,10 @@ impl Inner {
 
     /// Serves one connection to its end.
     fn serve(&self, mut link: Link, handshake: Handshake) {
-        let ended = match first_frame(&mut link) {
+        handshake.wait_with(link.wake());
+        let ended = match first_frame(&mut link, &handshake) {
+            // It makes room for others, at once.
+            _ if handshake.is_evicted() => return,
             Ok(Some(payload)) => self.serve_from(&mut link, &payload, handshake),
             Ok(None) => Ok(()),
             Err(e) => Err(Stop::Failed(e)),
@@ -359,9 +353,10 @@ fn open_or_make(root: &Dir, path: &RelPath, read_only: bool) -> io::Result<Dir> 
     }
 }
 
-fn first_frame(link: &mut Link) -> Result<Option<Vec<u8>>> {
+/// The first frame; `None` where none will come, or the connection has to go.
+fn first_frame(link: &mut Link, handshake: &Handshake) -> Result<Option<Vec<u8>>> {
     let deadline = Instant::now() + HANDSHAKE_TIME_MAX;
-    loop {
+    while !handshake.is_evicted() {
         let left = deadline.saturating_duration_since(Instant::now());
         match link.wait(Some(left))? {
             Incoming::Frame(payload) => return Ok(Some(payload)),
@@ -370,6 +365,7 @@ fn first_frame(link: &mut Link) -> Result<Option<Vec<u8>>> {
             Incoming::Closed => return Ok(None),
         }
     }
+    Ok(None)
 }
 
 fn new_token() -> io::Result<Token> {

@@ -8,6 +8,7 @@ mod attend;
 mod attrs;
 mod control;
 mod crew;
+mod eyes;
 mod failures;
 mod outbox;
 mod root;

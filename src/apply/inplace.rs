@@ -17,6 +17,7 @@ use crate::model::path::Name;
 use crate::sys::copy;
 use crate::sys::dir::{set_mode, stat_fd};
 use crate::sys::holes::{Holes, punch};
+use crate::sys::regular::open_regular_write;
 
 /// What of a file a patch changes: these ranges of what was staged go over the same of the base, which must be the object that it was.
 ///
@@ -56,7 +57,7 @@ pub(super) fn open(root: &Root, held: &Held, name: Name<'_>) -> Option<(File, St
         return None;
     }
     // Whatever stands against it (a program that runs, permissions), a new file takes its place then.
-    let file = held.dir.open_write(name).ok()?;
+    let file = open_regular_write(&held.dir, name).ok()?;
     let stat = stat_fd(file.as_fd()).ok()?;
     may_be_written(&stat).then_some((file, stat))
 }

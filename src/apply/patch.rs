@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use crate::apply::inplace::{self, Overlay};
 use crate::apply::root::Root;
@@ -16,12 +17,16 @@ use crate::apply::target::Errno;
 use crate::delta::code::{Steps, take_shape};
 use crate::delta::patch::check;
 use crate::delta::{Digester, Flaw, Shape, Step};
-use crate::limits::{DELTA_LITERAL_BYTES_MAX, HOLE_BYTES_MIN, PATCH_COPIES_MAX, PATCH_SLICE_BYTES};
+use crate::limits::{DELTA_LITERAL_BYTES_MAX, HOLE_BYTES_MIN, PATCH_COPIES_MAX, PATCH_SLICE_BYTES, PATCHES_MAX};
 use crate::model::meta::Kind;
 use crate::model::path::Name;
 use crate::sys::copy;
 use crate::sys::dir::{Dir, stat_fd};
 use crate::sys::holes::{self, Holes};
+use crate::sys::regular::open_regular;
+
+/// Slices that are done to make room for another patch; if that does not help, it is refused, and its file sent whole.
+const SLICES_FOR_ROOM: usize = 64;
 
 /// How much faster a hole is taken into a digest than data.
 const HOLE_PASS_SPEEDUP: u64 = 64;
@@ -45,6 +50,8 @@ struct Patch {
     base_holes: Holes,
     /// If it goes over its base in place: what of it is another content than the base's. Only that is in `file`.
     overlay: Option<Overlay>,
+    /// Counts it among those of the session.
+    _open: Arc<()>,
 }
 
 /// The reading back of a patch: what is before `at` was taken into the digest.
@@ -70,6 +77,8 @@ pub(super) struct Patches {
     open: HashMap<u64, Patch>,
     /// Those that cannot be made, until they are sealed.
     failed: HashMap<u64, Errno>,
+    /// Those that came to their end while room was made for another, to be told.
+    ended: VecDeque<(u64, Result<(), Errno>)>,
     /// Of those that came to their end and are not placed.
     overlays: HashMap<u64, Overlay>,
     buffer: Vec<u8>,
@@ -91,7 +100,19 @@ impl Patches {
         if !shapes.is_empty() {
             return Err(flawed(Flaw::Long));
         }
-        let base = dir.open_read(name)?;
+        let is_full = || Arc::strong_count(&root.patches) > PATCHES_MAX;
+        for _ in 0..SLICES_FOR_ROOM {
+            // One that is sealed ends by work alone.
+            if !is_full() || !self.open.values().any(|patch| patch.sealed.is_some()) {
+                break;
+            }
+            let ended = self.slice(root);
+            self.ended.extend(ended);
+        }
+        if is_full() {
+            return Err(io::Error::from_raw_os_error(libc::EDQUOT));
+        }
+        let base = open_regular(dir, name)?;
         let stat = stat_fd(base.as_fd())?;
         let meta = stat.meta;
         if meta.kind != Kind::File || meta.size != base_shape.len() {
@@ -103,8 +124,8 @@ impl Patches {
         let filled = cloned || (overlay.is_none() && root.writing.preallocate && holes::allocate(&file, shape.len())?);
         file.set_len(shape.len())?;
         let base_holes = Holes::of(&base, base_shape.len());
-        let patch =
-            Patch { base, base_shape, file, shape, at: 0, copies: VecDeque::new(), cloned, filled, sealed: None, base_holes, overlay };
+        let (copies, _open) = (VecDeque::new(), Arc::clone(&root.patches));
+        let patch = Patch { base, base_shape, file, shape, at: 0, copies, cloned, filled, sealed: None, base_holes, overlay, _open };
         self.open.insert(id, patch);
         Ok(())
     }
@@ -158,11 +179,15 @@ impl Patches {
 
     /// Whether [`Patches::work`] has something to do.
     pub(super) fn has_work(&self) -> bool {
-        self.open.values().any(|patch| patch.sealed.is_some() || !patch.copies.is_empty())
+        !self.ended.is_empty() || self.open.values().any(|patch| patch.sealed.is_some() || !patch.copies.is_empty())
     }
 
     /// Does a slice of what is to be done; who came to an end by that, and how.
     pub(super) fn work(&mut self, root: &Root) -> Option<(u64, Result<(), Errno>)> {
+        self.ended.pop_front().or_else(|| self.slice(root))
+    }
+
+    fn slice(&mut self, root: &Root) -> Option<(u64, Result<(), Errno>)> {
         let (id, patch) = self.open.iter_mut().find(|(_, patch)| patch.sealed.is_some() || !patch.copies.is_empty())?;
         let (id, sealed) = (*id, patch.sealed.is_some());
         let ended = match patch.slice(&mut self.buffer) {

@@ -28,6 +28,8 @@ pub struct Root {
     pub(super) writing: Writing,
     sweep: AtomicBool,
     named_only: AtomicBool,
+    /// Shared by every patch that is open: how many have it is how many there are.
+    pub(super) patches: Arc<()>,
 }
 
 impl Root {
@@ -51,6 +53,7 @@ impl Root {
             writing,
             sweep: AtomicBool::new(!read_only),
             named_only: AtomicBool::new(false),
+            patches: Arc::new(()),
         })
     }
 

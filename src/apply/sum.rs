@@ -19,6 +19,7 @@ use crate::model::path::{Name, RelPath};
 use crate::model::scrub::{LookDone, Part, PartSum};
 use crate::sys::dir::{Dir, stat_fd};
 use crate::sys::quiet::Quiet;
+use crate::sys::regular::open_regular;
 use crate::sys::xattr::At;
 
 /// The fields of an entry beside its name and target, on the wire, at the most.
@@ -131,19 +132,12 @@ fn slice(root: &Root, dir: &RelPath, parts: &[Part], sums: &mut Vec<PartSum>, op
 
 /// Opens the file of a part. Anything but a regular file is not even opened, since to open a device may do something.
 fn begin(dir: &Dir, part: &Part) -> io::Result<Reading> {
-    let stale = || io::Error::from_raw_os_error(libc::ESTALE);
     let name = part.name.as_name();
     if name.is_reserved() {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    if dir.stat_at(name)?.meta.kind != Kind::File {
-        return Err(stale());
-    }
-    let file = dir.open_read(name)?;
+    let file = open_regular(dir, name)?;
     let meta = stat_fd(file.as_fd())?.meta;
-    if meta.kind != Kind::File {
-        return Err(stale());
-    }
     Ok(Reading { file: Quiet::new(file), size: meta.size, digest: PartDigest::new(part.offset, part.len) })
 }
 
@@ -163,7 +157,7 @@ fn look(root: &Root, id: u64, path: &RelPath, each: &mut dyn FnMut(Answer)) {
             match manifest::entry(root, &dir, path, name, (stat.ident.dev, root_dev)) {
                 Ok((mut entry, below)) => {
                     // Perhaps loosened for the moment.
-                    if let Some(mode) = below.and_then(|(_, stat)| root.loosened.was(stat.ident)) {
+                    if let Some(mode) = below.and_then(|stat| root.loosened.was(stat.ident)) {
                         entry.meta.mode = mode;
                     }
                     bytes += entry_bytes(&entry);

@@ -9,7 +9,7 @@ pub const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 /// The list that new entries of a directory get.
 pub const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 
-/// Digest of attributes that could not be read in the mirror: it differs from all others.
+/// Digest of attributes that could not be read in the mirror, or were not looked at in the source yet: it differs from all others.
 pub const UNKNOWN: u64 = u64::MAX;
 
 /// Bytes of an attribute beside its name and its value: one length of 1 byte, one of 4.

@@ -26,6 +26,8 @@ impl Hint {
     pub const DIR: Self = Self(1 << 5);
     /// The key itself is dead: the watch is gone, no further event will carry it. The name is empty.
     pub const KEY_DEAD: Self = Self(1 << 6);
+    /// It appeared by a move, so with its content; or went away by one, and may have appeared elsewhere.
+    pub const MOVED: Self = Self(1 << 7);
 
     /// Whether any bit of `other` is set.
     pub fn has(self, other: Self) -> bool {

@@ -18,6 +18,9 @@ pub struct Probe {
     pub expect: Option<Ident>,
     /// What to look at.
     pub ask: Ask,
+    /// The attributes of small files with one name may be left to whoever reads them ([`attrs::UNKNOWN`](crate::model::attrs::UNKNOWN)): by the descriptor they cost a
+    /// third.
+    pub lazy: bool,
 }
 
 /// What to look at in a directory.

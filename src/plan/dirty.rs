@@ -7,7 +7,13 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use crate::model::cycle::NodeRef;
+use crate::model::event::Hint;
 use crate::plan::tree::{NodeId, Tree, flag};
+
+/// A file that is being written and not closed is left alone so long: most are closed by then, and are sent once.
+pub(super) const SETTLE_NS: u64 = 1_000_000;
+/// What was moved away is looked for at its new name first, and so long: that may be in a directory which is still to be listed.
+const MOVE_NS: u64 = 20_000_000;
 
 /// The dirty set. Times are nanoseconds on the caller's monotonic clock.
 #[derive(Debug, Default)]
@@ -36,6 +42,18 @@ impl Dirty {
         if !tree.has(id, flag::QUEUED | flag::DELAYED) {
             tree.set(id, flag::DELAYED);
             self.delayed.push(Reverse((at, tree.reference(id))));
+        }
+    }
+
+    /// Marks the node of a name that an event tells of, to be looked at now or a little later.
+    pub fn mark_told(&mut self, tree: &mut Tree, id: NodeId, hint: Hint, now: u64) {
+        let settled = Hint::CLOSED | Hint::WENT | Hint::ATTRIB | Hint::DIR | Hint::MOVED;
+        if hint.has(Hint::MOVED) && !hint.has(Hint::APPEARED) {
+            self.mark_at(tree, id, flag::LOOK, now + MOVE_NS);
+        } else if hint.has(Hint::WRITTEN | Hint::APPEARED) && !hint.has(settled) {
+            self.mark_at(tree, id, flag::LOOK, now + SETTLE_NS);
+        } else {
+            self.mark(tree, id, flag::LOOK);
         }
     }
 

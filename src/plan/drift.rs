@@ -30,6 +30,14 @@ fn is_cut(want: Time, have: Time) -> bool {
     [1, 100, 1000, 10_000_000, 1_000_000_000].into_iter().any(|grain| cut(grain) == have) || have == (Time { sec: want.sec & !1, nsec: 0 })
 }
 
+/// What entries take, in bytes.
+fn memory(entries: &[Entry]) -> usize {
+    entries
+        .iter()
+        .map(|entry| size_of::<Entry>() + entry.name.as_bytes().len() + entry.target.as_ref().map_or(0, |target| target.len()))
+        .sum()
+}
+
 impl Planner {
     /// An answer, or a part of it, to a look.
     pub fn looked(&mut self, done: LookDone, now: u64) {
@@ -41,11 +49,14 @@ impl Planner {
 
     fn take_look(&mut self, pass: &mut Pass, done: LookDone, now: u64) {
         let Some(Asked { what: What::Look { entries, .. }, .. }) = pass.asked.get_mut(&done.id) else { return };
+        let at = entries.len();
         entries.extend(done.entries.into_iter().filter(|entry| !entry.name.as_name().is_reserved()));
+        self.scrub.heard += memory(&entries[at..]);
         if !done.last {
             return;
         }
         let Some(Asked { from, path, what: What::Look { dir, entries } }) = pass.asked.remove(&done.id) else { return };
+        self.scrub.heard = self.scrub.heard.saturating_sub(memory(&entries));
         let Some(id) = self.tree.resolve(dir) else { return };
         // One that could not be listed, or not to its end, or is to be listed again after a failure, is not known.
         let unknown = self.tree.has(id, flag::UNKNOWN | flag::PROTECTED | flag::RELIST) || self.wanted_lists.contains(&dir);

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::limits::INLINE_FILE_BYTES_MAX;
+use crate::model::attrs::UNKNOWN;
 use crate::model::cycle::{Cycle, FileBatch, FileTask, NodeRef, Placing, Read, StageTask};
 use crate::model::meta::{Ident, Kind, Meta, Stat};
 use crate::model::op::{Op, Spot};
@@ -451,7 +452,8 @@ impl Emit<'_> {
         let new = self.tree().kind(node).is_none();
         self.touched.insert(parent);
         self.made(node, stat);
-        self.record(node, at, &stat.meta);
+        // Attributes that were not looked at are told by the report.
+        self.record(node, at, &if stat.meta.attrs == UNKNOWN { Meta { attrs: 0, ..stat.meta } } else { stat.meta });
         self.state[at] = State::Made;
         self.tree().set(node, flag::BUSY);
         let index = self.file_index(node);

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use crate::limits::{LINK_NAMES_MAX, MANIFEST_NAMES_BYTES_MAX};
 use crate::model::meta::{Kind, Meta};
 use crate::model::op::Entry;
 use crate::model::path::RelPath;
@@ -23,9 +24,12 @@ pub struct Fill {
     /// Node of the directory whose entries come now; `None`: they are of no interest.
     dir: Option<NodeId>,
     path: Vec<u8>,
-    /// Hard-link groups, the receiver's numbers to ours.
-    groups: HashMap<u64, u32>,
+    /// Hard-link groups, the receiver's numbers to ours, and how many names each has so far.
+    groups: HashMap<u64, (u32, u32)>,
 }
+
+/// Memory of one of a fill's hard-link groups, its share of the table's room included.
+const GROUP_BYTES: usize = 48;
 
 impl Planner {
     /// Asks for the manifest of a directory, soon: its node, or the nearest ancestor that the mirror is sure to have. Until it comes nothing below is
@@ -140,10 +144,14 @@ impl Planner {
         let group = match entry.link_group {
             0 => 0,
             _ if entry.meta.kind == Kind::Dir => 0,
-            theirs => *fill.groups.entry(theirs).or_insert_with(|| {
-                self.next_group += 1;
-                self.next_group
-            }),
+            theirs => {
+                let (group, names) = fill.groups.entry(theirs).or_insert_with(|| {
+                    self.next_group += 1;
+                    (self.next_group, 0)
+                });
+                *names = names.saturating_add(1);
+                if *names > LINK_NAMES_MAX { 0 } else { *group }
+            }
         };
         self.tree.set_group(id, group);
         if !self.filter.is_empty() && !self.options.delete_excluded {
@@ -175,6 +183,17 @@ impl Planner {
         self.trouble(at, "list the mirror's directory", errno);
         let time = self.retry_at(at, now);
         self.dirty.mark_at(&mut self.tree, at, flag::RELIST, time);
+    }
+
+    /// Whether the manifest that is on its way, and the answer to a look, keep to their share of memory, `bytes_max`: a receiver that tells of entries without end is
+    /// stopped.
+    pub fn manifest_fits(&self, bytes_max: u64) -> bool {
+        if self.scrub.heard as u64 > bytes_max {
+            return false;
+        }
+        let Some(fill) = &self.fill else { return true };
+        let bytes = self.tree.memory() + fill.groups.len() * GROUP_BYTES;
+        bytes as u64 <= bytes_max && self.tree.names.held() <= MANIFEST_NAMES_BYTES_MAX
     }
 
     /// The manifest is complete.

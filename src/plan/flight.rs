@@ -79,7 +79,9 @@ impl Planner {
             return Err(format!("an error was reported for cycle {cycle}, which is not on its way"));
         };
         let flight = &mut self.flights[at];
-        flight.failures.ops.insert((error.section, error.index));
+        if !flight.failures.ops.insert((error.section, error.index)) {
+            return Err(format!("an error was reported twice for one operation of cycle {cycle}"));
+        }
         let flight = &*flight;
         let shared = flight.cycle.clone();
         let index = error.index as usize;

@@ -64,8 +64,9 @@ pub enum GuardNews {
     Released(HoldCause),
 }
 
+/// What is held, and what it takes to judge.
 #[derive(Debug, Default)]
-pub(super) struct Guard {
+pub struct Guard {
     cause: Option<HoldCause>,
     since: u64,
     /// Nodes that are held, and how many entries each stands for.
@@ -261,11 +262,11 @@ impl Planner {
         }
         // Who was to be linked to it: one of them takes its part.
         let mut heirs: HashMap<usize, usize> = HashMap::new();
-        for at in 0..wants.len() {
-            if let Want::Link(Base::Slot(base)) = wants[at]
+        for (at, want) in wants.iter_mut().enumerate() {
+            if let Want::Link(Base::Slot(base)) = *want
                 && lost.contains(&base)
             {
-                wants[at] = match heirs.entry(base) {
+                *want = match heirs.entry(base) {
                     Entry::Occupied(heir) => Want::Link(Base::Slot(*heir.get())),
                     Entry::Vacant(free) => {
                         free.insert(at);

@@ -14,10 +14,12 @@ pub mod fill;
 pub mod flight;
 mod guard;
 mod lag;
+mod lazy;
 mod links;
 mod moves;
 pub mod names;
 mod objects;
+mod owners;
 pub mod planner;
 pub mod reconcile;
 mod reports;
@@ -31,7 +33,7 @@ mod tree_tests;
 mod troubles;
 mod verify;
 
-pub use guard::{GuardNews, Held, Hold, HoldCause};
+pub use guard::{Guard, GuardNews, Held, Hold, HoldCause};
 pub use planner::{Action, Planner};
 pub use troubles::{Trouble, Turn};
 

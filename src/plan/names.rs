@@ -37,7 +37,6 @@ impl Names {
     }
 
     /// Bytes held, garbage included.
-    #[cfg(test)]
     pub fn held(&self) -> usize {
         self.bytes.len()
     }

@@ -6,35 +6,50 @@ use std::hash::BuildHasher;
 
 use crate::model::event::Key;
 use crate::model::meta::{Ident, Time};
-use crate::plan::tree::{HAS_ATTRS, Node, NodeId, Tree, flag};
+use crate::plan::tree::{HAS_ATTRS, HAS_GROUP, Node, NodeId, Tree, flag};
 
 impl Tree {
+    /// Memory of the nodes, their names and the tables to find them, in bytes; of the few keys of directories only the nodes' share.
+    pub fn memory(&self) -> usize {
+        let tables = [&self.by_name, &self.by_ident, &self.by_group];
+        self.nodes.capacity() * size_of::<Node>()
+            + self.names.held()
+            + self.free.capacity() * size_of::<NodeId>()
+            + self.owners.memory()
+            + self.groups.capacity() * size_of::<(NodeId, u32)>()
+            + tables.iter().map(|table| table.allocation_size()).sum::<usize>()
+    }
+
     /// The mirror's hard-link group; 0 where the object has one name.
     pub fn group(&self, id: NodeId) -> u32 {
-        self.node(id).group
+        if self.node(id).mode & HAS_GROUP == 0 { 0 } else { self.groups.get(&id).copied().unwrap_or_default() }
     }
 
     /// Records the mirror's hard-link group.
     pub fn set_group(&mut self, id: NodeId, group: u32) {
-        let old = self.node(id).group;
+        let old = self.group(id);
         if old == group {
             return;
         }
-        let Self { by_group, nodes, hasher, .. } = self;
+        let Self { by_group, groups, nodes, hasher, .. } = self;
         if old != 0
             && let Ok(found) = by_group.find_entry(hasher.hash_one(old), |other| *other == id)
         {
             found.remove();
         }
-        nodes[id as usize].group = group;
-        if group != 0 {
-            by_group.insert_unique(hasher.hash_one(group), id, |other| hasher.hash_one(nodes[*other as usize].group));
+        if group == 0 {
+            nodes[id as usize].mode &= !HAS_GROUP;
+            groups.remove(&id);
+        } else {
+            nodes[id as usize].mode |= HAS_GROUP;
+            groups.insert(id, group);
+            by_group.insert_unique(hasher.hash_one(group), id, |other| hasher.hash_one(groups.get(other).copied().unwrap_or_default()));
         }
     }
 
     /// The nodes of a hard-link group of the mirror.
     pub fn of_group(&self, group: u32) -> impl Iterator<Item = NodeId> + '_ {
-        self.by_group.iter_hash(self.hasher.hash_one(group)).copied().filter(move |id| self.node(*id).group == group)
+        self.by_group.iter_hash(self.hasher.hash_one(group)).copied().filter(move |id| self.group(*id) == group)
     }
 
     /// Notes the source's time of change at the moment when the content was read, or found equal.

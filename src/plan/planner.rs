@@ -26,8 +26,6 @@ use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
 use crate::plan::troubles::{Failing, READ_DIRECTORY, Trouble, TroubleKey};
 use crate::plan::{NodeMap, NodeSet};
 
-/// A file that is being written and not closed is left alone so long: most are closed by then, and are sent once.
-pub(super) const SETTLE_NS: u64 = 1_000_000;
 /// A name whose directory was not where it should be is looked at again after so long.
 pub(super) const STALE_NS: u64 = 2_000_000;
 /// A directory without watch is listed so often.
@@ -286,12 +284,7 @@ impl Planner {
             if hint.has(Hint::APPEARED) {
                 self.tree.set(id, flag::CAME);
             }
-            let unsettled = hint.has(Hint::WRITTEN | Hint::APPEARED) && !hint.has(Hint::CLOSED | Hint::WENT | Hint::ATTRIB | Hint::DIR);
-            if unsettled {
-                self.dirty.mark_at(&mut self.tree, id, flag::LOOK, now + SETTLE_NS);
-            } else {
-                self.dirty.mark(&mut self.tree, id, flag::LOOK);
-            }
+            self.dirty.mark_told(&mut self.tree, id, hint, now);
         }
     }
 
@@ -391,7 +384,7 @@ impl Planner {
         self.finish_if_answered(now, actions);
     }
 
-    fn ask(&mut self, dir: NodeId, names: &[NodeId], list: Option<bool>, actions: &mut Vec<Action>, now: u64) {
+    pub(super) fn ask(&mut self, dir: NodeId, names: &[NodeId], list: Option<bool>, actions: &mut Vec<Action>, now: u64) {
         let nodes: Vec<NodeRef> = names.iter().map(|n| self.tree.reference(*n)).collect();
         let asked = Asked { dir: self.tree.reference(dir), names: nodes, list: list.is_some(), deep: list == Some(true) };
         let path = match self.tree.path(dir) {
@@ -407,7 +400,8 @@ impl Planner {
         let Some(round) = &mut self.round else { return };
         round.asked.extend(&asked.names);
         round.open.insert(self.next_id, asked);
-        actions.push(Action::Probe(Probe { id: self.next_id, dir: path, expect: self.tree.ident(dir), ask }));
+        let lazy = self.is_lazy(dir, names, list.is_some());
+        actions.push(Action::Probe(Probe { id: self.next_id, dir: path, expect: self.tree.ident(dir), ask, lazy }));
     }
 
     /// The answer to a probe.
@@ -528,14 +522,15 @@ impl Planner {
         }
         let Some(round) = &mut self.round else { return };
         let (node, parent) = (self.tree.reference(id), self.tree.reference(dir));
-        if round.slot_of.contains_key(&node) {
+        if let Some(at) = round.slot_of.get(&node).copied() {
+            round.see_again(at, seen);
             return;
         }
         round.slot_of.insert(node, round.slots.len());
         round.slots.push(Slot { node, parent, name, seen, deep: asked.deep, listed: asked.list });
     }
 
-    fn finish_if_answered(&mut self, now: u64, actions: &mut Vec<Action>) {
+    pub(super) fn finish_if_answered(&mut self, now: u64, actions: &mut Vec<Action>) {
         if self.round.as_ref().is_none_or(|r| !r.open.is_empty()) {
             return;
         }
@@ -556,6 +551,7 @@ impl Planner {
                 self.debt_round_over();
                 self.look_at_told(seen, now);
             }
+            Verdict::LookAgain(slots) => self.look_for_attrs(round, &slots, now, actions),
             Verdict::Need(nodes) => {
                 round.widened += 1;
                 round.asked.extend(nodes.iter().map(|n| self.tree.reference(*n)));

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::limits::RENAME_PROBES_MAX;
+use crate::model::attrs::UNKNOWN;
 use crate::model::meta::{Ident, Kind, Meta, Stat};
 use crate::model::options::Options;
 use crate::model::probe::Seen;
@@ -79,17 +80,23 @@ pub enum Base {
 pub enum Verdict {
     /// One want a slot; and nodes that a later cycle has to look at, with what is known of them.
     Wants(Vec<Want>, Vec<(NodeId, u16)>),
+    /// The attributes of what is at these slots are wanted too.
+    LookAgain(Vec<usize>),
     /// These have to be looked at in the same round.
     Need(Vec<NodeId>),
 }
 
 /// Finds out what shall become of every name of the round.
-pub(super) fn wants(tree: &Tree, round: &Round, guard: &Guard, options: &Options) -> Verdict {
+pub fn wants(tree: &Tree, round: &Round, guard: &Guard, options: &Options) -> Verdict {
     let mut pass = Pass { tree, round, guard, options, wants: Vec::new(), claims: NodeMap::default(), need: Vec::new(), later: Vec::new() };
     pass.moves();
     pass.stays();
     pass.false_links();
     pass.links();
+    let unread: Vec<usize> = (0..pass.wants.len()).filter(|at| pass.lacks_attrs(*at)).collect();
+    if !unread.is_empty() {
+        return Verdict::LookAgain(unread);
+    }
     pass.need.sort_unstable();
     pass.need.dedup();
     let missing: Vec<NodeId> = pass.need.iter().copied().filter(|n| !round.asked.contains(&tree.reference(*n))).collect();
@@ -119,6 +126,13 @@ impl<'a> Pass<'a> {
             Seen::Present { stat, .. } => Some((slot, stat)),
             _ => None,
         }
+    }
+
+    /// Whether attributes that were not looked at would be compared, or set: those of a file that is sent are read with it.
+    fn lacks_attrs(&self, slot: usize) -> bool {
+        let unread = |stat: &Stat| stat.meta.attrs == UNKNOWN;
+        matches!(self.wants[slot], Want::Stay(d) | Want::Move(_, d) if d < Difference::Content)
+            && self.present(slot).is_some_and(|(_, stat)| unread(stat))
     }
 
     /// The mirror's filesystem that the slot's name is on, by its top.

@@ -54,6 +54,8 @@ pub struct Round {
     pub dirs: NodeMap<NodeRef, Stat>,
     /// What the digests in all that was seen stand for.
     pub attrs: AttrsTable,
+    /// Slots that are being looked at again, for their attributes. What was seen is `Failed(0)` until the answer is there.
+    pub looked_again: NodeSet<usize>,
     /// How often the round was widened.
     pub widened: u32,
     /// When the oldest of what is looked at was noticed to be dirty.
@@ -61,6 +63,13 @@ pub struct Round {
 }
 
 impl Round {
+    /// What was seen at a name that has a slot: of interest only if it was asked for again.
+    pub fn see_again(&mut self, at: usize, seen: Seen) {
+        if self.looked_again.remove(&at) {
+            self.slots[at].seen = seen;
+        }
+    }
+
     /// The names of one object may have been looked at at different times: what was seen last is what all of them hold.
     pub fn agree(&mut self) {
         let linked: HashSet<Ident> =

@@ -16,7 +16,12 @@ impl Planner {
         let mut unknown = Vec::new();
         for slot in &mut round.slots {
             let Some(id) = self.tree.resolve(slot.node) else { continue };
+            // Told already, or screened already, before the round was widened.
+            if slot.seen == Seen::Failed(0) {
+                continue;
+            }
             if let Seen::Failed(errno) = slot.seen {
+                slot.seen = Seen::Failed(0);
                 self.trouble(id, "look at", errno);
                 let at = self.retry_at(id, now);
                 self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);

@@ -102,6 +102,8 @@ pub(super) struct Scrub {
     pub verify: Option<bool>,
     /// What has been told of, and what is known of files whose content has to be compared first.
     pub told: HashMap<NodeRef, Option<Item>>,
+    /// Memory of the entries that answers to looks have told and that are not compared yet.
+    pub heard: usize,
     recent: Recent,
 }
 

@@ -5,7 +5,8 @@ use crate::model::cycle::NodeRef;
 use crate::model::event::Hint;
 use crate::model::meta::Kind;
 use crate::model::path::NameBuf;
-use crate::plan::planner::{Planner, SETTLE_NS};
+use crate::plan::dirty::SETTLE_NS;
+use crate::plan::planner::Planner;
 use crate::plan::tree::flag;
 
 impl Planner {

@@ -13,11 +13,13 @@ use std::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
+use crate::limits::BORDERS_MAX;
 use crate::model::cycle::NodeRef;
 use crate::model::event::Key;
 use crate::model::meta::{Kind, Meta, Time};
 use crate::model::path::{Name, NameBuf, PathError, RelPath};
 use crate::plan::names::Names;
+use crate::plan::owners::Owners;
 
 /// Slot of a node. [`NONE`] is no node.
 pub type NodeId = u32;
@@ -68,8 +70,10 @@ pub mod flag {
 const MODE_BITS: u16 = 0o7777;
 /// Above them, in the same field: the mirror's object has attributes.
 pub(super) const HAS_ATTRS: u16 = 1 << 15;
+/// And: it is one of several names.
+pub(super) const HAS_GROUP: u16 = 1 << 14;
 
-/// 88 bytes beside the name.
+/// 80 bytes beside the name.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
     pub(super) parent: NodeId,
@@ -82,16 +86,15 @@ pub(super) struct Node {
     /// A [`Kind`], or 0: the mirror holds nothing here.
     pub(super) kind: u8,
     pub(super) flags: u16,
-    /// [`MODE_BITS`], and [`HAS_ATTRS`] if the node is in the table of attributes.
+    /// [`MODE_BITS`], and [`HAS_ATTRS`] and [`HAS_GROUP`] if the node is in the table of attributes or of groups.
     pub(super) mode: u16,
     /// Index + 1 into `devices`; 0: identity not known.
     pub(super) dev: u16,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+    /// Owner and group, a number of `owners`.
+    owner: u32,
     pub(super) mtime_nsec: u32,
     /// Digest of the source's time of change when the content was read or found equal.
     pub(super) ctime: u32,
-    pub(super) group: u32,
     pub(super) mtime_sec: i64,
     /// Length of a file, device number of a device, place of a link's target among the names.
     pub(super) size: u64,
@@ -111,11 +114,9 @@ const EMPTY: Node = Node {
     flags: 0,
     mode: 0,
     dev: 0,
-    uid: 0,
-    gid: 0,
+    owner: 0,
     mtime_nsec: 0,
     ctime: 0,
-    group: 0,
     mtime_sec: 0,
     size: 0,
     ino: 0,
@@ -135,6 +136,9 @@ pub struct Tree {
     pub(super) by_group: HashTable<NodeId>,
     pub(super) by_key: HashMap<Key, NodeId, FixedState>,
     pub(super) keys: HashMap<NodeId, Key, FixedState>,
+    /// Groups of the few that have several names.
+    pub(super) groups: HashMap<NodeId, u32, FixedState>,
+    pub(super) owners: Owners,
     /// Digests of the attributes of the few that have some.
     pub(super) attrs: HashMap<NodeId, u64, FixedState>,
     /// Directories of the mirror that are the top of another filesystem or mount: none, or very few.
@@ -159,6 +163,8 @@ impl Tree {
             by_group: HashTable::new(),
             by_key: HashMap::with_hasher(FixedState::with_seed(seed)),
             keys: HashMap::with_hasher(FixedState::with_seed(seed)),
+            groups: HashMap::with_hasher(FixedState::with_seed(seed)),
+            owners: Owners::new(seed),
             attrs: HashMap::with_hasher(FixedState::with_seed(seed)),
             borders: Vec::new(),
         }
@@ -422,11 +428,12 @@ impl Tree {
     pub fn meta(&self, id: NodeId) -> Option<Meta> {
         let node = self.node(id);
         let kind = Kind::from_u8(node.kind)?;
+        let (uid, gid) = self.owners.get(node.owner);
         Some(Meta {
             kind,
             mode: u32::from(node.mode & MODE_BITS),
-            uid: node.uid,
-            gid: node.gid,
+            uid,
+            gid,
             mtime: Time { sec: node.mtime_sec, nsec: node.mtime_nsec },
             size: if kind == Kind::File { node.size } else { 0 },
             rdev: if kind.is_device() { node.size } else { 0 },
@@ -437,11 +444,11 @@ impl Tree {
     /// Records what the mirror holds. A link's target is set by [`Tree::set_target`] afterwards.
     pub fn set_meta(&mut self, id: NodeId, meta: &Meta) {
         self.drop_target(id);
+        let owner = self.owners.number((meta.uid, meta.gid));
         let node = self.node_mut(id);
         node.kind = meta.kind as u8;
-        node.mode = node.mode & HAS_ATTRS | meta.mode as u16;
-        node.uid = meta.uid;
-        node.gid = meta.gid;
+        node.mode = node.mode & !MODE_BITS | meta.mode as u16 & MODE_BITS;
+        node.owner = owner;
         node.mtime_sec = meta.mtime.sec;
         node.mtime_nsec = meta.mtime.nsec;
         node.size = match meta.kind {
@@ -463,12 +470,12 @@ impl Tree {
             0 => vec![id],
             group => self.of_group(group).collect(),
         };
+        let owner = self.owners.number((meta.uid, meta.gid));
         for name in names {
             self.set_attrs(name, meta.attrs);
             let node = self.node_mut(name);
-            node.mode = node.mode & HAS_ATTRS | meta.mode as u16;
-            node.uid = meta.uid;
-            node.gid = meta.gid;
+            node.mode = node.mode & !MODE_BITS | meta.mode as u16 & MODE_BITS;
+            node.owner = owner;
             node.mtime_sec = meta.mtime.sec;
             node.mtime_nsec = meta.mtime.nsec;
             if meta.kind == Kind::File {
@@ -495,6 +502,7 @@ impl Tree {
         debug_assert!(target.len() <= 0xffff);
         let at = self.names.add(target);
         self.node_mut(id).size = u64::from(at) << 16 | target.len() as u64;
+        self.compact_names();
     }
 
     fn drop_target(&mut self, id: NodeId) {
@@ -514,9 +522,9 @@ impl Tree {
         self.borders.retain(|border| *border != id);
     }
 
-    /// Records that the mirror's directory is the top of another filesystem or mount than its parent's.
+    /// Records that the mirror's directory is the top of another filesystem or mount than its parent's; not beyond [`BORDERS_MAX`].
     pub fn set_border(&mut self, id: NodeId) {
-        if !self.borders.contains(&id) {
+        if self.borders.len() < BORDERS_MAX && !self.borders.contains(&id) {
             self.borders.push(id);
         }
     }
@@ -587,6 +595,7 @@ impl Tree {
         assert_eq!(self.by_key.len(), self.keys.len());
         let with_attrs = |n: &&Node| n.flags & flag::LIVE != 0 && n.mode & HAS_ATTRS != 0;
         assert_eq!(self.nodes.iter().filter(with_attrs).count(), self.attrs.len());
+        assert_eq!(self.by_group.len(), self.groups.len());
     }
 
     fn of_ident_of(&self, id: NodeId) -> bool {

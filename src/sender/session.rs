@@ -7,31 +7,29 @@ use std::time::{Duration, Instant};
 use crate::config;
 use crate::control::status::State;
 use crate::error::{Error, Result};
+use crate::limits::MANIFEST_MEMORY_SHARE;
 use crate::model::cycle::{Cycle, FileDone, Read};
-use crate::model::event::Key;
-use crate::model::meta::Stat;
 use crate::model::op::{Abilities, Op};
-use crate::model::path::{Name, RelPath};
+use crate::model::path::RelPath;
 use crate::model::probe::{Ask, Probe};
 use crate::plan::{Action, Planner};
 use crate::sender::attend::Flushing;
 use crate::sender::attrs;
 use crate::sender::control::Desk;
 use crate::sender::crew::{self, Crew};
+use crate::sender::eyes::{Eyes, Watched};
 use crate::sender::outbox::Outbox;
 use crate::sender::root::SourceRoot;
 use crate::sender::scrub::{Hearer, Pump};
 use crate::sender::{Outcome, Peer};
 use crate::stats::Stats;
 use crate::stop::Stop;
-use crate::sys::dir::Dir;
-use crate::sys::wake::Wake;
-use crate::watch::{Batches, Coverer, Watch};
+use crate::watch::tune;
 use crate::wire::session::{ControlClient, Welcomed, fatal};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
 use crate::work::rate::Rate;
 use crate::work::worker::{Report, Task, closed, flush, greet, send};
-use crate::work::{Carried, Cover, Signatures, Source, files, probe};
+use crate::work::{Carried, Signatures, Source, files, probe};
 
 /// A cycle of so few files is read by the planner's thread itself: handing it over costs more.
 const INLINE_FILES_MAX: usize = 4;
@@ -41,6 +39,10 @@ const INLINE_BYTES_MAX: u64 = 64 * 1024;
 const INLINE_NAMES_MAX: usize = 16;
 /// The source's name is looked at so often, when there is anything to be done at all.
 const SOURCE_LOOK_NS: u64 = 1_000_000_000;
+/// So many frames of the receiver are taken in a row before events, reports and the end of the run are looked at.
+const FRAMES_AT_ONCE: usize = 64;
+/// So many reports of workers in a row.
+const REPORTS_AT_ONCE: usize = 4096;
 /// How long the end of a session waits for acknowledgements.
 const FINISH_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the control connection may take to say why another broke.
@@ -65,31 +67,6 @@ enum Over {
     NewRules,
 }
 
-/// What has directories watched; nothing does for a run that ends when the mirror is equal to what it saw.
-struct Watched(Option<Coverer>);
-
-impl Cover for Watched {
-    fn cover(&self, dir: &Dir, stat: &Stat) -> std::io::Result<(Option<Key>, bool)> {
-        match &self.0 {
-            Some(coverer) => coverer.cover(dir, stat).map(|covered| (covered.key, covered.degraded)),
-            None => Ok((None, false)),
-        }
-    }
-
-    fn key_at(&self, parent: &Dir, name: Name<'_>, stat: &Stat) -> Option<Key> {
-        self.0.as_ref()?.key_at(parent, name, stat)
-    }
-}
-
-/// The watcher of a live mirror, and what it has seen.
-pub(super) struct Eyes {
-    batches: Batches,
-    /// Dropped after `batches`.
-    pub(super) watch: Watch,
-    /// Overflows that were told: the first, and then whenever there are twice as many.
-    overflows: u64,
-}
-
 /// See the module's comment.
 pub(super) struct Session<'a> {
     pub(super) config: &'a config::Mirror,
@@ -112,6 +89,8 @@ pub(super) struct Session<'a> {
     pub(super) desk: &'a Desk,
     pub(super) flushing: Flushing,
     pub(super) pump: Pump<'a>,
+    /// Memory that a manifest may make the tree take.
+    manifest_bytes_max: u64,
 }
 
 /// Makes the control connection and asks for a session.
@@ -127,23 +106,6 @@ pub(super) fn connect(config: &config::Mirror, peer: &Peer, (module, path): (&st
     attrs::tell(wanted, welcome.abilities.attrs);
     welcome.abilities.attrs = welcome.abilities.attrs.and(wanted);
     Ok((link, welcome))
-}
-
-impl Eyes {
-    fn open(config: &config::Mirror, wake: &Wake, stats: &Arc<Stats>, is_local: bool) -> Result<Self> {
-        let (watch, batches) = Watch::start(config.watch, wake.clone(), Arc::clone(stats))?;
-        if is_local {
-            watch.ignore_own_process();
-        }
-        Ok(Self { batches, watch, overflows: stats.overflows.get() })
-    }
-
-    fn tell_overflows(&mut self, overflows: u64) {
-        if overflows > self.overflows.saturating_mul(2) {
-            self.overflows = overflows;
-            tracing::warn!(overflows, "a queue of the kernel overflowed and events were lost: every directory is looked at again");
-        }
-    }
 }
 
 impl<'a> Session<'a> {
@@ -197,6 +159,7 @@ impl<'a> Session<'a> {
             desk,
             flushing: Flushing::of(waiting),
             pump,
+            manifest_bytes_max: tune::memory_bytes() / MANIFEST_MEMORY_SHARE,
         };
         let mut actions = Vec::new();
         session.planner.connected(welcome.abilities, 0, &mut actions);
@@ -299,7 +262,8 @@ impl<'a> Session<'a> {
     }
 
     fn take_reports(&mut self) -> Result<()> {
-        while let Some(report) = self.crew.report() {
+        for _ in 0..REPORTS_AT_ONCE {
+            let Some(report) = self.crew.report() else { return Ok(()) };
             let now = self.now();
             match report {
                 Report::Probed(answer) => {
@@ -331,12 +295,24 @@ impl<'a> Session<'a> {
                         self.pump.answered();
                     }
                     self.planner.looked(part, now);
+                    self.check_memory()?;
                 }
                 Report::Ready(_) => {}
                 Report::Ended(why) => return Err(self.cause(why.unwrap_or_else(crew::unexpected_end))),
             }
         }
+        // There may be more.
+        self.link.wake().wake();
         Ok(())
+    }
+
+    /// What a receiver tells has to stay within its share of memory.
+    fn check_memory(&self) -> Result<()> {
+        if self.planner.manifest_fits(self.manifest_bytes_max) {
+            Ok(())
+        } else {
+            Err(Error::Protocol("what the receiver says that the mirror holds is too large for the memory of this host".into()))
+        }
     }
 
     /// Why the session ended, when a worker's connection broke: the receiver says on the control connection what it was, if it was not that.
@@ -472,7 +448,7 @@ impl<'a> Session<'a> {
     /// Waits for something to happen, and takes what the receiver says.
     fn wait(&mut self, timeout: Option<Duration>) -> Result<()> {
         let mut timeout = timeout;
-        loop {
+        for _ in 0..FRAMES_AT_ONCE {
             match self.link.wait(timeout)? {
                 Incoming::Frame(frame) => {
                     let taken = self.take_frame(&frame);
@@ -484,6 +460,7 @@ impl<'a> Session<'a> {
                 Incoming::Closed => return Err(closed()),
             }
         }
+        Ok(())
     }
 
     fn take_frame(&mut self, frame: &[u8]) -> Result<()> {
@@ -509,7 +486,7 @@ impl<'a> Session<'a> {
                 _ => {}
             }
         }
-        Ok(())
+        self.check_memory()
     }
 
     /// Looks whether the source's name still names it.

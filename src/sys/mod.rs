@@ -14,6 +14,7 @@ pub mod mmap;
 pub mod nice;
 pub mod privilege;
 pub mod quiet;
+pub mod regular;
 mod spare;
 pub mod tcp;
 mod unnamed;

@@ -271,12 +271,13 @@ fn object(event: &RawEvent<'_>, inodes: &[Inodes]) -> Option<(u64, u64)> {
 fn hint(mask: u64, role: Role) -> Hint {
     let mut hint = match role {
         Role::Plain => Hint::default(),
-        Role::Old => Hint::WENT,
-        Role::New => Hint::APPEARED,
+        Role::Old => Hint::WENT | Hint::MOVED,
+        Role::New => Hint::APPEARED | Hint::MOVED,
     };
     for (bits, says) in [
         (libc::FAN_CREATE | libc::FAN_MOVED_TO, Hint::APPEARED),
         (libc::FAN_DELETE | libc::FAN_MOVED_FROM, Hint::WENT),
+        (libc::FAN_MOVED_TO | libc::FAN_MOVED_FROM, Hint::MOVED),
         (libc::FAN_MODIFY, Hint::WRITTEN),
         (libc::FAN_CLOSE_WRITE, Hint::CLOSED),
         (libc::FAN_ATTRIB, Hint::ATTRIB),
@@ -339,8 +340,8 @@ mod tests {
             });
             buffer.clear();
         }
-        assert!(seen.contains(&(root_key.0.to_vec(), b"old".to_vec(), Hint::WENT)), "{seen:?}");
-        assert!(seen.contains(&(d_key.0.to_vec(), b"new".to_vec(), Hint::APPEARED)), "{seen:?}");
+        assert!(seen.contains(&(root_key.0.to_vec(), b"old".to_vec(), Hint::WENT | Hint::MOVED)), "{seen:?}");
+        assert!(seen.contains(&(d_key.0.to_vec(), b"new".to_vec(), Hint::APPEARED | Hint::MOVED)), "{seen:?}");
     }
 
     #[test]

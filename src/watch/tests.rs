@@ -230,8 +230,8 @@ fn a_renamed_directory_keeps_its_key() {
         fs::create_dir(tmp.join("other")).unwrap();
         let (root, a, other) = (f.cover(tmp), f.cover(&tmp.join("a")), f.cover(&tmp.join("other")));
         fs::rename(tmp.join("a"), tmp.join("other/b")).unwrap();
-        f.expect(&root, "a", &[Hint::WENT]);
-        f.expect(&other, "b", &[Hint::APPEARED, Hint::DIR]);
+        f.expect(&root, "a", &[Hint::WENT, Hint::MOVED]);
+        f.expect(&other, "b", &[Hint::APPEARED, Hint::DIR, Hint::MOVED]);
         File::create(tmp.join("other/b/file")).unwrap();
         f.expect(&a, "file", &[Hint::APPEARED]);
         assert_eq!(f.cover(&tmp.join("other/b")), a);

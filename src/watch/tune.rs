@@ -62,8 +62,8 @@ fn raise_under(root: &Path, dirs: Option<u64>, memory_bytes: u64) -> Vec<Change>
     changes
 }
 
-/// Memory of the machine; nothing raised beyond the kernel's defaults where it is not known.
-fn memory_bytes() -> u64 {
+/// Memory of the machine; 0 where it is not known, and then nothing is raised beyond the kernel's defaults.
+pub fn memory_bytes() -> u64 {
     nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total())
 }
 

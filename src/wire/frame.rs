@@ -167,6 +167,20 @@ impl Header {
     }
 }
 
+/// A frame whose checksum is right, as it came: its payload may be 255 times as long.
+pub struct Packed {
+    body: Vec<u8>,
+    /// The payload's length, if it is compressed.
+    raw: Option<usize>,
+}
+
+impl Packed {
+    /// Memory that it takes while it waits, in bytes.
+    pub fn memory(&self) -> usize {
+        size_of::<Self>() + self.body.capacity()
+    }
+}
+
 /// Finds frames in a stream, however it is cut into pieces.
 ///
 /// Invariant: `have < HEADER_BYTES` and no header, or a header and `body.len() < header.length`. Memory follows the bytes that came, not what a header claims.
@@ -206,6 +220,17 @@ impl Deframer {
     /// # Errors
     /// What is wrong. The stream is dead then.
     pub fn feed(&mut self, bytes: &mut &[u8]) -> Result<Option<Vec<u8>>, WireError> {
+        match self.feed_packed(bytes)? {
+            Some(packed) => self.unpack(packed).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// As [`Deframer::feed`], without decompressing: for whoever has to keep frames that wait.
+    ///
+    /// # Errors
+    /// As [`Deframer::feed`].
+    pub fn feed_packed(&mut self, bytes: &mut &[u8]) -> Result<Option<Packed>, WireError> {
         let header = match self.header {
             Some(header) => header,
             None => match self.feed_header(bytes)? {
@@ -224,18 +249,20 @@ impl Deframer {
         if checksum(&header.bytes, &body) != header.crc {
             return Err(WireError::Frame("wrong checksum"));
         }
-        if !header.lz4 {
-            return Ok(Some(body));
-        }
+        Ok(Some(Packed { body, raw: header.lz4.then_some(header.raw) }))
+    }
+
+    /// The payload of a frame.
+    ///
+    /// # Errors
+    /// It does not decompress. The stream is dead then.
+    pub fn unpack(&mut self, packed: Packed) -> Result<Vec<u8>, WireError> {
+        let Packed { body, raw: Some(raw) } = packed else { return Ok(packed.body) };
         let mut payload = self.pool.get();
-        payload.resize(header.raw, 0);
+        payload.resize(raw, 0);
         let len = decompress_into(&body, &mut payload);
         self.pool.put(body);
-        if len.is_ok_and(|len| len == header.raw) {
-            Ok(Some(payload))
-        } else {
-            Err(WireError::Frame("body does not decompress to its length"))
-        }
+        if len.is_ok_and(|len| len == raw) { Ok(payload) } else { Err(WireError::Frame("body does not decompress to its length")) }
     }
 
     fn feed_header(&mut self, bytes: &mut &[u8]) -> Result<Option<Header>, WireError> {

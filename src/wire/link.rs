@@ -59,6 +59,15 @@ impl Link {
         StreamLink::new(stream, io, compress, stats).map(|link| Self::Stream(Box::new(link)))
     }
 
+    /// The same link, which while it is blocked holds only so many bytes of what comes for its user: for whoever cannot choose how many links there are.
+    #[must_use]
+    pub fn with_inbox(mut self, bytes_max: usize) -> Self {
+        if let Self::Stream(link) = &mut self {
+            link.set_inbox_max(bytes_max);
+        }
+        self
+    }
+
     /// What wakes the thread that is, or will be, in [`Link::wait`].
     pub fn wake(&self) -> Wake {
         match self {

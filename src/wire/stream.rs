@@ -1,6 +1,6 @@
 //! A link over a stream socket: queues, framing and fairness, above one of two engines that move the bytes.
 //!
-//! Invariant of the whole: whatever it is blocked in, it goes on receiving until [`INBOX_BYTES_MAX`] waits for the user.
+//! Invariant of the whole: whatever it is blocked in, it goes on receiving until [`INBOX_BYTES_MAX`], or less if that is set, waits for the user.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -20,7 +20,7 @@ use crate::sys::uring::{Packet, Ring};
 use crate::sys::wake::Wake;
 use crate::wire::WireError;
 use crate::wire::epoll::EpollSocket;
-use crate::wire::frame::{Deframer, Framer, RSYNC_ANSWER};
+use crate::wire::frame::{Deframer, Framer, Packed, RSYNC_ANSWER};
 use crate::wire::link::Incoming;
 
 /// What one look for received bytes found.
@@ -184,8 +184,9 @@ pub struct StreamLink {
     counted: Option<TcpStream>,
     deframer: Deframer,
     out: Outbox,
-    inbox: VecDeque<Vec<u8>>,
+    inbox: VecDeque<Packed>,
     inbox_bytes: usize,
+    inbox_bytes_max: usize,
     /// Nothing more will be received: the peer has closed its side, or receiving failed.
     ended: bool,
     fate: Fate,
@@ -217,6 +218,7 @@ impl StreamLink {
             out: Outbox::default(),
             inbox: VecDeque::new(),
             inbox_bytes: 0,
+            inbox_bytes_max: INBOX_BYTES_MAX,
             ended: false,
             fate: Fate::Live,
             has_sent: false,
@@ -227,6 +229,10 @@ impl StreamLink {
 
     pub(super) fn wake(&self) -> Wake {
         self.wake.clone()
+    }
+
+    pub(super) fn set_inbox_max(&mut self, bytes: usize) {
+        self.inbox_bytes_max = bytes;
     }
 
     pub(super) fn buffer(&mut self) -> Vec<u8> {
@@ -296,9 +302,9 @@ impl StreamLink {
     fn take_in(&mut self) -> bool {
         let Self { deframer, inbox, inbox_bytes, .. } = self;
         let taken = self.engine.receive(|mut bytes| {
-            while let Some(payload) = deframer.feed(&mut bytes)? {
-                *inbox_bytes += payload.len();
-                inbox.push_back(payload);
+            while let Some(packed) = deframer.feed_packed(&mut bytes)? {
+                *inbox_bytes += packed.memory();
+                inbox.push_back(packed);
             }
             Ok::<(), WireError>(())
         });
@@ -328,7 +334,7 @@ impl StreamLink {
     fn pump(&mut self, left_max: usize) -> Result<()> {
         loop {
             self.start_send()?;
-            while self.inbox_bytes < INBOX_BYTES_MAX && !self.ended && self.take_in() {}
+            while self.inbox_bytes < self.inbox_bytes_max && !self.ended && self.take_in() {}
             self.check()?;
             if self.engine.unsent(&self.out) <= left_max {
                 return Ok(());
@@ -369,10 +375,18 @@ impl StreamLink {
                 self.woken_last = true;
                 return Ok(Incoming::Woken);
             }
-            if let Some(payload) = self.inbox.pop_front() {
+            if let Some(packed) = self.inbox.pop_front() {
                 self.woken_last = false;
-                self.inbox_bytes -= payload.len();
-                return Ok(Incoming::Frame(payload));
+                self.inbox_bytes -= packed.memory();
+                match self.deframer.unpack(packed) {
+                    Ok(payload) => return Ok(Incoming::Frame(payload)),
+                    Err(e) => {
+                        self.inbox.clear();
+                        self.inbox_bytes = 0;
+                        self.ended = true;
+                        self.fail(e.into());
+                    }
+                }
             }
             self.check()?;
             if self.ended {

@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::limits::ATTRS_FILESYSTEMS_MAX;
-use crate::model::attrs::{Attrs, Namespaces};
+use crate::limits::{ATTRS_FILESYSTEMS_MAX, INLINE_FILE_BYTES_MAX};
+use crate::model::attrs::{Attrs, Namespaces, UNKNOWN};
 use crate::model::meta::{Kind, Stat};
 use crate::sys::dir::Dir;
 use crate::sys::xattr::{At, has_any};
@@ -61,10 +61,24 @@ pub(super) struct Collector {
 }
 
 impl Collector {
+    /// What of an entry is wanted.
+    fn wanted(&self, stat: &Stat) -> Namespaces {
+        let wanted = if stat.ident.dev == self.dev { self.here } else { self.elsewhere };
+        if stat.meta.kind == Kind::Symlink { wanted.of_links() } else { wanted }
+    }
+
+    /// Leaves the attributes of what was looked at to whoever reads it, if it is a small file with one name that may have some.
+    pub(super) fn leave(&self, stat: &mut Stat) -> bool {
+        let left = stat.meta.kind == Kind::File && stat.nlink == 1 && stat.meta.size <= INLINE_FILE_BYTES_MAX as u64;
+        if left && !self.wanted(stat).is_empty() {
+            stat.meta.attrs = UNKNOWN;
+        }
+        left
+    }
+
     /// The digest of what an entry has; 0 for none.
     pub(super) fn look(&mut self, at: At<'_>, stat: &Stat) -> io::Result<u64> {
-        let wanted = if stat.ident.dev == self.dev { self.here } else { self.elsewhere };
-        let wanted = if stat.meta.kind == Kind::Symlink { wanted.of_links() } else { wanted };
+        let wanted = self.wanted(stat);
         if wanted.is_empty() {
             return Ok(0);
         }

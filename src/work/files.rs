@@ -8,11 +8,11 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crate::limits::{HOLES_LOOK_BYTES_MIN, INLINE_FILE_BYTES_MAX, MMAP_BYTES_MIN, PUT_EXTENTS_MAX};
-use crate::model::attrs::{Attrs, Namespaces};
+use crate::model::attrs::{Attrs, Namespaces, UNKNOWN};
 use crate::model::cycle::{FileBatch, FileDone, FileTask, Racy, Read};
 use crate::model::meta::{Ident, Kind, Stat, Time};
 use crate::model::op::Spot;
-use crate::model::probe::{Ask, Probe, ProbeError};
+use crate::model::probe::ProbeError;
 use crate::sys::clock::{Grain, coarse_now, grain};
 use crate::sys::dir::{Dir, stat_fd};
 use crate::sys::mmap::Guarded;
@@ -36,8 +36,7 @@ pub fn pack<E>(
 ) -> Result<Vec<FileDone>, E> {
     let mut done = Vec::with_capacity(batch.files.len());
     let mut report = |task: &FileTask, read| done.push(FileDone { cycle: batch.cycle, node: task.node, read });
-    let probe = Probe { id: 0, dir: batch.dir.clone(), expect: Some(batch.expect), ask: Ask::List };
-    let (dir, namespaces) = match open_dir(source, &probe) {
+    let (dir, namespaces) = match open_dir(source, &batch.dir, Some(batch.expect)) {
         Ok((dir, stat)) => {
             let namespaces = source.carried.on(&dir, stat.ident.dev);
             (dir, namespaces)
@@ -71,7 +70,7 @@ fn attrs_of(file: &File, before: &Stat, task: &FileTask, ways: Ways) -> io::Resu
     if ways.namespaces.is_empty() {
         return Ok(None);
     }
-    if ways.grain == Grain::Fine && before.ctime == task.stat.ctime {
+    if ways.grain == Grain::Fine && before.ctime == task.stat.ctime && task.stat.meta.attrs != UNKNOWN {
         return Ok(task.attrs.clone());
     }
     Ok(At::Fd(file.as_fd()).read(ways.namespaces)?.map(Arc::new))

@@ -3,8 +3,8 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use crate::model::meta::{Kind, Stat};
-use crate::model::path::{Name, NameBuf};
+use crate::model::meta::{Ident, Kind, Stat};
+use crate::model::path::{Name, NameBuf, RelPath};
 use crate::model::probe::{Ask, DirSeen, Probe, ProbeError, Probed, Seen};
 use crate::sys::dir::Dir;
 use crate::sys::xattr::At;
@@ -20,22 +20,22 @@ pub fn probe(source: &Source, probe: &Probe) -> Probed {
 }
 
 /// Opens the directory of a question, or of a file to be read, if it is still the one it should be.
-pub(super) fn open_dir(source: &Source, probe: &Probe) -> Result<(Dir, Stat), ProbeError> {
-    let dir = source.root.open_beneath(&probe.dir).map_err(|e| failure(&e))?;
+pub(super) fn open_dir(source: &Source, path: &RelPath, expect: Option<Ident>) -> Result<(Dir, Stat), ProbeError> {
+    let dir = source.root.open_beneath(path).map_err(|e| failure(&e))?;
     let stat = dir.stat().map_err(|e| failure(&e))?;
-    if probe.expect.is_some_and(|expect| expect != stat.ident) {
+    if expect.is_some_and(|expect| expect != stat.ident) {
         return Err(ProbeError::Stale);
     }
     Ok((dir, stat))
 }
 
 fn look(source: &Source, probe: &Probe) -> Result<DirSeen, ProbeError> {
-    let (dir, stat) = open_dir(source, probe)?;
+    let (dir, stat) = open_dir(source, &probe.dir, probe.expect)?;
     let mut seen = DirSeen { stat, key: None, unwatched: false, names: Vec::new(), attrs: Vec::new(), list_error: None };
     let mut attrs = source.carried.collect(&dir, stat.ident.dev);
     match &probe.ask {
         Ask::Names(names) => {
-            seen.names = names.iter().map(|name| (name.clone(), look_at(source, &dir, name.as_name(), &mut attrs))).collect();
+            seen.names = names.iter().map(|name| (name.clone(), look_at(source, &dir, name.as_name(), probe.lazy, &mut attrs))).collect();
         }
         Ask::List => {
             (seen.key, seen.unwatched) = source.cover.cover(&dir, &stat).map_err(|e| failure(&e))?;
@@ -51,7 +51,7 @@ fn look(source: &Source, probe: &Probe) -> Result<DirSeen, ProbeError> {
             }
             // A name that is gone by now is not there.
             let looked = names.into_iter().map(|name| {
-                let what = look_at(source, &dir, name.as_name(), &mut attrs);
+                let what = look_at(source, &dir, name.as_name(), probe.lazy, &mut attrs);
                 (name, what)
             });
             seen.names = looked.filter(|(_, what)| *what != Seen::Absent).collect();
@@ -62,7 +62,7 @@ fn look(source: &Source, probe: &Probe) -> Result<DirSeen, ProbeError> {
     Ok(seen)
 }
 
-fn look_at(source: &Source, dir: &Dir, name: Name<'_>, attrs: &mut Collector) -> Seen {
+fn look_at(source: &Source, dir: &Dir, name: Name<'_>, lazy: bool, attrs: &mut Collector) -> Seen {
     let mut last = libc::EAGAIN;
     for _ in 0..TRIES_MAX {
         let mut stat = match dir.stat_at(name) {
@@ -70,6 +70,9 @@ fn look_at(source: &Source, dir: &Dir, name: Name<'_>, attrs: &mut Collector) ->
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Seen::Absent,
             Err(e) => return Seen::Failed(errno(&e)),
         };
+        if lazy && attrs.leave(&mut stat) {
+            return Seen::Present { stat, target: None, key: None };
+        }
         // In this order: what changes after the stat has another time of change.
         match attrs.look(At::Name(dir, name), &stat) {
             Ok(digest) => stat.meta.attrs = digest,

@@ -10,7 +10,7 @@ use crate::delta::{Flaw, Shape, Signature, Signer};
 use crate::limits::STAGE_CHUNK_BYTES;
 use crate::model::cycle::{Read, StageTask};
 use crate::model::meta::{Stat, Time};
-use crate::model::probe::{Ask, Probe, ProbeError};
+use crate::model::probe::ProbeError;
 use crate::sys::clock::{Grain, coarse_now, grain};
 use crate::sys::dir::stat_fd;
 use crate::sys::holes::Holes;
@@ -65,8 +65,7 @@ impl Job {
     /// # Errors
     /// The report, if there is nothing to read.
     pub fn start(source: &Source, task: &StageTask, whole: bool) -> Result<Self, Read> {
-        let probe = Probe { id: 0, dir: task.dir.clone(), expect: Some(task.expect), ask: Ask::List };
-        let (dir, _) = open_dir(source, &probe).map_err(|why| match why {
+        let (dir, _) = open_dir(source, &task.dir, Some(task.expect)).map_err(|why| match why {
             ProbeError::Stale => Read::Gone,
             ProbeError::Failed(errno) => Read::Failed(errno),
         })?;

@@ -10,7 +10,7 @@ use crate::delta::PartDigest;
 use crate::limits::{SUM_BYTES_MAX, SUM_FILES_MAX, SUM_READ_BYTES, SUM_SLICE_BYTES};
 use crate::model::meta::{Kind, Stat};
 use crate::model::path::RelPath;
-use crate::model::probe::{Ask, Probe, ProbeError};
+use crate::model::probe::ProbeError;
 use crate::model::scrub::{Part, PartSum, SumDone, SumFile, SumTask, Summed};
 use crate::sys::dir::{Dir, stat_fd};
 use crate::sys::quiet::Quiet;
@@ -231,8 +231,7 @@ fn begin(source: &Source, task: &SumTask, dir: &mut Option<Dir>, file: &SumFile)
     let held = match dir {
         Some(held) => held,
         None => {
-            let probe = Probe { id: 0, dir: task.dir.clone(), expect: task.expect, ask: Ask::List };
-            let (opened, _) = open_dir(source, &probe).map_err(|why| match why {
+            let (opened, _) = open_dir(source, &task.dir, task.expect).map_err(|why| match why {
                 ProbeError::Stale => Summed::Changed,
                 ProbeError::Failed(errno) => Summed::Failed(errno),
             })?;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::delta::{Outcome, Signature};
 use crate::error::{Error, Result};
+use crate::limits::GREET_TIME_MAX;
 use crate::model::cycle::{AttrsTable, FileBatch, FileDone, Read, StageDone, StageTask};
 use crate::model::op::{Op, Spot};
 use crate::model::path::RelPath;
@@ -477,10 +478,21 @@ pub fn flush(link: &mut Link, payload: &mut Payload) -> Result<()> {
 /// Waits for the server's first message.
 ///
 /// # Errors
-/// Refused, or not our protocol, or the link's.
+/// Refused, or not our protocol, or the link's; `Timeout`: nothing came for [`GREET_TIME_MAX`].
 pub fn greet(link: &mut Link) -> Result<crate::wire::session::Welcomed> {
+    greet_within(link, GREET_TIME_MAX)
+}
+
+/// As [`greet`], with another patience.
+///
+/// # Errors
+/// As [`greet`].
+pub fn greet_within(link: &mut Link, patience: Duration) -> Result<crate::wire::session::Welcomed> {
+    let end = Instant::now() + patience;
     loop {
-        match link.wait(None)? {
+        let left = end.saturating_duration_since(Instant::now());
+        match link.wait(Some(left))? {
+            Incoming::TimedOut if left.is_zero() => return Err(Error::Timeout(patience.as_secs())),
             Incoming::Frame(frame) => {
                 let first = Messages::new(&frame).next().ok_or_else(|| Error::Protocol("an empty first frame".into()))??;
                 let welcome = welcomed(&first)?;

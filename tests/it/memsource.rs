@@ -5,8 +5,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use ringsync::model::attrs::Attrs;
-use ringsync::model::cycle::Racy;
+use ringsync::limits::INLINE_FILE_BYTES_MAX;
+use ringsync::model::attrs::{Attrs, UNKNOWN};
+use ringsync::model::cycle::{FileTask, Racy};
 use ringsync::model::event::{Event, Hint, Key};
 use ringsync::model::meta::{Ident, Kind, Meta, Stat, Time};
 use ringsync::model::path::{Name, RelPath};
@@ -144,9 +145,14 @@ impl MemSource {
         at(self.now_ns / TICK_NS * TICK_NS)
     }
 
-    /// The digest of a file's attributes as its reader tells them, who last looked at it when it had this time of change and these attributes.
-    pub fn attrs_read(&self, stat: &Stat, (ctime, attrs): (Time, Option<&Attrs>)) -> u64 {
-        if self.fine && stat.ctime == ctime { attrs.map_or(0, Attrs::digest) } else { stat.meta.attrs }
+    /// The digest of a file's attributes as its reader tells them.
+    pub fn attrs_read(&self, stat: &Stat, task: &FileTask) -> u64 {
+        let looked = task.stat.meta.attrs != UNKNOWN;
+        if self.fine && looked && stat.ctime == task.stat.ctime {
+            task.attrs.as_ref().map_or(0, |attrs| attrs.digest())
+        } else {
+            stat.meta.attrs
+        }
     }
 
     /// Whether a change right after a reading now would show.
@@ -438,8 +444,8 @@ impl MemSource {
         }
         // A rename is a change of the object, too: every filesystem that counts sets its ctime.
         self.mark_changed(id);
-        self.tell(from, name, Hint::WENT);
-        self.tell(to, new_name, Hint::APPEARED);
+        self.tell(from, name, Hint::WENT | Hint::MOVED);
+        self.tell(to, new_name, Hint::APPEARED | Hint::MOVED);
     }
 
     pub fn exchange(&mut self, a: u64, a_name: &[u8], b: u64, b_name: &[u8]) {
@@ -458,8 +464,8 @@ impl MemSource {
             }
             self.mark_changed(id);
         }
-        self.tell(a, a_name, Hint::APPEARED | Hint::WENT);
-        self.tell(b, b_name, Hint::APPEARED | Hint::WENT);
+        self.tell(a, a_name, Hint::APPEARED | Hint::WENT | Hint::MOVED);
+        self.tell(b, b_name, Hint::APPEARED | Hint::WENT | Hint::MOVED);
     }
 
     /// Lets a directory be entered no more, or again: a change of its mode.
@@ -538,14 +544,14 @@ impl MemSource {
             }
             key = self.key(dir).map(|k| Key(k.into()));
         }
-        let names: Vec<_> = names.iter().map(|n| (Name::new(n).unwrap().to_owned(), self.look(dir, n))).collect();
+        let names: Vec<_> = names.iter().map(|n| (Name::new(n).unwrap().to_owned(), self.look(dir, n, probe.lazy))).collect();
         let digest = |seen: &Seen| if let Seen::Present { stat, .. } = seen { stat.meta.attrs } else { 0 };
         let seen: HashSet<u64> = names.iter().map(|(_, seen)| digest(seen)).chain([stat.meta.attrs]).collect();
         let attrs = self.attrs.iter().filter(|attrs| seen.contains(&attrs.digest())).cloned().collect();
         Ok(DirSeen { stat, key, unwatched: false, names, attrs, list_error: None })
     }
 
-    fn look(&self, dir: u64, name: &[u8]) -> Seen {
+    fn look(&self, dir: u64, name: &[u8], lazy: bool) -> Seen {
         let Some(id) = self.entries(dir).get(name).copied() else { return Seen::Absent };
         self.unseen.borrow_mut().remove(&id);
         let target = match &self.nodes[&id].body {
@@ -553,7 +559,11 @@ impl MemSource {
             _ => None,
         };
         let key = (self.kind(id) == Kind::Dir && self.by_handle(id)).then(|| Key(id.to_le_bytes().to_vec().into()));
-        Seen::Present { stat: self.stat(id), target, key }
+        let mut stat = self.stat(id);
+        if lazy && stat.meta.kind == Kind::File && stat.nlink == 1 && stat.meta.size <= INLINE_FILE_BYTES_MAX as u64 {
+            stat.meta.attrs = UNKNOWN;
+        }
+        Seen::Present { stat, target, key }
     }
 
     /// Everything by path; the root has the empty path.

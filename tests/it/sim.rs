@@ -294,7 +294,7 @@ impl Sim {
                 if bytes.len() > INLINE_FILE_BYTES_MAX {
                     Read::Changed
                 } else {
-                    let meta = Meta { attrs: self.source.attrs_read(&stat, (task.stat.ctime, task.attrs.as_deref())), ..stat.meta };
+                    let meta = Meta { attrs: self.source.attrs_read(&stat, &task), ..stat.meta };
                     under.puts.push((task.index, Spot { dir, name: task.name.clone() }, meta, bytes.clone()));
                     self.puts += 1;
                     Read::Sent { meta, ctime: stat.ctime, racy: self.source.racy(&stat), changed: false }

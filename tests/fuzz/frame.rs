@@ -1,0 +1,4 @@
+//! cargo-fuzz's program for the target `frame`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| ringsync_fuzz::targets::frame(data));
