@@ -408,8 +408,11 @@ pub const CONTROL_CLIENTS_MAX: usize = 32;
 /// Longest request of a control client: a word and a number.
 pub const CONTROL_REQUEST_BYTES_MAX: usize = 256;
 
-/// How long a control client may take for its line or for taking the answer, and how long it waits for a status before it gets the last one known.
+/// How long a control client waits for a status before it gets the last one known.
 pub const CONTROL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a control client may take for its line, or for taking the answer: one that gets hardly any of a busy processor is not sent away.
+pub const CONTROL_CLIENT_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Failing entries, and held deletions, that a status names: what a person reads, and a bound for the answer.
 pub const STATUS_PATHS_MAX: usize = 100;

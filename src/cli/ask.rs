@@ -9,10 +9,10 @@ use crate::control::client::ask;
 use crate::control::status::Status;
 use crate::control::{Flushed, Reply, Request, place};
 use crate::error::{Error, Exit, Result};
-use crate::limits::CONTROL_PATIENCE;
+use crate::limits::{CONTROL_CLIENT_TIME_MAX, CONTROL_PATIENCE};
 
-/// The other side answers within its own patience: a little more than that.
-const PATIENCE: Duration = Duration::from_secs(3 * CONTROL_PATIENCE.as_secs());
+/// The other side answers within its own patience, but may get hardly any of a busy processor.
+const PATIENCE: Duration = CONTROL_PATIENCE.saturating_add(CONTROL_CLIENT_TIME_MAX);
 
 /// `ringsync status`.
 pub(super) fn status(args: &StatusArgs) -> Result<Exit> {

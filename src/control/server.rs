@@ -24,7 +24,7 @@ use nix::sys::stat::{Mode, fchmod};
 
 use crate::control::{Reply, Request, client, place};
 use crate::error::{Error, Result};
-use crate::limits::{ACCEPT_PAUSE, CONTROL_CLIENTS_MAX, CONTROL_PATIENCE, CONTROL_REQUEST_BYTES_MAX};
+use crate::limits::{ACCEPT_PAUSE, CONTROL_CLIENT_TIME_MAX, CONTROL_CLIENTS_MAX, CONTROL_PATIENCE, CONTROL_REQUEST_BYTES_MAX};
 use crate::model::path::Shown;
 use crate::sys::wake::Wake;
 
@@ -258,7 +258,11 @@ impl Desk {
                 }
             };
             if stream.set_nonblocking(true).is_ok() {
-                self.clients.push(Client { stream, stage: Stage::Reading(Vec::new()), until: Some(Instant::now() + CONTROL_PATIENCE) });
+                self.clients.push(Client {
+                    stream,
+                    stage: Stage::Reading(Vec::new()),
+                    until: Some(Instant::now() + CONTROL_CLIENT_TIME_MAX),
+                });
             }
         }
     }
@@ -295,7 +299,7 @@ impl Desk {
                             return false;
                         }
                         // What takes its bytes gets its time anew.
-                        client.until = Some(now + CONTROL_PATIENCE);
+                        client.until = Some(now + CONTROL_CLIENT_TIME_MAX);
                         continue;
                     }
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock && !is_late => return true,
@@ -322,7 +326,7 @@ fn answered(reply: &Reply) -> (Stage, Option<Instant>) {
     // Plain values and strings: nothing in them that JSON cannot have.
     let mut bytes = serde_json::to_vec(reply).unwrap_or_default();
     bytes.push(b'\n');
-    (Stage::Writing(bytes, 0), Some(Instant::now() + CONTROL_PATIENCE))
+    (Stage::Writing(bytes, 0), Some(Instant::now() + CONTROL_CLIENT_TIME_MAX))
 }
 
 enum Got {

@@ -68,7 +68,8 @@ impl Planner {
             taken.extend(round.slots.iter().map(|slot| slot.node).chain(round.dirs.keys().copied()));
         }
         // What makes no events has to be looked at now.
-        let polled: Vec<NodeId> = self.tree.all().filter(|id| self.tree.has(*id, flag::UNWATCHED)).collect();
+        let is_polled = |id: &NodeId| self.tree.is_live(*id) && self.tree.has(*id, flag::UNWATCHED);
+        let polled: Vec<NodeId> = (0..self.tree.slots() as NodeId).filter(is_polled).collect();
         for id in polled {
             self.dirty.mark(&mut self.tree, id, flag::SCAN);
             all.push(self.tree.reference(id));

@@ -180,11 +180,6 @@ impl Tree {
         self.len() == 1
     }
 
-    /// All live nodes, in no order.
-    pub fn all(&self) -> impl Iterator<Item = NodeId> + '_ {
-        (0..self.nodes.len() as NodeId).filter(|id| self.is_live(*id))
-    }
-
     /// Number of slots, in use or not: all nodes are below it.
     pub fn slots(&self) -> usize {
         self.nodes.len()
