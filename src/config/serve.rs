@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::dest::{PORT_RINGSYNC, module_name};
-use super::place;
+use super::{ControlPlace, place};
 use crate::error::{Error, Result};
 use crate::model::options::IoChoice;
 
@@ -23,6 +23,8 @@ pub struct Serve {
     pub io: IoChoice,
     /// Niceness (setpriority(2)), -20 to 19.
     pub nice: i32,
+    /// Where it can be asked what it does.
+    pub control: ControlPlace,
 }
 
 /// A directory that is offered under a name.
@@ -145,7 +147,7 @@ mod tests {
     #[test]
     fn only_loopback_is_not_exposed() {
         let listen = ["127.0.0.2:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "0.0.0.0:1", "[::]:1"].map(|a| a.parse().unwrap()).to_vec();
-        let serve = Serve { listen, modules: Vec::new(), io: IoChoice::Auto, nice: 0 };
+        let serve = Serve { listen, modules: Vec::new(), io: IoChoice::Auto, nice: 0, control: ControlPlace::None };
         assert_eq!(serve.exposed().map(ToString::to_string).collect::<Vec<_>>(), ["0.0.0.0:1", "[::]:1"]);
     }
 
@@ -160,7 +162,13 @@ mod tests {
             assert!(parse(text).is_err(), "{text}");
         }
         let listen = vec![parse_listen("1").unwrap()];
-        let twice = Serve { listen, modules: vec![module("/a", false), module("/b", true)], io: IoChoice::Auto, nice: 0 };
+        let twice = Serve {
+            listen,
+            modules: vec![module("/a", false), module("/b", true)],
+            io: IoChoice::Auto,
+            nice: 0,
+            control: ControlPlace::None,
+        };
         assert!(twice.check().unwrap_err().to_string().contains("two modules"));
     }
 }

@@ -20,6 +20,8 @@ const MOVE_NS: u64 = 20_000_000;
 pub struct Dirty {
     ready: VecDeque<NodeRef>,
     delayed: BinaryHeap<Reverse<(u64, NodeRef)>>,
+    /// Nodes that were ever queued in `ready`.
+    queued: u64,
 }
 
 impl Dirty {
@@ -29,6 +31,7 @@ impl Dirty {
         tree.clear(id, flag::DELAYED);
         if !tree.has(id, flag::QUEUED) {
             tree.set(id, flag::QUEUED);
+            self.queued += 1;
             self.ready.push_back(tree.reference(id));
         }
     }
@@ -88,6 +91,21 @@ impl Dirty {
     /// Number of queued nodes; nodes freed meanwhile count until they are taken.
     pub fn len(&self) -> usize {
         self.ready.len()
+    }
+
+    /// How many nodes have been queued so far.
+    pub fn queued(&self) -> u64 {
+        self.queued
+    }
+
+    /// How many of them have been taken, or were freed before.
+    pub fn taken(&self) -> u64 {
+        self.queued - self.ready.len() as u64
+    }
+
+    /// The nodes that are queued; some may have been freed.
+    pub fn queued_nodes(&self) -> impl Iterator<Item = NodeRef> + '_ {
+        self.ready.iter().copied()
     }
 
     /// When the first delayed node's time comes.
