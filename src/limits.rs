@@ -417,3 +417,33 @@ pub const NAMES_WAITING_MAX: usize = 1024 * 1024;
 
 /// Names of its own that a receiver could not remove and tries again with each cycle; each holds a descriptor. More are left to the next session.
 pub const LEFTOVERS_MAX: usize = 64;
+/// Deletions within this time are one burst, which `--max-delete` bounds: long enough for an `rm -rf` that is under way, short enough that a day's ordinary
+/// deletions do not add up.
+pub const DELETE_BURST_NS: u64 = 60_000_000_000;
+
+/// A root that loses all its entries at once is held if so many entries would be deleted: the only file of a spool comes and goes.
+pub const EMPTIED_ENTRIES_MIN: u64 = 2;
+
+/// Clients of a control socket at one time; more wait in the kernel. A few people and scripts.
+pub const CONTROL_CLIENTS_MAX: usize = 32;
+
+/// Longest request of a control client: a word and a number.
+pub const CONTROL_REQUEST_BYTES_MAX: usize = 256;
+
+/// How long a control client waits for a status before it gets the last one known.
+pub const CONTROL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a control client may take for its line, or for taking the answer: one that gets hardly any of a busy processor is not sent away.
+pub const CONTROL_CLIENT_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Failing entries, and held deletions, that a status names: what a person reads, and a bound for the answer.
+pub const STATUS_PATHS_MAX: usize = 100;
+
+/// Longest path that a status shows; the rest is left out. One of `PATH_MAX` fits.
+pub const STATUS_PATH_CHARS_MAX: usize = 4096;
+
+/// Longest answer that a control client reads: twice as many of the longest paths as a status has, each character of four bytes.
+pub const CONTROL_REPLY_BYTES_MAX: usize = 4 * STATUS_PATH_CHARS_MAX * 2 * STATUS_PATHS_MAX + 1024 * 1024;
+
+/// Lines that a failure log gets in one second: a full disk under a million files must not fill another one.
+pub const FAILURE_LINES_PER_SECOND_MAX: u64 = 500;

@@ -4,6 +4,7 @@
 //! sends is checked before it is acted on. If one connection of a session breaks, the whole session ends. Started by the command line for a
 //! daemon, and by a sender that mirrors to a directory of its own machine.
 
+mod control;
 mod daemon;
 mod handshakes;
 mod serve;
@@ -22,6 +23,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::apply::Root;
+use crate::control::status::SessionStatus;
 use crate::error::{Error, Exit, Result};
 use crate::limits::{
     ACCEPT_PAUSE, HANDSHAKE_TIME_MAX, HANDSHAKES_MAX, LINGER_TIME_MAX, SERVER_INBOX_BYTES_MAX, SESSIONS_MAX, SOCKET_SILENCE_MAX,
@@ -181,6 +183,13 @@ impl Receiver {
         self.0.wait_until(sessions, patience, |sessions| sessions.is_empty()).is_some()
     }
 
+    /// What `status` tells of the sessions, the oldest first.
+    fn describe(&self) -> Vec<SessionStatus> {
+        let mut all: Vec<SessionStatus> = self.0.table().values().map(|session| session.describe()).collect();
+        all.sort_by(|a, b| b.age_seconds.total_cmp(&a.age_seconds));
+        all
+    }
+
     /// Sessions now.
     pub fn sessions(&self) -> usize {
         self.0.table().len()
@@ -327,7 +336,8 @@ impl Inner {
         if sessions.len() >= SESSIONS_MAX {
             return Err(refusal(Exit::Socket, format!("max connections ({SESSIONS_MAX}) reached -- try again later")));
         }
-        let session = Arc::new(Session::new(token, Root::new(dir, read_only, how), place, threads));
+        let about = (module.name.clone(), path.to_string());
+        let session = Arc::new(Session::new(token, Root::new(dir, read_only, how), place, threads, about));
         session.join(None, wake).map_err(|why| refusal(Exit::Socket, why))?;
         sessions.insert(token, Arc::clone(&session));
         Ok(session)

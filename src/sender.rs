@@ -4,9 +4,14 @@
 //! forgotten and the next session starts from the receiver's manifest, so that start, restart and resume are one path. What the files of it do:
 //! `sender` runs sessions one after another, `sender::session` is one session, `sender::outbox` sends cycles in order, `sender::crew` hands work to workers.
 
+mod attend;
 mod attrs;
 mod backoff;
+mod catch_up;
+mod control;
 mod crew;
+mod eyes;
+mod failures;
 mod outbox;
 mod pulse;
 mod root;
@@ -19,6 +24,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Dest};
+use crate::control::Reply;
+use crate::control::status::State;
 use crate::error::{Error, Result};
 use crate::limits::{GREET_TIME_MAX, SOCKET_SILENCE_MAX};
 use crate::model::options::{Compress, IoChoice};
@@ -33,7 +40,10 @@ use crate::watch::tune;
 use crate::wire::Link;
 use crate::wire::link::keep_alive;
 use backoff::Backoff;
-use root::SourceRoot;
+pub use control::Controls;
+use control::Desk;
+use failures::FailureLog;
+use root::{LOOK_EVERY, SourceRoot};
 use session::{End, Session};
 
 /// Name of the embedded receiver's only module.
@@ -50,6 +60,8 @@ pub struct Outcome {
     pub failing: u64,
     /// Entries that were not looked at any more.
     pub dirty: u64,
+    /// Entries whose deletion was held.
+    pub held: u64,
     /// It was asked to end before it was done.
     pub interrupted: bool,
 }
@@ -132,8 +144,8 @@ fn dial(host: &str, port: u16, timeout: Duration) -> Result<TcpStream> {
 ///
 /// # Errors
 /// The first connection cannot be made, or what only a person can mend.
-pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>) -> Result<Outcome> {
-    run_with(config, stop, stats, None)
+pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>, controls: &Controls) -> Result<Outcome> {
+    run_with(config, stop, stats, None, controls)
 }
 
 /// Compares mirror and source, and tells `hear` of each difference, while it runs. What is repaired is said by `config.scrub`.
@@ -141,10 +153,10 @@ pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>) -> Result<Ou
 /// # Errors
 /// As [`run`].
 pub fn verify(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>, hear: &dyn Fn(&Finding)) -> Result<Outcome> {
-    run_with(config, stop, stats, Some(hear))
+    run_with(config, stop, stats, Some(hear), &Controls::new())
 }
 
-fn run_with(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>, hearer: scrub::Hearer<'_>) -> Result<Outcome> {
+fn run_with(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>, hearer: scrub::Hearer<'_>, controls: &Controls) -> Result<Outcome> {
     if let Err(e) = nice::set(config.nice) {
         tracing::warn!("niceness {}: {e}", config.nice);
     }
@@ -153,7 +165,13 @@ fn run_with(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>, hearer: scr
     }
     let (peer, module, path) = Peer::new(config, &stats)?;
     let peer = Arc::new(peer);
-    let result = sessions(config, (stop, hearer), &stats, &peer, (&module, &path));
+    let desk = &controls.0;
+    desk.slot().register(stop);
+    desk.set_failure_log(config.failure_log.as_deref().map(FailureLog::open).transpose()?);
+    let server = desk.open(config)?;
+    let result = sessions(config, (stop, hearer), &stats, &peer, (&module, &path), desk);
+    drop(server);
+    desk.set_failure_log(None);
     if let Peer::Local(receiver) = &*peer
         && !receiver.shutdown(SHUTDOWN_PATIENCE)
     {
@@ -168,22 +186,27 @@ fn sessions(
     stats: &Arc<Stats>,
     peer: &Arc<Peer>,
     module: (&str, &RelPath),
+    desk: &Desk,
 ) -> Result<Outcome> {
-    let root = SourceRoot::open(&config.source)?;
-    let slot = StopSlot::register(stop);
+    let mut config = config.clone();
+    let mut root = SourceRoot::open(&config.source)?;
     let mut backoff = Backoff::new();
     let mut connected_once = false;
     // Only what has worked once and does not any more may work again by itself.
     let mut worked_once = false;
     loop {
-        let connection = session::connect(config, (stop, &slot), peer, module);
+        if let Some(filter) = desk.take_filter() {
+            config.filter = filter;
+        }
+        let connection = session::connect(&config, (stop, desk.slot()), peer, module);
         let began = connection.is_ok().then(Instant::now);
         connected_once |= connection.is_ok();
-        let started = connection.and_then(|connection| Session::start(config, (stop, &slot), stats, peer, connection, &root, hearer));
+        let started = connection.and_then(|connection| Session::start(&config, (stop, desk), stats, peer, connection, &root, hearer));
         worked_once |= started.is_ok();
         let ended = started.and_then(Session::run);
         let why = match ended {
             Ok(End::Done(outcome)) => return Ok(outcome),
+            Ok(End::NewRules) => continue,
             Ok(End::SourceLost) => {
                 tracing::error!(
                     "the source {} is missing or another directory than it was: nothing is deleted; waiting until it is back",
@@ -192,10 +215,9 @@ fn sessions(
                 if config.once {
                     return Err(root.lost());
                 }
-                if !root.wait_until_back(|wait| slot.rest(stop, wait)) {
+                if !wait_for_source(&mut root, &config, desk, stop) {
                     return Ok(Outcome { interrupted: true, ..Outcome::default() });
                 }
-                tracing::info!("the source is back");
                 continue;
             }
             Err(_) if stop.is_stopped() => return Ok(Outcome { interrupted: true, ..Outcome::default() }),
@@ -207,11 +229,41 @@ fn sessions(
         let random = BuildHasher::hash_one(&RandomState::new(), 0);
         let wait = backoff.wait(began.map_or(Duration::ZERO, |began| began.elapsed()), random);
         tracing::warn!("{why}; connecting again in {} ms", wait.as_millis());
+        desk.leave(State::Reconnecting, &why.to_string(), None);
         stats.reconnects.add(1);
-        if slot.rest(stop, wait) {
+        if desk.slot().rest(stop, wait) {
             return Ok(Outcome { interrupted: true, ..Outcome::default() });
         }
     }
+}
+
+/// Waits until the source is there, or another directory is approved as it; false if the run was asked to end first.
+fn wait_for_source(root: &mut SourceRoot, config: &config::Mirror, desk: &Desk, stop: &Stop) -> bool {
+    let came = loop {
+        if root.is_there() {
+            tracing::info!("the source is back");
+            if let Some(ticket) = desk.approved_source() {
+                desk.reply(ticket, Reply::Approved(0));
+            }
+            break true;
+        }
+        if let Some(ticket) = desk.approved_source() {
+            match SourceRoot::open(&config.source) {
+                Ok(approved) => {
+                    tracing::info!("approved: the source is another directory from now on");
+                    *root = approved;
+                    desk.reply(ticket, Reply::ApprovedSource);
+                    break true;
+                }
+                Err(e) => desk.reply(ticket, Reply::Error(format!("there is nothing to approve: {e}"))),
+            }
+        }
+        if desk.slot().rest(stop, LOOK_EVERY) {
+            break false;
+        }
+    };
+    desk.set_lost(false);
+    came
 }
 
 /// Wakes whoever waits now when the run is asked to end: one registration for a run, however many sessions it has.
@@ -219,15 +271,17 @@ fn sessions(
 pub(crate) struct StopSlot(Arc<Mutex<Option<Wake>>>);
 
 impl StopSlot {
-    fn register(stop: &Stop) -> Self {
-        let slot = Self::default();
-        let waker = slot.clone();
-        stop.on_stop(Box::new(move || {
-            if let Some(wake) = &*waker.lock() {
-                wake.wake();
-            }
-        }));
-        slot
+    /// Has the end of the run ring.
+    fn register(&self, stop: &Stop) {
+        let slot = self.clone();
+        stop.on_stop(Box::new(move || slot.ring()));
+    }
+
+    /// Wakes whoever waits now.
+    pub(crate) fn ring(&self) {
+        if let Some(wake) = &*self.lock() {
+            wake.wake();
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Wake>> {

@@ -21,6 +21,18 @@ use crate::limits::THREADS_MAX;
 use crate::model::filter::Filter;
 use crate::model::options::{Compress, IoChoice, Options, WatchChoice};
 
+/// Where a run offers its control socket.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ControlPlace {
+    /// In the user's own directory, under a name that says what is mirrored where.
+    #[default]
+    Derived,
+    /// Here.
+    At(PathBuf),
+    /// Nowhere.
+    None,
+}
+
 /// A live mirror, or one that ends when it is equal (`once`).
 #[derive(Debug, Clone)]
 pub struct Mirror {
@@ -50,6 +62,10 @@ pub struct Mirror {
     pub timeout: Option<Duration>,
     /// Show progress of the first sync even where standard error is no terminal.
     pub progress: bool,
+    /// Where it can be asked what it does.
+    pub control: ControlPlace,
+    /// Where failures are noted, beside the log.
+    pub failure_log: Option<PathBuf>,
     /// Comparing contents.
     pub scrub: Scrub,
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::dest::{PORT_RINGSYNC, module_name};
-use super::place;
+use super::{ControlPlace, place};
 use crate::error::{Error, Result};
 use crate::model::options::IoChoice;
 
@@ -26,6 +26,8 @@ pub struct Serve {
     pub nice: i32,
     /// A client whose host answers nothing for so long is given up.
     pub timeout: Option<Duration>,
+    /// Where it can be asked what it does.
+    pub control: ControlPlace,
 }
 
 /// A directory that is offered under a name.
@@ -148,7 +150,7 @@ mod tests {
     #[test]
     fn only_loopback_is_not_exposed() {
         let listen = ["127.0.0.2:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "0.0.0.0:1", "[::]:1"].map(|a| a.parse().unwrap()).to_vec();
-        let serve = Serve { listen, modules: Vec::new(), io: IoChoice::Auto, nice: 0, timeout: None };
+        let serve = Serve { listen, modules: Vec::new(), io: IoChoice::Auto, nice: 0, timeout: None, control: ControlPlace::None };
         assert_eq!(serve.exposed().map(ToString::to_string).collect::<Vec<_>>(), ["0.0.0.0:1", "[::]:1"]);
     }
 
@@ -163,7 +165,14 @@ mod tests {
             assert!(parse(text).is_err(), "{text}");
         }
         let listen = vec![parse_listen("1").unwrap()];
-        let twice = Serve { listen, modules: vec![module("/a", false), module("/b", true)], io: IoChoice::Auto, nice: 0, timeout: None };
+        let twice = Serve {
+            listen,
+            modules: vec![module("/a", false), module("/b", true)],
+            io: IoChoice::Auto,
+            nice: 0,
+            timeout: None,
+            control: ControlPlace::None,
+        };
         assert!(twice.check().unwrap_err().to_string().contains("two modules"));
     }
 }

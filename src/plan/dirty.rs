@@ -22,6 +22,8 @@ pub struct Dirty {
     /// What goes on beside the rest, a little in each cycle.
     later: VecDeque<NodeRef>,
     delayed: BinaryHeap<Reverse<(u64, NodeRef)>>,
+    /// Nodes that were ever queued in `ready`.
+    queued: u64,
 }
 
 impl Dirty {
@@ -31,6 +33,7 @@ impl Dirty {
         if !tree.has(id, flag::QUEUED) || tree.has(id, flag::DELAYED) {
             tree.clear(id, flag::DELAYED);
             tree.set(id, flag::QUEUED);
+            self.queued += 1;
             self.ready.push_back(tree.reference(id));
         }
     }
@@ -110,6 +113,26 @@ impl Dirty {
     /// Number of queued nodes; nodes freed meanwhile count until they are taken.
     pub fn len(&self) -> usize {
         self.ready.len() + self.later.len()
+    }
+
+    /// How many nodes have been queued for the next cycle so far.
+    pub fn queued(&self) -> u64 {
+        self.queued
+    }
+
+    /// How many of them have been taken, or were freed before.
+    pub fn taken(&self) -> u64 {
+        self.queued - self.ready.len() as u64
+    }
+
+    /// Whether something is queued for later.
+    pub fn has_later(&self) -> bool {
+        !self.later.is_empty()
+    }
+
+    /// The nodes that are queued, for later ones too; some may have been freed, or taken meanwhile.
+    pub fn queued_nodes(&self) -> impl Iterator<Item = NodeRef> + '_ {
+        self.ready.iter().chain(&self.later).copied()
     }
 
     /// When the first delayed node's time comes.

@@ -33,9 +33,12 @@ impl Emit<'_> {
             return;
         };
         self.clear_name(parent, at);
+        self.inherit_debt(at, source);
         let name = to.name.clone();
         self.push_pre_from(Op::Move { from, to }, parent, old_parent);
         self.leaves(source);
+        // Its trouble was at its old name: whether it is still in any is seen at the new one.
+        self.planner.heal(source);
         self.tree().reparent(source, parent, name.as_name());
         if filtered {
             self.planner.dirty.mark(&mut self.planner.tree, source, flag::SCAN | flag::DEEP);

@@ -10,11 +10,12 @@ use crate::plan::tree::{NodeId, ROOT, flag};
 
 impl Planner {
     /// Events were lost: every directory is listed again. Each by itself, not from the root downwards: one that is renamed meanwhile could slip through.
-    pub(super) fn rescan(&mut self) {
+    pub(super) fn rescan(&mut self, now: u64) {
         self.unknown_keys_lost = true;
         if std::mem::replace(&mut self.all_queued, true) {
             return;
         }
+        self.note_sweep(now);
         let mut dirs: Vec<NodeId> = self.tree.keyed().collect();
         // Nodes that were made together are next to each other in the source, too.
         dirs.sort_unstable();

@@ -119,6 +119,11 @@ impl Crew {
         self.hands.len()
     }
 
+    /// What all together have to do, in files and questions.
+    pub(super) fn load(&self) -> u64 {
+        self.hands.iter().map(|hand| hand.load).sum()
+    }
+
     fn idlest(&self) -> usize {
         (0..self.hands.len()).min_by_key(|at| self.hands[*at].load).unwrap_or(0)
     }
