@@ -169,7 +169,7 @@ impl World {
         let module = format!("m={}", self.dst().display());
         let listen = format!("{RECEIVER}:8730");
         let mut program = self.net.far(|| Program::start(As::Us, &["serve", "--listen", &listen, "--timeout", "3", "--module", &module]));
-        let listens = until(deadline(), || program.stderr().contains("listening on") || !program.runs());
+        let listens = until(deadline(), || program.stderr().contains("INFO listening on") || !program.runs());
         assert!(listens && program.runs(), "the receiver does not listen:\n{}", program.stderr());
         self.receiver = Some(program);
     }

@@ -37,7 +37,7 @@ fn a_host_that_vanished_is_noticed_by_both_sides() {
         fs::write(place.src.join("a"), "a").unwrap();
         let (listen, module) = (format!("{RECEIVER}:8730"), format!("m={}", place.dst.display()));
         let mut server = net.far(|| Program::start(As::Us, &["serve", "--listen", &listen, "--timeout", "2", "--module", &module]));
-        assert!(says(&server, "listening on"), "{}", server.stderr());
+        assert!(says(&server, "INFO listening on"), "{}", server.stderr());
         let url = format!("ringsync://{RECEIVER}/m");
         let mut mirror = Program::start(As::Us, &["mirror", "--timeout", "2", place.src.to_str().unwrap(), &url]);
         equal(&place, "at first");

@@ -43,6 +43,15 @@ impl Sim {
         }
     }
 
+    /// All events that wait are lost.
+    fn lose(&mut self) {
+        let Self { source, planner, rng, .. } = self;
+        while source.has_events() {
+            source.read_events(rng, |_| {});
+        }
+        planner.event(Event::Overflow, source.now_ns);
+    }
+
     /// Begins a round if there is something to do; the directories that it lists, and whether it looks at `name`.
     fn begin(&mut self, name: &[u8]) -> (Vec<RelPath>, bool) {
         let mut actions = Vec::new();
@@ -162,11 +171,7 @@ fn a_directory_that_goes_before_it_is_swept_and_stays_as_a_mount_point_is_not_lo
 
     // Nobody tells that it is gone: the listing of the root does, which comes first.
     sim.source.remove(root, b"z");
-    let Sim { source, planner, rng, .. } = &mut sim;
-    while source.has_events() {
-        source.read_events(rng, |_| {});
-    }
-    planner.event(Event::Overflow, source.now_ns);
+    sim.lose();
     let (lists, _) = sim.begin(b"");
     assert!(lists.contains(&RelPath::root()) && !lists.contains(&RelPath::new(b"z").unwrap()), "{lists:?}");
     sim.end();
@@ -174,4 +179,30 @@ fn a_directory_that_goes_before_it_is_swept_and_stays_as_a_mount_point_is_not_lo
     sim.source.create(z, b"f", Body::File(Arc::new(vec![1])), Kind::File, 0o644).unwrap();
     assert!(sim.rest());
     assert_eq!(sim.differences(), [""; 0]);
+}
+
+/// Nobody knows what the sweep will find: a flush waits for all of it, and the mirror lags until it is over.
+#[test]
+fn a_flush_waits_for_the_sweep_and_the_lag_counts_it() {
+    let mut sim = wide(Watcher::Fanotify);
+    let dirs = sim.source.dirs();
+    sim.source.now_ns += TICK_NS;
+    sim.source.write(dirs[DIRS], b"f7", vec![7; 9], false);
+    let since = sim.source.now_ns;
+    sim.lose();
+    sim.planner.owe_all();
+    let mut rounds = 0;
+    while !sim.planner.is_paid() {
+        if sim.planner.dirty() > 0 {
+            assert_eq!(sim.planner.oldest_change(), Some(since), "round {rounds}");
+        }
+        rounds += 1;
+        assert!(rounds < 1000);
+        sim.source.now_ns += TICK_NS;
+        sim.begin(b"");
+        sim.end();
+    }
+    assert!(rounds > DIRS * FILES / (SWEEP_NAMES_MAX + FILES));
+    assert_eq!(sim.differences(), [""; 0]);
+    assert_eq!(sim.planner.oldest_change(), None);
 }
