@@ -26,7 +26,8 @@ use crate::apply::Root;
 use crate::control::status::SessionStatus;
 use crate::error::{Error, Exit, Result};
 use crate::limits::{
-    ACCEPT_PAUSE, HANDSHAKE_TIME_MAX, HANDSHAKES_MAX, LINGER_TIME_MAX, SERVER_INBOX_BYTES_MAX, SESSIONS_MAX, TAKEOVER_TIME_MAX,
+    ACCEPT_PAUSE, HANDSHAKE_TIME_MAX, HANDSHAKES_MAX, LINGER_TIME_MAX, SERVER_INBOX_BYTES_MAX, SESSIONS_MAX, SOCKET_SILENCE_MAX,
+    TAKEOVER_TIME_MAX,
 };
 use crate::model::attrs::Namespaces;
 use crate::model::options::{Compress, IoChoice, Writing};
@@ -36,6 +37,7 @@ use crate::receiver::serve::Conn;
 use crate::receiver::session::{Session, Stop};
 use crate::sys::dir::Dir;
 use crate::sys::wake::{Wake, wait_readable};
+use crate::wire::link::keep_alive;
 use crate::wire::session::{Refusal, greet};
 use crate::wire::{Incoming, Link, LocalEnd, Message, Messages, Payload, Role, Token};
 
@@ -57,6 +59,8 @@ pub struct Sockets {
     pub io: IoChoice,
     /// Whether manifests and answers are compressed.
     pub compress: Compress,
+    /// How long a client's host may answer nothing; the default is [`SOCKET_SILENCE_MAX`].
+    pub timeout: Option<Duration>,
 }
 
 struct Inner {
@@ -158,7 +162,8 @@ impl Receiver {
         let inner = Arc::clone(&self.0);
         let compress = inner.sockets.compress.towards(is_local);
         let spawned = spawn(move || {
-            let linked = stream.set_nonblocking(false).map_err(|e| Error::socket("accept", e));
+            let silence = inner.sockets.timeout.unwrap_or(SOCKET_SILENCE_MAX);
+            let linked = stream.set_nonblocking(false).and_then(|()| keep_alive(&stream, silence)).map_err(|e| Error::socket("accept", e));
             match linked.and_then(|()| Link::tcp(stream, inner.sockets.io, compress, None)) {
                 Ok(link) => inner.serve(link.with_inbox(SERVER_INBOX_BYTES_MAX), handshake),
                 Err(e) => tracing::warn!(error = %e, "a connection could not be served"),

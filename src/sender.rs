@@ -6,16 +6,19 @@
 
 mod attend;
 mod attrs;
+mod backoff;
 mod catch_up;
 mod control;
 mod crew;
 mod eyes;
 mod failures;
 mod outbox;
+mod pulse;
 mod root;
 mod scrub;
 mod session;
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -24,6 +27,7 @@ use crate::config::{self, Dest};
 use crate::control::Reply;
 use crate::control::status::State;
 use crate::error::{Error, Result};
+use crate::limits::{GREET_TIME_MAX, SOCKET_SILENCE_MAX};
 use crate::model::options::{Compress, IoChoice};
 use crate::model::path::RelPath;
 use crate::model::scrub::Finding;
@@ -34,6 +38,8 @@ use crate::sys::nice;
 use crate::sys::wake::Wake;
 use crate::watch::tune;
 use crate::wire::Link;
+use crate::wire::link::keep_alive;
+use backoff::Backoff;
 pub use control::Controls;
 use control::Desk;
 use failures::FailureLog;
@@ -42,12 +48,6 @@ use session::{End, Session};
 
 /// Name of the embedded receiver's only module.
 const LOCAL_MODULE: &str = "local";
-/// The first wait before a lost connection is made again; doubled with each failure.
-const RECONNECT_MIN: Duration = Duration::from_millis(100);
-/// The longest wait.
-const RECONNECT_MAX: Duration = Duration::from_secs(10);
-/// A session that lasted so long was a good one: the next wait is the first again.
-const GOOD_SESSION: Duration = Duration::from_secs(30);
 /// How long the embedded receiver may take to leave.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a server may take to accept a connection.
@@ -71,7 +71,7 @@ pub(crate) enum Peer {
     /// A receiver in this process.
     Local(Receiver),
     /// A server.
-    Tcp { host: String, port: u16, io: IoChoice, compress: Compress, stats: Arc<Stats> },
+    Tcp { host: String, port: u16, io: IoChoice, compress: Compress, timeout: Option<Duration>, stats: Arc<Stats> },
 }
 
 impl Peer {
@@ -80,12 +80,18 @@ impl Peer {
         Ok(match dest {
             Dest::Local(path) => {
                 let module = Module { name: LOCAL_MODULE.into(), root: path.clone(), read_only: false };
-                let receiver = Receiver::new(vec![module], Sockets { io: config.io, compress: Compress::None });
+                let receiver = Receiver::new(vec![module], Sockets { io: config.io, compress: Compress::None, timeout: None });
                 (Self::Local(receiver), LOCAL_MODULE.into(), RelPath::root())
             }
             Dest::Tcp { host, port, module, path } => {
-                let peer =
-                    Self::Tcp { host: host.clone(), port: *port, io: config.io, compress: config.compress, stats: Arc::clone(stats) };
+                let peer = Self::Tcp {
+                    host: host.clone(),
+                    port: *port,
+                    io: config.io,
+                    compress: config.compress,
+                    timeout: config.timeout,
+                    stats: Arc::clone(stats),
+                };
                 (peer, module.clone(), path.clone())
             }
         })
@@ -98,11 +104,20 @@ impl Peer {
     pub(crate) fn connect(&self) -> Result<Link> {
         match self {
             Self::Local(receiver) => Ok(Link::local(receiver.connect_local()?)),
-            Self::Tcp { host, port, io, compress, stats } => {
-                let stream = dial(host, *port)?;
+            Self::Tcp { host, port, io, compress, timeout, stats } => {
+                let stream = dial(host, *port, timeout.unwrap_or(CONNECT_TIMEOUT).min(CONNECT_TIMEOUT))?;
+                keep_alive(&stream, timeout.unwrap_or(SOCKET_SILENCE_MAX)).map_err(|e| Error::socket("set up a connection", e))?;
                 let is_local = stream.peer_addr().is_ok_and(|peer| peer.ip().is_loopback());
                 Link::tcp(stream, *io, compress.towards(is_local), Some(Arc::clone(stats)))
             }
+        }
+    }
+
+    /// How long the other end may take to answer a Hello.
+    pub(crate) fn patience(&self) -> Duration {
+        match self {
+            Self::Tcp { timeout: Some(timeout), .. } => *timeout,
+            Self::Local(_) | Self::Tcp { timeout: None, .. } => GREET_TIME_MAX,
         }
     }
 
@@ -112,12 +127,12 @@ impl Peer {
 }
 
 /// Connects to the first address of the host that answers.
-fn dial(host: &str, port: u16) -> Result<TcpStream> {
+fn dial(host: &str, port: u16, timeout: Duration) -> Result<TcpStream> {
     use std::net::ToSocketAddrs;
     let addresses = (host, port).to_socket_addrs().map_err(|e| Error::socket(format!("failed to find {host}"), e))?;
     let mut last = None;
     for address in addresses {
-        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+        match TcpStream::connect_timeout(&address, timeout) {
             Ok(stream) => return Ok(stream),
             Err(e) => last = Some(Error::socket(format!("failed to connect to {host} ({})", address.ip()), e)),
         }
@@ -175,16 +190,19 @@ fn sessions(
 ) -> Result<Outcome> {
     let mut config = config.clone();
     let mut root = SourceRoot::open(&config.source)?;
-    let mut wait = RECONNECT_MIN;
+    let mut backoff = Backoff::new();
     let mut connected_once = false;
+    // Only what has worked once and does not any more may work again by itself.
+    let mut worked_once = false;
     loop {
         if let Some(filter) = desk.take_filter() {
             config.filter = filter;
         }
-        let began = Instant::now();
-        let connection = session::connect(&config, peer, module);
+        let connection = session::connect(&config, (stop, desk.slot()), peer, module);
+        let began = connection.is_ok().then(Instant::now);
         connected_once |= connection.is_ok();
         let started = connection.and_then(|connection| Session::start(&config, (stop, desk), stats, peer, connection, &root, hearer));
+        worked_once |= started.is_ok();
         let ended = started.and_then(Session::run);
         let why = match ended {
             Ok(End::Done(outcome)) => return Ok(outcome),
@@ -202,19 +220,20 @@ fn sessions(
                 }
                 continue;
             }
-            Err(e) if e.is_retryable() && connected_once && !config.once && !peer.is_local() => e,
+            Err(_) if stop.is_stopped() => return Ok(Outcome { interrupted: true, ..Outcome::default() }),
+            Err(e) if config.once || peer.is_local() => return Err(e),
+            Err(e) if connected_once && e.is_retryable() => e,
+            Err(e @ Error::File { .. }) if worked_once => e,
             Err(e) => return Err(e),
         };
-        if began.elapsed() >= GOOD_SESSION {
-            wait = RECONNECT_MIN;
-        }
+        let random = BuildHasher::hash_one(&RandomState::new(), 0);
+        let wait = backoff.wait(began.map_or(Duration::ZERO, |began| began.elapsed()), random);
         tracing::warn!("{why}; connecting again in {} ms", wait.as_millis());
         desk.leave(State::Reconnecting, &why.to_string(), None);
         stats.reconnects.add(1);
         if desk.slot().rest(stop, wait) {
             return Ok(Outcome { interrupted: true, ..Outcome::default() });
         }
-        wait = (wait * 2).min(RECONNECT_MAX);
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::ControlPlace;
+use crate::limits::TIMEOUT_SECONDS_MAX;
 use crate::model::options::{Compress, IoChoice, MaxDelete, WatchChoice};
 
 /// Live one-way directory mirror for Linux
@@ -223,6 +224,9 @@ pub(super) struct MirrorArgs {
     /// Niceness, -20 to 19: whoever works with the files comes first [default: 10; 0 with --once]
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-20..=19))]
     pub(super) nice: Option<i32>,
+    /// Give a server up that says nothing for so long, and connect again; 0 leaves that to the kernel, which looks for hosts that are gone (60 s)
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=i64::from(TIMEOUT_SECONDS_MAX)))]
+    pub(super) timeout: u32,
     /// Report the progress of the first sync even where standard error is no terminal
     #[arg(long)]
     pub(super) progress: bool,
@@ -347,10 +351,18 @@ pub(super) struct ServeArgs {
     /// Niceness, -20 to 19: whoever works with the files comes first [default: 10]
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-20..=19))]
     pub(super) nice: Option<i32>,
+    /// Give a client up whose host answers nothing for so long; 0 is 60
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=i64::from(TIMEOUT_SECONDS_MAX)))]
+    pub(super) timeout: u32,
     #[command(flatten)]
     pub(super) control: ControlArgs,
     #[command(flatten)]
     pub(super) log: LogArgs,
+}
+
+/// A timeout in seconds; 0 is none.
+pub(super) fn timeout(seconds: u32) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds.into()))
 }
 
 #[derive(Debug, Args)]

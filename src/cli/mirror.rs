@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use clap::ArgMatches;
 
-use super::args::{MirrorArgs, OnDrift};
+use super::args::{MirrorArgs, OnDrift, timeout};
 use super::progress::{self, Progress};
 use super::{log, rules, signals};
 use crate::config::{self, Dest};
@@ -48,6 +48,7 @@ fn config(args: &MirrorArgs, matches: &ArgMatches) -> Result<config::Mirror> {
         once: args.once,
         tune: !args.no_tune,
         nice: args.nice.unwrap_or(if args.once { 0 } else { NICE_DEFAULT }),
+        timeout: timeout(args.timeout),
         progress: args.progress,
         control: args.control.place(),
         failure_log: args.failure_log.clone(),
@@ -145,6 +146,8 @@ mod tests {
         assert_eq!(plain.options, Options::mirror());
         assert_eq!([plain.nice, parse("ringsync mirror --once a b").unwrap().nice], [NICE_DEFAULT, 0]);
         assert_eq!(parse("ringsync mirror --nice -5 a b").unwrap().nice, -5);
+        assert_eq!((plain.timeout, parse("ringsync mirror --timeout 0 a b").unwrap().timeout), (None, None));
+        assert_eq!(parse("ringsync mirror --timeout 30 a b").unwrap().timeout, Some(std::time::Duration::from_secs(30)));
         assert!(plain.tune && !plain.once && !plain.progress && plain.filter.is_empty() && plain.threads > 0);
 
         let full = parse(

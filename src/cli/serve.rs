@@ -2,7 +2,7 @@
 
 use indicatif::ProgressBar;
 
-use super::args::ServeArgs;
+use super::args::{ServeArgs, timeout};
 use super::{log, signals};
 use crate::config::{self, ModuleConfig, parse_listen};
 use crate::error::{Exit, Result};
@@ -39,6 +39,7 @@ fn config(args: &ServeArgs) -> Result<config::Serve> {
         modules: args.modules.iter().map(|text| ModuleConfig::parse(text)).collect::<Result<_>>()?,
         io: args.io.into(),
         nice: args.nice.unwrap_or(NICE_DEFAULT),
+        timeout: timeout(args.timeout),
         control: args.control.place(),
     };
     config.check()?;

@@ -48,6 +48,7 @@ fn config(args: &VerifyArgs, matches: &ArgMatches) -> Result<config::Mirror> {
         once: true,
         tune: false,
         nice: args.nice.unwrap_or(0),
+        timeout: None,
         progress: args.progress,
         control: ControlPlace::None,
         failure_log: None,

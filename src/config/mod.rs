@@ -10,6 +10,7 @@ mod serve;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use dest::Dest;
 pub use scrub::{Scrub, parse_duration, parse_rate};
@@ -57,6 +58,8 @@ pub struct Mirror {
     pub tune: bool,
     /// Niceness (setpriority(2)), -20 to 19.
     pub nice: i32,
+    /// A server that says nothing for so long is given up.
+    pub timeout: Option<Duration>,
     /// Show progress of the first sync even where standard error is no terminal.
     pub progress: bool,
     /// Where it can be asked what it does.

@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::dest::{PORT_RINGSYNC, module_name};
 use super::{ControlPlace, place};
@@ -23,6 +24,8 @@ pub struct Serve {
     pub io: IoChoice,
     /// Niceness (setpriority(2)), -20 to 19.
     pub nice: i32,
+    /// A client whose host answers nothing for so long is given up.
+    pub timeout: Option<Duration>,
     /// Where it can be asked what it does.
     pub control: ControlPlace,
 }
@@ -147,7 +150,7 @@ mod tests {
     #[test]
     fn only_loopback_is_not_exposed() {
         let listen = ["127.0.0.2:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "0.0.0.0:1", "[::]:1"].map(|a| a.parse().unwrap()).to_vec();
-        let serve = Serve { listen, modules: Vec::new(), io: IoChoice::Auto, nice: 0, control: ControlPlace::None };
+        let serve = Serve { listen, modules: Vec::new(), io: IoChoice::Auto, nice: 0, timeout: None, control: ControlPlace::None };
         assert_eq!(serve.exposed().map(ToString::to_string).collect::<Vec<_>>(), ["0.0.0.0:1", "[::]:1"]);
     }
 
@@ -167,6 +170,7 @@ mod tests {
             modules: vec![module("/a", false), module("/b", true)],
             io: IoChoice::Auto,
             nice: 0,
+            timeout: None,
             control: ControlPlace::None,
         };
         assert!(twice.check().unwrap_err().to_string().contains("two modules"));

@@ -27,6 +27,7 @@ mod reports;
 pub mod round;
 mod screen;
 pub mod scrub;
+mod sweep;
 mod told;
 pub mod tree;
 #[cfg(test)]

@@ -106,7 +106,9 @@ pub struct Planner {
     pub(super) busy: usize,
     /// Keys of events that no directory has, while listings are out.
     unknown_keys: HashSet<Box<[u8]>>,
-    unknown_keys_lost: bool,
+    pub(super) unknown_keys_lost: bool,
+    /// Nothing was looked at since all directories were queued to be listed again.
+    pub(super) all_queued: bool,
     /// Device and inode number of what events told to have changed since the round began.
     pub(super) told: HashMap<(u64, u64), Hint, FixedState>,
     pub(super) told_lost: bool,
@@ -149,6 +151,7 @@ impl Planner {
             busy: 0,
             unknown_keys: HashSet::new(),
             unknown_keys_lost: false,
+            all_queued: false,
             told: HashMap::with_hasher(FixedState::with_seed(seed)),
             told_lost: false,
             names_told: Vec::new(),
@@ -244,18 +247,6 @@ impl Planner {
         }
     }
 
-    /// Events were lost: every directory is listed again. Each by itself, not from the root downwards: one that is renamed meanwhile could slip through.
-    fn rescan(&mut self) {
-        self.unknown_keys_lost = true;
-        let mut dirs: Vec<NodeId> = self.tree.keyed().collect();
-        // Nodes that were made together are next to each other in the source, too.
-        dirs.sort_unstable();
-        for dir in dirs {
-            self.dirty.mark(&mut self.tree, dir, flag::SCAN);
-        }
-        self.dirty.mark(&mut self.tree, ROOT, flag::SCAN);
-    }
-
     fn name_told(&mut self, key: &[u8], name: &[u8], hint: Hint, now: u64) {
         let Some(dir) = self.tree.of_key(key) else {
             self.unknown_key(key);
@@ -273,6 +264,9 @@ impl Planner {
             && !name.is_reserved()
             && !self.tree.has(dir, flag::UNKNOWN)
         {
+            if self.is_left_to_listing(dir, name) {
+                return;
+            }
             let id = self.tree.child_or_insert(dir, name);
             if hint.has(Hint::WRITTEN | Hint::CLOSED) {
                 self.tree.set(id, flag::WROTE);
@@ -329,13 +323,16 @@ impl Planner {
     fn begin_round(&mut self, now: u64, actions: &mut Vec<Action>) {
         self.unknown_keys.clear();
         self.unknown_keys_lost = false;
+        self.all_queued = false;
         self.round = Some(Round { oldest: self.oldest_dirty(), ..Round::default() });
         let mut names: NodeMap<NodeId, Vec<NodeId>> = NodeMap::default();
         let mut lists: Vec<(NodeId, bool)> = Vec::new();
         let mut order = Vec::new();
         let mut weight = 0;
-        while weight < CYCLE_NODES_MAX {
-            let Some(id) = self.dirty.take(&mut self.tree) else { break };
+        let mut swept = 0;
+        loop {
+            let first = if weight < CYCLE_NODES_MAX { self.dirty.take(&mut self.tree) } else { None };
+            let Some(id) = first.or_else(|| self.sweep(&mut swept)) else { break };
             if self.tree.has(id, flag::BUSY) {
                 // Queued again when the report is back.
                 continue;
@@ -406,6 +403,7 @@ impl Planner {
 
     /// The answer to a probe.
     pub fn probed(&mut self, answer: Probed, now: u64, actions: &mut Vec<Action>) {
+        self.all_queued = false;
         let Some(asked) = self.round.as_mut().and_then(|r| r.open.remove(&answer.id)) else { return };
         if let Some(dir) = self.tree.resolve(asked.dir) {
             match answer.outcome {

@@ -34,7 +34,7 @@ pub fn run(config: &config::Serve, stop: &Stop) -> Result<()> {
     let wake = Wake::new().map_err(|e| Error::socket("failed to listen", e))?;
     let waker = wake.clone();
     stop.on_stop(Box::new(move || waker.wake()));
-    let receiver = Receiver::new(modules, Sockets { io: config.io, ..Sockets::default() });
+    let receiver = Receiver::new(modules, Sockets { io: config.io, timeout: config.timeout, ..Sockets::default() });
     let control = control::open(config, names, &receiver)?;
     receiver.listen(&listeners, &wake)?;
     drop(control);

@@ -13,6 +13,7 @@ use crate::model::op::{Abilities, Op};
 use crate::model::path::RelPath;
 use crate::model::probe::{Ask, Probe};
 use crate::plan::{Action, Planner};
+use crate::sender::StopSlot;
 use crate::sender::attend::Flushing;
 use crate::sender::attrs;
 use crate::sender::catch_up::CatchUp;
@@ -20,6 +21,7 @@ use crate::sender::control::Desk;
 use crate::sender::crew::{self, Crew};
 use crate::sender::eyes::{Eyes, Watched};
 use crate::sender::outbox::Outbox;
+use crate::sender::pulse::{Beat, Pulse};
 use crate::sender::root::SourceRoot;
 use crate::sender::scrub::{Hearer, Pump};
 use crate::sender::{Outcome, Peer};
@@ -91,19 +93,27 @@ pub(super) struct Session<'a> {
     pub(super) desk: &'a Desk,
     pub(super) flushing: Flushing,
     pub(super) pump: Pump<'a>,
+    /// Only with a timeout, and a receiver elsewhere.
+    pulse: Option<Pulse>,
     /// Memory that a manifest may make the tree take.
     manifest_bytes_max: u64,
 }
 
 /// Makes the control connection and asks for a session.
-pub(super) fn connect(config: &config::Mirror, peer: &Peer, (module, path): (&str, &RelPath)) -> Result<(Link, Welcomed)> {
+pub(super) fn connect(
+    config: &config::Mirror,
+    (stop, slot): (&Stop, &StopSlot),
+    peer: &Peer,
+    (module, path): (&str, &RelPath),
+) -> Result<(Link, Welcomed)> {
     let mut link = peer.connect()?;
+    slot.wake_by(link.wake());
     let mut payload = Payload::over(link.buffer());
     let wanted = attrs::wanted(&config.options);
     let hello = Hello::control(module, path.clone(), config.threads as u16)?.carrying(wanted).with_writing(config.options.writing);
     payload.hello(&if config.scrub.is_read_only() { hello.read_only() } else { hello });
     flush(&mut link, &mut payload)?;
-    let mut welcome = greet(&mut link)?;
+    let mut welcome = greet(&mut link, peer.patience(), || stop.is_stopped())?;
     tell_abilities(welcome.abilities);
     attrs::tell(wanted, welcome.abilities.attrs);
     welcome.abilities.attrs = welcome.abilities.attrs.and(wanted);
@@ -138,7 +148,7 @@ impl<'a> Session<'a> {
             small_deltas: !config.once && !matches!(link, Link::Local(_)),
             preallocate: config.options.writing.preallocate,
         });
-        let crew = Crew::start(config.threads, &source, peer, welcome.token, &wake)?;
+        let crew = Crew::start(config.threads, &source, peer, welcome.token, (&wake, || stop.is_stopped()))?;
         tracing::debug!("connected: {}, {} workers", link.describe(), crew.len());
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
         let (waiting, hold) = desk.arrive();
@@ -163,6 +173,7 @@ impl<'a> Session<'a> {
             desk,
             flushing: Flushing::of(waiting),
             pump,
+            pulse: config.timeout.filter(|_| !peer.is_local()).map(|limit| Pulse::new(limit, stats.wire_bytes.get(), Instant::now())),
             manifest_bytes_max: tune::memory_bytes() / MANIFEST_MEMORY_SHARE,
         };
         let mut actions = Vec::new();
@@ -248,11 +259,40 @@ impl<'a> Session<'a> {
             }
             let timeout = if busy { Some(Duration::ZERO) } else { self.time_left() };
             self.wait(timeout)?;
+            self.feel_pulse()?;
         }
     }
 
     fn time_left(&self) -> Option<Duration> {
-        self.planner.next_at().into_iter().chain(self.pump.at()).min().map(|at| Duration::from_nanos(at.saturating_sub(self.now())))
+        let next = self.planner.next_at().into_iter().chain(self.pump.at()).min();
+        let next = next.map(|at| Duration::from_nanos(at.saturating_sub(self.now())));
+        let pulse = self.pulse.as_ref().map(|pulse| pulse.due().saturating_duration_since(Instant::now()));
+        next.into_iter().chain(pulse).min()
+    }
+
+    /// Asks the receiver whether it lives, when it is time.
+    ///
+    /// # Errors
+    /// `Timeout`: it does not.
+    fn feel_pulse(&mut self) -> Result<()> {
+        let Some(pulse) = &mut self.pulse else { return Ok(()) };
+        match pulse.beat(self.stats.wire_bytes.get(), Instant::now()) {
+            Beat::None => Ok(()),
+            Beat::Ask => {
+                self.payload.ping();
+                self.checker.sent_ping();
+                flush(&mut self.link, &mut self.payload)
+            }
+            Beat::Dead => {
+                // What came while this thread was busy, or stopped, counts; a wake-up may hide it once.
+                self.wait(Some(Duration::ZERO))?;
+                self.wait(Some(Duration::ZERO))?;
+                match &self.pulse {
+                    Some(pulse) if pulse.due() <= Instant::now() => Err(Error::Timeout(pulse.limit().as_secs())),
+                    _ => Ok(()),
+                }
+            }
+        }
     }
 
     fn take_events(&mut self) {
@@ -304,7 +344,7 @@ impl<'a> Session<'a> {
                     self.planner.looked(part, now);
                     self.check_memory()?;
                 }
-                Report::Ready(_) => {}
+                Report::Dialled(_) | Report::Ready => {}
                 Report::Ended(why) => return Err(self.cause(why.unwrap_or_else(crew::unexpected_end))),
             }
         }
@@ -471,6 +511,9 @@ impl<'a> Session<'a> {
     }
 
     fn take_frame(&mut self, frame: &[u8]) -> Result<()> {
+        if let Some(pulse) = &mut self.pulse {
+            pulse.heard(Instant::now());
+        }
         for message in Messages::new(frame) {
             let message = message?;
             let oldest = self.checker.oldest();

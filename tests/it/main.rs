@@ -4,6 +4,7 @@ mod apply;
 mod apply_mounts;
 mod attrs;
 mod bench;
+mod chaos;
 mod cli;
 mod compare;
 mod confine;

@@ -27,6 +27,7 @@ mod flush;
 mod guard;
 mod life;
 mod mounts;
+mod overflow;
 mod quiet;
 mod scrub;
 mod setting;
