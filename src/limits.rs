@@ -404,19 +404,6 @@ pub const HANDLE_SAMPLES_MAX: usize = 4;
 /// A directory to be listed counts as so many names of a cycle: it stands for as many entries on average.
 pub const SCAN_WEIGHT: usize = 16;
 
-/// Names that a round looks at for lost events, beside those that events tell, in directories of at least one: 5 ms of two workers. What events tell
-/// meanwhile waits no longer.
-pub const SWEEP_NAMES_MAX: usize = 4096;
-
-/// Longest timeout: what `TCP_KEEPIDLE` takes.
-pub const TIMEOUT_SECONDS_MAX: u32 = 32_767;
-
-/// While so many names wait to be looked at, new ones are left to a listing of their directory: a receiver that takes nothing for long must not make the
-/// sender remember each temporary file. 100 MiB of nodes.
-pub const NAMES_WAITING_MAX: usize = 1024 * 1024;
-
-/// Names of its own that a receiver could not remove and tries again with each cycle; each holds a descriptor. More are left to the next session.
-pub const LEFTOVERS_MAX: usize = 64;
 /// Deletions within this time are one burst, which `--max-delete` bounds: long enough for an `rm -rf` that is under way, short enough that a day's ordinary
 /// deletions do not add up.
 pub const DELETE_BURST_NS: u64 = 60_000_000_000;
@@ -447,3 +434,16 @@ pub const CONTROL_REPLY_BYTES_MAX: usize = 4 * STATUS_PATH_CHARS_MAX * 2 * STATU
 
 /// Lines that a failure log gets in one second: a full disk under a million files must not fill another one.
 pub const FAILURE_LINES_PER_SECOND_MAX: u64 = 500;
+/// Names that a round looks at for lost events, beside those that events tell, in directories of at least one: 5 ms of two workers. What events tell
+/// meanwhile waits no longer.
+pub const SWEEP_NAMES_MAX: usize = 4096;
+
+/// Longest timeout: what `TCP_KEEPIDLE` takes.
+pub const TIMEOUT_SECONDS_MAX: u32 = 32_767;
+
+/// While so many names wait to be looked at, new ones are left to a listing of their directory: a receiver that takes nothing for long must not make the
+/// sender remember each temporary file. 100 MiB of nodes.
+pub const NAMES_WAITING_MAX: usize = 1024 * 1024;
+
+/// Names of its own that a receiver could not remove and tries again with each cycle; each holds a descriptor. More are left to the next session.
+pub const LEFTOVERS_MAX: usize = 64;
