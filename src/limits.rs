@@ -434,6 +434,7 @@ pub const CONTROL_REPLY_BYTES_MAX: usize = 4 * STATUS_PATH_CHARS_MAX * 2 * STATU
 
 /// Lines that a failure log gets in one second: a full disk under a million files must not fill another one.
 pub const FAILURE_LINES_PER_SECOND_MAX: u64 = 500;
+
 /// Names that a round looks at for lost events, beside those that events tell, in directories of at least one: 5 ms of two workers. What events tell
 /// meanwhile waits no longer.
 pub const SWEEP_NAMES_MAX: usize = 4096;

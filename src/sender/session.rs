@@ -13,7 +13,6 @@ use crate::model::op::{Abilities, Op};
 use crate::model::path::RelPath;
 use crate::model::probe::{Ask, Probe};
 use crate::plan::{Action, Planner};
-use crate::sender::StopSlot;
 use crate::sender::attend::Flushing;
 use crate::sender::attrs;
 use crate::sender::catch_up::CatchUp;
