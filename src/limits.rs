@@ -271,6 +271,9 @@ pub const SOCKET_SILENCE_MAX: std::time::Duration = std::time::Duration::from_se
 /// Smallest block of a signature: a page, which is what databases and virtual machines write in place. A changed byte costs one block.
 pub const DELTA_BLOCK_BYTES_MIN: u64 = 4096;
 
+/// Smallest file that goes as a delta although it would fit into one message: several blocks, so that a delta can be worth its head.
+pub const SMALL_DELTA_BYTES_MIN: u64 = 16 * 1024;
+
 /// Largest block of a signature: two of them, and as much again, are held in memory while a delta is made.
 pub const DELTA_BLOCK_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -314,6 +317,12 @@ pub const SUM_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// Questions for digests and looks that one connection may leave unanswered: each waits until there is nothing else to do.
 pub const SUMS_WAITING_MAX: usize = 64;
+
+/// Signatures that a worker asks for and has not got, each held in memory: see [`SIGNATURE_BLOCKS_MAX`].
+pub const SIGNS_ASKED_MAX: usize = 4;
+
+/// What the mirror has of a file, to be worth a question for its signature.
+pub const SIGN_BASE_BYTES_MIN: u64 = 64 * 1024;
 
 /// What is read and digested before other work is looked for: less than a millisecond from memory, some from a disk.
 pub const SUM_SLICE_BYTES: u64 = 1024 * 1024;

@@ -6,6 +6,7 @@
 
 mod attend;
 mod attrs;
+mod catch_up;
 mod control;
 mod crew;
 mod eyes;

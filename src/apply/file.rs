@@ -3,7 +3,7 @@
 //! Never writes to a file that has its name already, but where the session asks for that (`inplace`).
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
@@ -12,12 +12,15 @@ use crate::apply::inplace::{self, Overlay};
 use crate::apply::meta::{Identity, left_behind};
 use crate::apply::root::Root;
 use crate::apply::temp::TempNames;
+use crate::delta::patch;
+use crate::limits::INLINE_FILE_BYTES_MAX;
 use crate::model::attrs::{ACL_ACCESS, Attrs};
 use crate::model::meta::{Extent, Meta, Time};
 use crate::model::path::Name;
 use crate::sys::copy;
 use crate::sys::dir::stat_fd;
 use crate::sys::holes;
+use crate::sys::regular::open_regular;
 
 /// No file is that old: the time of a new one is always to be set.
 pub(super) const NO_TIME: Time = Time { sec: i64::MIN, nsec: 0 };
@@ -40,6 +43,14 @@ pub(super) fn put(root: &Root, held: &Held, temps: &mut TempNames, name: Name<'_
         }
         file.write_all(data)
     })
+}
+
+/// What a delta makes of the small file at `name`.
+pub(super) fn patched(held: &Held, name: Name<'_>, size: u64, digest: &[u8; 32], delta: &[u8]) -> io::Result<Vec<u8>> {
+    let mut base = Vec::new();
+    open_regular(&held.dir, name)?.take(INLINE_FILE_BYTES_MAX as u64 + 1).read_to_end(&mut base)?;
+    let made = patch::patched(&base, delta, size, digest).map_err(|_| io::Error::from_raw_os_error(libc::EPROTO))?;
+    made.ok_or_else(|| io::Error::from_raw_os_error(libc::ESTALE))
 }
 
 /// As [`put`], for a name that nothing should have: without a temporary one, which saves a rename and leaves nothing behind after a crash.

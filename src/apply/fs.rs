@@ -173,6 +173,12 @@ impl FsTarget {
         self.sums.look(id, dir)
     }
 
+    /// Takes a question for the signature of a file; false if too many wait already.
+    #[must_use]
+    pub fn sign(&mut self, id: u64, base: Spot) -> bool {
+        self.sums.sign(id, base)
+    }
+
     /// Whether [`FsTarget::answer`] has something to do.
     pub fn has_questions(&self) -> bool {
         !self.sums.is_empty()
@@ -499,6 +505,20 @@ impl Target for FsTarget {
             let finish = Finish { meta, attrs: attrs.as_deref() };
             file::put_sparse(&target.root, &dir, &mut target.temps, at.name.as_name(), finish, (extents, data))
         })
+    }
+
+    fn put_patch(&mut self, at: &Spot, meta: &Meta, digest: &[u8; 32], delta: &[u8]) -> Result<(), Errno> {
+        self.writable()?;
+        if !may_name(at) {
+            return Err(libc::EINVAL);
+        }
+        let mut content = Vec::new();
+        self.with_access(&[(&at.dir, None)], |target| {
+            let dir = target.held(&at.dir)?;
+            content = file::patched(&dir, at.name.as_name(), meta.size, digest, delta)?;
+            Ok(())
+        })?;
+        self.put(at, meta, &content)
     }
 
     fn stage_hole(&mut self, id: u64, offset: u64, len: u64) -> Result<(), Errno> {

@@ -14,6 +14,7 @@ mod meta;
 pub mod partial;
 mod patch;
 pub mod root;
+mod sign;
 mod staging;
 mod sum;
 mod sweep;

@@ -10,11 +10,12 @@ use std::os::fd::AsFd;
 use crate::apply::dirs::open_beneath;
 use crate::apply::manifest::{self, errno};
 use crate::apply::root::Root;
+use crate::apply::sign::{self, Signing};
 use crate::apply::target::{Errno, may_name_dir};
-use crate::delta::PartDigest;
+use crate::delta::{PartDigest, Signature};
 use crate::limits::{LOOK_FILL_BYTES, SUM_FILES_MAX, SUM_READ_BYTES, SUM_SLICE_BYTES, SUMS_WAITING_MAX};
 use crate::model::meta::Kind;
-use crate::model::op::Entry;
+use crate::model::op::{Entry, Spot};
 use crate::model::path::{Name, RelPath};
 use crate::model::scrub::{LookDone, Part, PartSum};
 use crate::sys::dir::{Dir, stat_fd};
@@ -29,6 +30,7 @@ const ENTRY_BYTES: usize = 64;
 enum Question {
     Sum { id: u64, dir: RelPath, parts: Vec<Part>, sums: Vec<PartSum>, open: Option<Box<Reading>> },
     Look { id: u64, dir: RelPath },
+    Sign { id: u64, base: Spot, open: Option<Box<Signing>> },
 }
 
 /// A part that is being read.
@@ -50,6 +52,17 @@ pub enum Answer {
     },
     /// To `FsTarget::look`.
     Looked(LookDone),
+    /// To `FsTarget::sign`.
+    Signed {
+        /// The question's number.
+        id: u64,
+        /// Nothing more comes.
+        last: bool,
+        /// As [`put_shape`](crate::delta::code::put_shape) writes it; that of nothing where there is no signature.
+        shape: Vec<u8>,
+        /// The next blocks.
+        blocks: Vec<u8>,
+    },
 }
 
 /// The questions of one connection. Invariant: at most [`SUMS_WAITING_MAX`].
@@ -70,6 +83,11 @@ impl Sums {
         self.push(Question::Look { id, dir })
     }
 
+    /// The same.
+    pub(super) fn sign(&mut self, id: u64, base: Spot) -> bool {
+        self.push(Question::Sign { id, base, open: None })
+    }
+
     fn push(&mut self, question: Question) -> bool {
         let fits = self.waiting.len() < SUMS_WAITING_MAX;
         if fits {
@@ -87,6 +105,14 @@ impl Sums {
         let Some(question) = self.waiting.front_mut() else { return };
         match question {
             Question::Look { id, dir } => look(root, *id, dir, each),
+            Question::Sign { id, base, open } => match sign(root, base, open, &mut self.buffer) {
+                Ok(None) => return,
+                Ok(Some(signature)) => sign::tell(*id, Some(&signature), each),
+                Err(e) => {
+                    tracing::debug!(error = %e, "a file of the mirror cannot serve as a base");
+                    sign::tell(*id, None, each);
+                }
+            },
             Question::Sum { id, dir, parts, sums, open } => {
                 self.buffer.resize(SUM_READ_BYTES, 0);
                 if !slice(root, dir, parts, sums, open, &mut self.buffer) {
@@ -128,6 +154,19 @@ fn slice(root: &Root, dir: &RelPath, parts: &[Part], sums: &mut Vec<PartSum>, op
         *open = None;
     }
     true
+}
+
+/// Reads on; the signature at the end.
+fn sign(root: &Root, base: &Spot, open: &mut Option<Box<Signing>>, buffer: &mut Vec<u8>) -> io::Result<Option<Signature>> {
+    let mut signing = match open.take() {
+        Some(signing) => signing,
+        None => Box::new(Signing::begin(root, base)?),
+    };
+    if signing.slice(buffer)? {
+        return signing.finish().map(Some);
+    }
+    *open = Some(signing);
+    Ok(None)
 }
 
 /// Opens the file of a part. Anything but a regular file is not even opened, since to open a device may do something.

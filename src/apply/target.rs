@@ -72,6 +72,12 @@ pub trait Target {
     /// As [`Target::op`].
     fn put_sparse(&mut self, at: &Spot, meta: &Meta, extents: &[Extent], data: &[u8]) -> Result<(), Errno>;
 
+    /// [`Target::put`] of what a delta makes of the file that has the name now ([`patched`](crate::delta::patch::patched)).
+    ///
+    /// # Errors
+    /// As [`Target::op`]; `ESTALE` if what is there is not what the delta is from, `EPROTO` for a delta that is none.
+    fn put_patch(&mut self, at: &Spot, meta: &Meta, digest: &[u8; 32], delta: &[u8]) -> Result<(), Errno>;
+
     /// Leaves a hole in a staged file, in place of a piece. Its first piece may be one.
     ///
     /// # Errors

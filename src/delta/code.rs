@@ -198,6 +198,11 @@ impl SignatureReader {
         Self { shape, blocks: Vec::new() }
     }
 
+    /// The shape that it will have.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
     /// The next blocks: all of `bytes`, which end where a block ends.
     ///
     /// # Errors

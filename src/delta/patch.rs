@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use crate::delta::code::{Steps, take_shape};
 use crate::delta::{Digest, Digester, Flaw, Shape, Signature, Step};
 use crate::limits::{DELTA_LITERAL_BYTES_MAX, HOLE_BYTES_MIN};
 
@@ -27,6 +28,36 @@ pub fn check(step: &Step<'_>, base: Shape, shape: Shape, at: u64) -> Result<(), 
             if base.starts(from) && (len % base.block() == 0 || end == base.len()) { Ok(()) } else { Err(Flaw::Base) }
         }
     }
+}
+
+/// Content of `size` bytes, made at once of `base` by a delta: its shape, the shape of what it makes, and steps, as in [`code`](crate::delta::code). `None` if that has not the digest,
+/// or `base` not the length. Takes memory for `size`, which the caller bounds.
+///
+/// # Errors
+/// The delta breaks a rule, or makes content of another length.
+pub fn patched(base: &[u8], mut delta: &[u8], size: u64, digest: &[u8; 32]) -> Result<Option<Vec<u8>>, Flaw> {
+    let (base_shape, shape) = (take_shape(&mut delta)?, take_shape(&mut delta)?);
+    if shape.len() != size {
+        return Err(Flaw::Length);
+    }
+    if base_shape.len() != base.len() as u64 {
+        return Ok(None);
+    }
+    let mut made = Vec::with_capacity(size as usize);
+    for step in Steps::new(delta)? {
+        let step = step?;
+        check(&step, base_shape, shape, made.len() as u64)?;
+        match step {
+            Step::Copy { from, len, .. } => made.extend_from_slice(&base[from as usize..(from + len) as usize]),
+            Step::Literal { bytes, .. } => made.extend_from_slice(bytes),
+            Step::Hole { len, .. } => made.resize(made.len() + len as usize, 0),
+        }
+    }
+    let mut digester = Digester::new(shape);
+    if made.len() as u64 != size || digester.update(&made).is_err() {
+        return Err(Flaw::Short);
+    }
+    Ok((digester.finish()?.0 == *digest).then_some(made))
 }
 
 /// The new content in the making.

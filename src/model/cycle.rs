@@ -69,6 +69,8 @@ pub struct FileTask {
     pub attrs: Option<Arc<Attrs>>,
     /// Send what was read even if the file changed meanwhile: it has been tried often enough.
     pub insist: bool,
+    /// Which object's content the mirror has at the name now, most likely.
+    pub base: Option<Ident>,
 }
 
 /// A staged file that is put in place by the worker that staged it.
@@ -105,6 +107,8 @@ pub struct StageTask {
     pub ident: Ident,
     /// Which object's content the mirror has at the name now, if any.
     pub base: Option<Ident>,
+    /// Length of the file that the mirror has at the name; 0 for none, and where its signature is of no use.
+    pub there: u64,
     /// Length when it was looked at.
     pub size: u64,
     /// Keep what was read even if the file changed meanwhile.

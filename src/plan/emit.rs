@@ -450,6 +450,7 @@ impl Emit<'_> {
         self.inherit_debt(at, node);
         let insist = self.planner.insist(node);
         let new = self.tree().kind(node).is_none();
+        let base = self.planner.small_base(node);
         self.touched.insert(parent);
         self.made(node, stat);
         // Attributes that were not looked at are told by the report.
@@ -459,7 +460,7 @@ impl Emit<'_> {
         let index = self.file_index(node);
         let node = self.planner.tree.reference(node);
         let attrs = self.round.attrs.get(&stat.meta.attrs).cloned();
-        let task = FileTask { index, node, name: spot.name, stat: *stat, attrs, new, insist };
+        let task = FileTask { index, node, name: spot.name, stat: *stat, attrs, new, insist, base };
         self.add_to_batch(parent, spot.dir, expect, task);
     }
 
@@ -540,8 +541,7 @@ impl Emit<'_> {
         };
         let stage = self.next_id();
         let insist = self.planner.insist(node);
-        let is_base = self.planner.tree.kind(node) == Some(Kind::File) && !self.planner.tree.has(node, flag::UNKNOWN);
-        let base = if is_base { self.planner.tree.ident(node) } else { None };
+        let (base, there) = self.planner.large_base(node);
         let since = self.round.oldest.unwrap_or(self.now);
         self.planner.staged.insert(stat.ident, Staged { stage, waiting: vec![reference], ready: None, disturbed: false, since });
         self.planner.busy += 1;
@@ -553,6 +553,7 @@ impl Emit<'_> {
             name: spot.name,
             ident: stat.ident,
             base,
+            there,
             size: stat.meta.size,
             insist,
         }));

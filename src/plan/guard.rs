@@ -73,6 +73,8 @@ pub struct Guard {
     held: HashMap<NodeRef, u64>,
     /// Something that was held is there again as another directory, which may be in the making: the end is seen when all rests.
     made_anew: bool,
+    /// One of them was to be looked into, at itself or below, and was not: made up for if they turn out to be there.
+    missed: bool,
     /// Nodes that were approved and may go.
     allowed: HashSet<NodeRef>,
     /// Deletions of the burst: until when (the end of a slice of time) and how many.
@@ -96,12 +98,8 @@ impl Planner {
     /// Lets all deletions go that are held now, and begins to count anew; returns how many entries that are.
     pub fn approve(&mut self) -> u64 {
         let count = self.guard.count();
-        let held: Vec<NodeRef> = self.guard.held.drain().map(|(node, _)| node).collect();
-        for node in held {
-            if let Some(id) = self.tree.resolve(node) {
-                self.guard.allowed.insert(node);
-                self.dirty.mark(&mut self.tree, id, flag::LOOK);
-            }
+        for node in self.let_go() {
+            self.guard.allowed.insert(node);
         }
         self.guard.cause = None;
         self.guard.made_anew = false;
@@ -169,15 +167,21 @@ impl Planner {
         if self.guard.held.is_empty() {
             return false;
         }
-        if self.guard.held.contains_key(&self.tree.reference(id)) {
+        let mut at = id;
+        while at != NONE && !self.guard.held.contains_key(&self.tree.reference(at)) {
+            at = self.tree.parent(at);
+        }
+        if at == NONE {
+            return false;
+        }
+        if at == id {
+            self.guard.missed |= self.tree.has(id, flag::OWN | flag::SCAN);
             self.tree.clear(id, flag::OWN | flag::SCAN | flag::DEEP);
             return !self.tree.has(id, flag::LOOK);
         }
-        let is_below = self.guard.keeps_above(&self.tree, id);
-        if is_below {
-            self.tree.clear(id, flag::DIRTY | flag::DEEP);
-        }
-        is_below
+        self.guard.missed = true;
+        self.tree.clear(id, flag::DIRTY | flag::DEEP);
+        true
     }
 
     /// Judges the deletions of a round that has been reconciled: those that are held are taken out of `wants`.
@@ -311,13 +315,19 @@ impl Planner {
         }
     }
 
-    fn release(&mut self) {
-        let held: Vec<NodeRef> = self.guard.held.drain().map(|(node, _)| node).collect();
-        for node in held {
-            if let Some(id) = self.tree.resolve(node) {
-                self.dirty.mark(&mut self.tree, id, flag::LOOK);
-            }
+    /// Has all that is held looked at again; what of it is there.
+    fn let_go(&mut self) -> Vec<NodeRef> {
+        let held: Vec<NodeRef> = self.guard.held.drain().map(|(node, _)| node).filter(|node| self.tree.resolve(*node).is_some()).collect();
+        let missed = std::mem::take(&mut self.guard.missed);
+        for node in &held {
+            let into = if missed && self.tree.kind(node.id) == Some(Kind::Dir) { flag::SCAN | flag::DEEP } else { 0 };
+            self.dirty.mark(&mut self.tree, node.id, flag::LOOK | into);
         }
+        held
+    }
+
+    fn release(&mut self) {
+        self.let_go();
         self.guard.made_anew = false;
         if let Some(cause) = self.guard.cause.take() {
             self.guard.news.push(GuardNews::Released(cause));

@@ -4,6 +4,7 @@
 //! bad luck. [`planner::Planner`] is its face; the sender is its only user.
 
 pub mod aftermath;
+mod base;
 mod borders;
 mod debt;
 mod deletions;

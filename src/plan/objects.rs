@@ -5,7 +5,7 @@
 use std::hash::BuildHasher;
 
 use crate::model::event::Key;
-use crate::model::meta::{Ident, Time};
+use crate::model::meta::{Ident, Kind, Time};
 use crate::plan::tree::{HAS_ATTRS, HAS_GROUP, Node, NodeId, Tree, flag};
 
 impl Tree {
@@ -106,6 +106,11 @@ impl Tree {
         let node = self.node(id);
         let dev = *self.devices.get(usize::from(node.dev.checked_sub(1)?))?;
         Some(Ident { dev, ino: node.ino, birth_ns: node.birth_ns })
+    }
+
+    /// Which object of the source the content was read from, that the mirror has in a file here; if it is known, and for certain if the node is not `UNKNOWN`.
+    pub fn file_ident(&self, id: NodeId) -> Option<Ident> {
+        if self.kind(id) == Some(Kind::File) { self.ident(id) } else { None }
     }
 
     /// Records the identity.

@@ -74,6 +74,7 @@ impl<'a> Conn<'a> {
         target.answer(&mut |answer| {
             match answer {
                 Answer::Summed { id, sums } => out.summed(id, &sums),
+                Answer::Signed { id, last, shape, blocks } => out.signed(id, last, &shape, &blocks),
                 Answer::Looked(part) => out.looked(part.id, part.last, &part.dir, &part.entries),
             }
             if sent.is_ok() {
@@ -115,6 +116,12 @@ impl<'a> Conn<'a> {
         self.note(Section::Files, index, done);
     }
 
+    fn put_patch(&mut self, index: u32, at: &Spot, meta: &Meta, digest: &[u8; 32], delta: &[u8]) {
+        let done = self.target.put_patch(at, meta, digest, delta);
+        self.files += 1;
+        self.note(Section::Files, index, done);
+    }
+
     /// A piece of a staged file. Why it failed is said by the operation that would put the file into place.
     fn stage(&mut self, id: u64, offset: u64, data: &[u8]) -> Result<()> {
         if let Err(errno) = self.target.stage(id, offset, data) {
@@ -145,7 +152,9 @@ impl<'a> Conn<'a> {
             return Ok(());
         }
         match message {
-            Message::List { .. } | Message::Sum { .. } | Message::Look { .. } | Message::Ping | Message::Bye => Ok(()),
+            Message::List { .. } | Message::Sum { .. } | Message::Look { .. } | Message::Sign { .. } | Message::Ping | Message::Bye => {
+                Ok(())
+            }
             _ => Err(Error::Usage(READ_ONLY.into())),
         }
     }
@@ -205,6 +214,7 @@ impl<'a> Conn<'a> {
             Message::File { index, op } => self.file(index, &op),
             Message::Put { index, at, meta, data, new } => self.put(index, &at, &meta, data, new),
             Message::PutSparse { index, at, meta, extents, data } => self.put_sparse(index, &at, &meta, &extents, data),
+            Message::PutPatch { index, at, meta, digest, delta } => self.put_patch(index, &at, &meta, &digest, delta),
             Message::Close { files } => {
                 self.count()?;
                 // What is due must not wait for files that the client may hold back until it has come.
@@ -291,6 +301,10 @@ impl<'a> Conn<'a> {
                     self.enter(rules)?;
                     self.put_sparse(index, &at, &meta, &extents, data);
                 }
+                Message::PutPatch { index, at, meta, digest, delta } => {
+                    self.enter(rules)?;
+                    self.put_patch(index, &at, &meta, &digest, delta);
+                }
                 Message::Attrs(attrs) => self.target.attrs(&attrs),
                 Message::Stage { id, offset, data } => self.stage(id, offset, data)?,
                 Message::Hole { id, offset, len } => self.hole(id, offset, len)?,
@@ -304,6 +318,7 @@ impl<'a> Conn<'a> {
                 }
                 Message::Sum { id, dir, parts } => asked(self.target.sum(id, dir, parts))?,
                 Message::Look { id, dir } => asked(self.target.look(id, dir))?,
+                Message::Sign { id, base } => asked(self.target.sign(id, base))?,
                 Message::Resume { id, key, size } => self.resume(id, &key, size),
                 Message::Ping => self.out.pong(),
                 // `Bye` was noted by the checker.

@@ -15,6 +15,7 @@ use crate::model::probe::{Ask, Probe};
 use crate::plan::{Action, Planner};
 use crate::sender::attend::Flushing;
 use crate::sender::attrs;
+use crate::sender::catch_up::CatchUp;
 use crate::sender::control::Desk;
 use crate::sender::crew::{self, Crew};
 use crate::sender::eyes::{Eyes, Watched};
@@ -76,7 +77,7 @@ pub(super) struct Session<'a> {
     pub(super) planner: Planner,
     pub(super) link: Link,
     checker: ControlClient,
-    payload: Payload,
+    pub(super) payload: Payload,
     pub(super) outbox: Outbox,
     pub(super) crew: Crew,
     source: Arc<Source>,
@@ -86,6 +87,7 @@ pub(super) struct Session<'a> {
     /// When the source's name was looked at last.
     source_seen: u64,
     pub(super) synced: bool,
+    pub(super) catch_up: CatchUp,
     pub(super) desk: &'a Desk,
     pub(super) flushing: Flushing,
     pub(super) pump: Pump<'a>,
@@ -133,6 +135,7 @@ impl<'a> Session<'a> {
             carried: Carried::new(welcome.abilities.attrs),
             rate,
             sparse: config.options.sparse,
+            small_deltas: !config.once && !matches!(link, Link::Local(_)),
             preallocate: config.options.writing.preallocate,
         });
         let crew = Crew::start(config.threads, &source, peer, welcome.token, &wake)?;
@@ -156,6 +159,7 @@ impl<'a> Session<'a> {
             source_lost: false,
             source_seen: 0,
             synced: false,
+            catch_up: CatchUp::default(),
             desk,
             flushing: Flushing::of(waiting),
             pump,
@@ -234,6 +238,9 @@ impl<'a> Session<'a> {
                 if self.config.once && self.pump.verified() != Some(false) {
                     return Ok(Over::Done { interrupted: false });
                 }
+            }
+            if !idle {
+                self.keep_up()?;
             }
             self.scrub(idle);
             if idle && self.pump.verified() == Some(true) {
@@ -493,33 +500,6 @@ impl<'a> Session<'a> {
     pub(super) fn look_for_source(&mut self) {
         self.source_seen = self.now();
         self.source_lost |= self.root.is_replaced();
-    }
-
-    /// The mirror is equal, but for what is in trouble.
-    fn at_rest(&mut self) -> Result<()> {
-        self.stats.dirty.set(0);
-        self.stats.failing.set(self.planner.failing() as u64);
-        if self.synced || self.pump.verified().is_some() {
-            return Ok(());
-        }
-        self.synced = true;
-        // What earlier sessions left of large files was of use, or will not be.
-        if !matches!(self.link, Link::Local(_)) {
-            self.payload.stage_drop(0);
-            flush(&mut self.link, &mut self.payload)?;
-        }
-        self.stats.synced.set(1);
-        self.desk.set_behind(None);
-        let stats = self.stats;
-        let held = if self.planner.deletions_held(0).is_some() { ", but for deletions that are held" } else { "" };
-        tracing::info!(
-            files = stats.files_sent.get(),
-            bytes = stats.bytes_sent.get(),
-            operations = stats.ops_sent.get(),
-            "the mirror is equal to the source{held}{}",
-            if self.planner.failing() > 0 { ", but for the entries named above" } else { "" }
-        );
-        Ok(())
     }
 
     /// Waits until what was sent is acknowledged, and closes.

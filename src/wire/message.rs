@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use crate::limits::{
-    ATTRS_BYTES_MAX, ERRNO_MAX, INLINE_FILE_BYTES_MAX, LINK_TARGET_BYTES_MAX, MODULE_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX,
-    PUT_EXTENTS_MAX, SHAPES_BYTES_MAX, STAGE_CHUNK_BYTES, TEXT_BYTES_MAX,
+    ATTRS_BYTES_MAX, ERRNO_MAX, LINK_TARGET_BYTES_MAX, MODULE_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, SHAPES_BYTES_MAX,
+    STAGE_CHUNK_BYTES, TEXT_BYTES_MAX,
 };
 use crate::model::attrs::{Attrs, Namespaces};
 use crate::model::meta::{Extent, Kind, Meta, Time};
@@ -133,6 +133,37 @@ pub enum Message<'a> {
         extents: Vec<Extent>,
         /// What stands there, one behind the other.
         data: &'a [u8],
+    },
+    /// A small file, made of the one that has its name in the mirror.
+    PutPatch {
+        /// Its number in the cycle's FILES.
+        index: u32,
+        /// Its place.
+        at: Spot,
+        /// Its metadata.
+        meta: Meta,
+        /// Of its content.
+        digest: [u8; 32],
+        /// The delta, as [`patched`](crate::delta::patch::patched) takes it: at most [`INLINE_FILE_BYTES_MAX`].
+        delta: &'a [u8],
+    },
+    /// A question for the signature of what the mirror has in a file.
+    Sign {
+        /// Number that the answer repeats.
+        id: u64,
+        /// The file.
+        base: Spot,
+    },
+    /// The answer to a Sign, or a part of it.
+    Signed {
+        /// The question's number.
+        id: u64,
+        /// Nothing more comes.
+        last: bool,
+        /// Its shape, the same in every part; that of nothing if there is no such file, or it cannot be read.
+        shape: &'a [u8],
+        /// The next blocks, as in `delta::code`.
+        blocks: &'a [u8],
     },
     /// A hole of a large file in staging, in place of a piece.
     Hole {
@@ -313,7 +344,7 @@ impl<'a> Messages<'a> {
         Ok(self.dir.clone())
     }
 
-    fn spot(&mut self) -> Result<Spot, WireError> {
+    pub(super) fn spot(&mut self) -> Result<Spot, WireError> {
         let dir = self.dir()?;
         let name = Name::new(self.rest.bytes(NAME_BYTES_MAX)?)?.to_owned();
         Ok(Spot { dir, name })
@@ -341,7 +372,7 @@ impl<'a> Messages<'a> {
     }
 
     /// Metadata that is to be set: of a kind that fits, with attributes that have come.
-    fn meta_of(&mut self, fits: impl FnOnce(Kind) -> bool) -> Result<Meta, WireError> {
+    pub(super) fn meta_of(&mut self, fits: impl FnOnce(Kind) -> bool) -> Result<Meta, WireError> {
         let meta = self.meta_told(fits)?;
         if meta.attrs != 0 && meta.attrs != self.attrs {
             return Err(WireError::Value("digest of other attributes than the last ones"));
@@ -455,46 +486,6 @@ impl<'a> Messages<'a> {
         Ok(Entry { name, meta, target, link_group })
     }
 
-    fn put(&mut self, new: bool) -> Result<Message<'a>, WireError> {
-        let index = self.rest.varint_u32()?;
-        let at = self.spot()?;
-        let meta = self.meta_of(|kind| kind == Kind::File)?;
-        let len = usize::try_from(meta.size).ok().filter(|len| *len <= INLINE_FILE_BYTES_MAX);
-        let len = len.ok_or(WireError::Value("inline file beyond its limit"))?;
-        Ok(Message::Put { index, at, meta, data: self.rest.take(len)?, new })
-    }
-
-    fn put_sparse(&mut self) -> Result<Message<'a>, WireError> {
-        let index = self.rest.varint_u32()?;
-        let at = self.spot()?;
-        let meta = self.meta_of(|kind| kind == Kind::File)?;
-        if meta.size > INLINE_FILE_BYTES_MAX as u64 {
-            return Err(WireError::Value("inline file beyond its limit"));
-        }
-        let count = self.rest.varint()?;
-        if count > PUT_EXTENTS_MAX as u64 {
-            return Err(WireError::Value("too many pieces of a file with holes"));
-        }
-        let (mut extents, mut end, mut sum) = (Vec::with_capacity(count as usize), 0u64, 0);
-        for _ in 0..count {
-            let (gap, len) = (self.rest.varint()?, self.rest.varint()?);
-            let at = end.checked_add(gap);
-            let after = at.and_then(|at| at.checked_add(len)).filter(|after| *after <= meta.size && len > 0);
-            let (Some(at), Some(after)) = (at, after) else { return Err(WireError::Value("piece beyond the file's end")) };
-            extents.push(Extent { at, len });
-            (end, sum) = (after, sum + len);
-        }
-        Ok(Message::PutSparse { index, at, meta, extents, data: self.rest.take(sum as usize)? })
-    }
-
-    fn hole(&mut self) -> Result<Message<'a>, WireError> {
-        let (id, offset, len) = (self.rest.varint()?, self.rest.varint()?, self.rest.varint()?);
-        if len == 0 || offset.checked_add(len).is_none_or(|end| end > i64::MAX.cast_unsigned()) {
-            return Err(WireError::Value("hole beyond the largest file, or of nothing"));
-        }
-        Ok(Message::Hole { id, offset, len })
-    }
-
     fn message(&mut self) -> Result<Message<'a>, WireError> {
         Ok(match self.rest.u8()? {
             tag::HELLO => Message::Hello(self.hello()?),
@@ -509,6 +500,7 @@ impl<'a> Messages<'a> {
             tag::PUT => self.put(false)?,
             tag::PUT_NEW => self.put(true)?,
             tag::PUT_SPARSE => self.put_sparse()?,
+            tag::PUT_PATCH => self.put_patch()?,
             tag::HOLE => self.hole()?,
             tag::STAGE => {
                 let id = self.rest.varint()?;
@@ -530,6 +522,8 @@ impl<'a> Messages<'a> {
             }
             tag::SEALED => Message::Sealed { id: self.rest.varint()?, errno: self.errno_or_zero()? },
             tag::ATTRS => Message::Attrs(self.attrs()?),
+            tag::SIGN => Message::Sign { id: self.rest.varint()?, base: self.spot()? },
+            tag::SIGNED => self.signed()?,
             tag::SUM => self.sum()?,
             tag::LOOK => Message::Look { id: self.rest.varint()?, dir: self.dir()? },
             tag::SUMMED => self.summed()?,

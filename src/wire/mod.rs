@@ -4,6 +4,7 @@
 //! looks at a file or decides what to mirror; the sender, the workers and the receiver use it.
 
 mod codec;
+mod content;
 mod epoll;
 pub mod frame;
 pub mod judge;

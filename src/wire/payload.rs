@@ -121,7 +121,7 @@ impl Payload {
         }
     }
 
-    fn spot(&mut self, spot: &Spot) {
+    pub(super) fn spot(&mut self, spot: &Spot) {
         self.dir(&spot.dir);
         put_bytes(&mut self.bytes, spot.name.as_bytes());
     }
@@ -334,6 +334,17 @@ impl Payload {
         self.space(sum as usize)
     }
 
+    /// [`Message::PutPatch`]
+    pub fn put_patch(&mut self, index: u32, at: &Spot, meta: &Meta, digest: &[u8; 32], delta: &[u8]) {
+        self.bytes.push(tag::PUT_PATCH);
+        self.varint(index.into());
+        self.spot(at);
+        self.meta(meta, meta.size);
+        self.bytes.extend_from_slice(digest);
+        self.varint(delta.len() as u64);
+        self.bytes.extend_from_slice(delta);
+    }
+
     /// [`Message::Hole`]
     pub fn hole(&mut self, id: u64, offset: u64, len: u64) {
         self.bytes.push(tag::HOLE);
@@ -517,6 +528,7 @@ impl Payload {
             Message::File { index, op } => self.file(*index, op),
             Message::Put { index, at, meta, data, new } => self.put(*index, at, meta, data.len(), *new).copy_from_slice(data),
             Message::PutSparse { index, at, meta, extents, data } => self.put_sparse(*index, at, meta, extents).copy_from_slice(data),
+            Message::PutPatch { index, at, meta, digest, delta } => self.put_patch(*index, at, meta, digest, delta),
             Message::Hole { id, offset, len } => self.hole(*id, *offset, *len),
             Message::Stage { id, offset, data } => self.stage(*id, *offset, data.len()).copy_from_slice(data),
             Message::StageDrop { id } => self.stage_drop(*id),
@@ -529,6 +541,8 @@ impl Payload {
             Message::Attrs(attrs) => self.attrs(attrs),
             Message::Sum { id, dir, parts } => self.sum(*id, dir, parts),
             Message::Look { id, dir } => self.look(*id, dir),
+            Message::Sign { id, base } => self.sign(*id, base),
+            Message::Signed { id, last, shape, blocks } => self.signed(*id, *last, shape, blocks),
             Message::Summed { id, sums } => self.summed(*id, sums),
             Message::Looked(part) => self.looked(part.id, part.last, &part.dir, &part.entries),
             Message::Ping => self.ping(),

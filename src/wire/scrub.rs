@@ -11,7 +11,7 @@ use crate::wire::tag;
 use crate::wire::{Payload, WireError};
 
 impl<'a> Messages<'a> {
-    fn flag(&mut self, wrong: &'static str) -> Result<bool, WireError> {
+    pub(super) fn flag(&mut self, wrong: &'static str) -> Result<bool, WireError> {
         match self.rest.u8()? {
             0 => Ok(false),
             1 => Ok(true),

@@ -210,7 +210,7 @@ impl ControlServer {
                 At::Files
             }
             (At::Files, Message::File { index, op }) => check_file(*index, op).and_then(|()| self.count(At::Files))?,
-            (At::Files, Message::Put { index, .. } | Message::PutSparse { index, .. }) => {
+            (At::Files, Message::Put { index, .. } | Message::PutSparse { index, .. } | Message::PutPatch { index, .. }) => {
                 check_index(*index).and_then(|()| self.count(At::Files))?
             }
             (At::Files, Message::Close { files }) => {
@@ -274,7 +274,7 @@ impl ContentServer {
         match message {
             Message::Ping | Message::Stage { .. } | Message::Hole { .. } | Message::StageDrop { .. } => Ok(()),
             Message::Patch { .. } | Message::Steps { .. } | Message::Seal { .. } | Message::Attrs(_) | Message::Resume { .. } => Ok(()),
-            Message::Sum { .. } | Message::Look { .. } => Ok(()),
+            Message::Sum { .. } | Message::Look { .. } | Message::Sign { .. } => Ok(()),
             Message::Bye => {
                 self.ended = true;
                 Ok(())
@@ -286,11 +286,11 @@ impl ContentServer {
                 self.cycle = Some(*cycle);
                 Ok(())
             }
-            Message::File { .. } | Message::Put { .. } | Message::PutSparse { .. } if self.cycle.is_none() => {
+            Message::File { .. } | Message::Put { .. } | Message::PutSparse { .. } | Message::PutPatch { .. } if self.cycle.is_none() => {
                 Err(WireError::Order("a file before its cycle"))
             }
             Message::File { index, op } => check_file(*index, op),
-            Message::Put { index, .. } | Message::PutSparse { index, .. } => check_index(*index),
+            Message::Put { index, .. } | Message::PutSparse { index, .. } | Message::PutPatch { index, .. } => check_index(*index),
             _ => Err(WireError::Order("not allowed on a content connection")),
         }
     }
@@ -408,6 +408,7 @@ pub struct ContentClient {
     seals: u32,
     sums: u32,
     looks: u32,
+    signs: u32,
 }
 
 impl ContentClient {
@@ -436,6 +437,11 @@ impl ContentClient {
         self.sums += 1;
     }
 
+    /// Says that a Sign was sent.
+    pub fn sent_sign(&mut self) {
+        self.signs += 1;
+    }
+
     /// Says that a Look was sent.
     pub fn sent_look(&mut self) {
         self.looks += 1;
@@ -455,6 +461,11 @@ impl ContentClient {
             Message::Looked(part) => {
                 let left = self.looks.checked_sub(part.last.into()).filter(|_| self.looks > 0);
                 self.looks = left.ok_or(WireError::Order("a Looked without a Look"))?;
+                Ok(())
+            }
+            Message::Signed { last, .. } => {
+                let left = self.signs.checked_sub((*last).into()).filter(|_| self.signs > 0);
+                self.signs = left.ok_or(WireError::Order("a Signed without a Sign"))?;
                 Ok(())
             }
             Message::Pong => {

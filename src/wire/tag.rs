@@ -11,6 +11,8 @@ pub const FILES_OF: u8 = 0x08;
 pub const FILE: u8 = 0x09;
 pub const PUT: u8 = 0x0a;
 pub const PUT_NEW: u8 = 0x18;
+pub const PUT_PATCH: u8 = 0x19;
+pub const SIGN: u8 = 0x1a;
 pub const STAGE: u8 = 0x0b;
 pub const STAGE_DROP: u8 = 0x0c;
 pub const PING: u8 = 0x0d;
@@ -39,6 +41,7 @@ pub const SEALED: u8 = 0x8b;
 pub const SUMMED: u8 = 0x8d;
 pub const LOOKED: u8 = 0x8e;
 pub const RESUMED: u8 = 0x8f;
+pub const SIGNED: u8 = 0x90;
 
 pub const ROLE_CONTROL: u8 = 1;
 pub const ROLE_CONTENT: u8 = 2;

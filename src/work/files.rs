@@ -19,7 +19,7 @@ use crate::sys::mmap::Guarded;
 use crate::sys::xattr::At;
 use crate::wire::Payload;
 use crate::work::probe::{errno, open_dir};
-use crate::work::{Source, sparse};
+use crate::work::{Source, small, sparse};
 
 /// A change of a file on a filesystem of unknown clock is told from an earlier one if so long is between them.
 const UNKNOWN_GRAIN_NS: i64 = 20_000_000;
@@ -47,7 +47,7 @@ pub fn pack<E>(
             return Ok(done);
         }
     };
-    let ways = Ways { grain: grain(dir.as_fd()), namespaces, sparse: source.sparse };
+    let ways = Ways { source, grain: grain(dir.as_fd()), namespaces };
     for task in &batch.files {
         report(task, pack_file(&dir, batch, task, ways, payload));
         if payload.is_full() {
@@ -57,16 +57,16 @@ pub fn pack<E>(
     Ok(done)
 }
 
-/// The ways of a directory's filesystem: how it stamps files, and which attributes of them are carried; and whether holes are told.
+/// The source, and the ways of a directory's filesystem: how it stamps files, and which attributes of them are carried.
 #[derive(Clone, Copy)]
-struct Ways {
+struct Ways<'a> {
+    source: &'a Source,
     grain: Grain,
     namespaces: Namespaces,
-    sparse: bool,
 }
 
 /// The attributes of a file that is being read. They are what they were when it was looked at if its time of change is, where each change gets a time of its own.
-fn attrs_of(file: &File, before: &Stat, task: &FileTask, ways: Ways) -> io::Result<Option<Arc<Attrs>>> {
+fn attrs_of(file: &File, before: &Stat, task: &FileTask, ways: Ways<'_>) -> io::Result<Option<Arc<Attrs>>> {
     if ways.namespaces.is_empty() {
         return Ok(None);
     }
@@ -76,7 +76,7 @@ fn attrs_of(file: &File, before: &Stat, task: &FileTask, ways: Ways) -> io::Resu
     Ok(At::Fd(file.as_fd()).read(ways.namespaces)?.map(Arc::new))
 }
 
-fn pack_file(dir: &Dir, batch: &FileBatch, task: &FileTask, ways: Ways, payload: &mut Payload) -> Read {
+fn pack_file(dir: &Dir, batch: &FileBatch, task: &FileTask, ways: Ways<'_>, payload: &mut Payload) -> Read {
     let file = match open_read(dir, task.name.as_name()) {
         Ok(file) => file,
         Err(read) => return read,
@@ -93,7 +93,7 @@ fn pack_file(dir: &Dir, batch: &FileBatch, task: &FileTask, ways: Ways, payload:
 }
 
 /// Reads a file that was as `before` says; what was put into `payload` goes again if it is not sent.
-fn read_as(file: &File, before: &Stat, at: &Spot, task: &FileTask, insist: bool, ways: Ways, payload: &mut Payload) -> Read {
+fn read_as(file: &File, before: &Stat, at: &Spot, task: &FileTask, insist: bool, ways: Ways<'_>, payload: &mut Payload) -> Read {
     let Some(len) = usize::try_from(before.meta.size).ok().filter(|len| *len <= INLINE_FILE_BYTES_MAX) else {
         // It has grown: it is looked at again and goes another way.
         return Read::Gone;
@@ -109,9 +109,13 @@ fn read_as(file: &File, before: &Stat, at: &Spot, task: &FileTask, insist: bool,
     if let Some(attrs) = &attrs {
         payload.attrs(attrs);
     }
+    let mut signature = None;
     let filled = match if len >= HOLES_LOOK_BYTES_MIN { sparse::extents(file, &before.meta) } else { None } {
+        None if small::is_apt(ways.source, task, &before.meta, begun) => {
+            small::put(ways.source, task, (at, &before.meta), file, payload).map(|put| put.map(|made| signature = made).is_some())
+        }
         None => read_into(file, 0, payload.put(task.index, at, &before.meta, len, task.new)),
-        Some(extents) if ways.sparse && extents.len() <= PUT_EXTENTS_MAX => {
+        Some(extents) if ways.source.sparse && extents.len() <= PUT_EXTENTS_MAX => {
             sparse::read(file, &extents, payload.put_sparse(task.index, at, &before.meta, &extents))
         }
         Some(extents) => sparse::read_spread(file, &extents, payload.put(task.index, at, &before.meta, len, task.new)),
@@ -121,7 +125,9 @@ fn read_as(file: &File, before: &Stat, at: &Spot, task: &FileTask, insist: bool,
         Ok(false) => Read::Changed,
         Err(e) => Read::Failed(errno(&e)),
     };
-    if !matches!(read, Read::Sent { .. }) {
+    if matches!(read, Read::Sent { .. }) {
+        small::sent(ways.source, task, signature);
+    } else {
         payload.rollback(mark);
     }
     read

@@ -4,11 +4,13 @@
 //! [`probe`] and [`files`] itself where a batch is so small that handing it over would cost more.
 
 mod attrs;
+mod base;
 pub mod files;
 mod patch;
 pub mod probe;
 pub mod rate;
 mod resume;
+mod small;
 mod sparse;
 pub mod stage;
 mod sum;
@@ -51,6 +53,8 @@ pub struct Source {
     pub rate: rate::Rate,
     /// Holes are told; otherwise they are read and sent as the zeros that they stand for.
     pub sparse: bool,
+    /// Small files that change are sent as deltas too: they save what has to be sent, not time.
+    pub small_deltas: bool,
     /// The receiver is told how long a large file will be before its first piece comes.
     pub preallocate: bool,
 }
@@ -76,6 +80,11 @@ impl Signatures {
     /// That of what the mirror got from this object last, if it is known.
     pub fn get(&self, ident: &Ident) -> Option<Arc<Signature>> {
         self.with(|cache| cache.get(ident)).flatten()
+    }
+
+    /// What the mirror has of the object is not known.
+    pub fn remove(&self, ident: &Ident) {
+        self.with(|cache| cache.remove(ident));
     }
 
     /// The mirror has this content of the object now.

@@ -55,6 +55,8 @@ pub struct Job {
     pub(super) check: Option<Check>,
     /// How often it was asked for what it has.
     pub(super) asked: u8,
+    /// The mirror has not been asked for a signature yet, and may be.
+    pub(super) may_ask_base: bool,
     /// What the mirror has, if a delta is to be made.
     pub(super) base: Option<Arc<Signature>>,
 }
@@ -88,6 +90,7 @@ impl Job {
             signer,
             check: None,
             asked: 0,
+            may_ask_base: !whole,
             base,
         })
     }

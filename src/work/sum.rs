@@ -301,7 +301,8 @@ mod tests {
             }
             let root = Dir::open_root(&path).unwrap();
             let (signatures, carried, rate) = (Signatures::new(false), Carried::new(Namespaces::NONE), Rate::new(bytes_per_sec));
-            let source = Source { root, cover: Box::new(Nobody), signatures, carried, rate, sparse: true, preallocate: false };
+            let source =
+                Source { root, cover: Box::new(Nobody), signatures, carried, rate, sparse: true, small_deltas: false, preallocate: false };
             let file = |(name, _): &(&str, &[u8])| {
                 let name = Name::new(name.as_bytes()).unwrap().to_owned();
                 let stat = source.root.stat_at(name.as_name()).unwrap();

@@ -16,6 +16,7 @@ use crate::ring::{Consumer, Producer};
 use crate::sys::wake::Wake;
 use crate::wire::session::{ContentClient, fatal, welcomed};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
+use crate::work::base::{self, Bases};
 use crate::work::patch::{Halt, Way};
 use crate::work::resume::Checked;
 use crate::work::stage::Job;
@@ -142,6 +143,7 @@ impl Worker {
             sums: Sums::default(),
             looks: Vec::new(),
             asking: HashMap::new(),
+            bases: Bases::default(),
         };
         loop {
             if self.small(&mut desk)? || self.piece(&mut desk)? {
@@ -196,8 +198,14 @@ impl Worker {
                     // It may have been given up meanwhile.
                     if let Some(mut job) = desk.asking.remove(&id) {
                         job.check(shape, digest).map_err(|flaw| Error::Protocol(flaw.to_string()))?;
-                        desk.jobs.push_back(job);
+                        desk.resumed(job);
                     }
+                }
+                Message::Signed { id, last, shape, blocks } => {
+                    let Desk { bases, payload, checker, .. } = desk;
+                    let done =
+                        bases.answer((id, last, shape, blocks), payload, checker).map_err(|flaw| Error::Protocol(flaw.to_string()))?;
+                    desk.jobs.extend(done);
                 }
                 _ => {}
             }
@@ -360,6 +368,8 @@ struct Desk {
     sealing: HashMap<u64, (StageTask, Read, Arc<Signature>)>,
     /// Files of which it is not known yet what the receiver has.
     asking: HashMap<u64, Job>,
+    /// Files whose base's signature is asked for.
+    bases: Bases,
     sums: Sums,
     /// Looks that the receiver has not answered to the end.
     looks: Vec<u64>,
@@ -395,8 +405,21 @@ impl Desk {
                 self.checker.sent_resume();
                 self.asking.insert(job.task.stage, job);
             }
-            _ => self.jobs.push_back(job),
+            _ => self.resumed(job),
         }
+    }
+
+    /// It is known what an earlier session left of a file: if that is nothing, what the mirror has in its place may serve.
+    fn resumed(&mut self, job: Job) {
+        if job.check.is_some() || !base::is_worth(&job) || matches!(self.link, Link::Local(_)) {
+            self.jobs.push_back(job);
+            return;
+        }
+        if job.asked > 0 {
+            // A delta is another staged file.
+            self.payload.stage_drop(job.task.stage);
+        }
+        self.bases.add(job, &mut self.payload, &mut self.checker);
     }
 
     /// Names the cycle of the files that follow, where it is another than before.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use ringsync::apply::target::{is_at_or_beneath, may_name, may_name_dir};
 use ringsync::apply::{Errno, Listed, Target};
+use ringsync::delta::patch::patched;
 use ringsync::limits::LINK_TARGET_BYTES_MAX;
 use ringsync::model::meta::{Extent, Kind, Meta, Time};
 use ringsync::model::op::{Entry, Op, Spot};
@@ -489,6 +490,15 @@ impl Target for MemTarget {
 
     fn put_sparse(&mut self, at: &Spot, meta: &Meta, extents: &[Extent], data: &[u8]) -> Result<(), Errno> {
         self.put_filled(at, meta, extents, data)
+    }
+
+    fn put_patch(&mut self, at: &Spot, meta: &Meta, digest: &[u8; 32], delta: &[u8]) -> Result<(), Errno> {
+        allowed(at)?;
+        let dir = self.resolve(&at.dir)?;
+        let there = self.lookup(dir, at.name.as_name()).ok_or(libc::ENOENT)?;
+        let Body::File(base) = &self.nodes[&there].body else { return Err(libc::ESTALE) };
+        let made = patched(base, delta, meta.size, digest).map_err(|_| libc::EPROTO)?.ok_or(libc::ESTALE)?;
+        self.put(at, meta, &made)
     }
 
     fn stage_hole(&mut self, id: u64, offset: u64, len: u64) -> Result<(), Errno> {

@@ -10,9 +10,11 @@ use ringsync::delta::{Digest, Shape, Signature, Signer, Step};
 use ringsync::model::meta::Meta;
 use ringsync::model::op::Op;
 
+use crate::compare::{Rules, compare};
+use crate::content::whole;
 use crate::fixture::{Mirror, file_meta, spot};
 use crate::place::{Place, seed, until};
-use crate::program::{As, Mirror as Live, Way};
+use crate::program::{As, Mirror as Live, Way, once};
 use crate::rng::Rng;
 
 const BLOCK: usize = 4096;
@@ -136,12 +138,12 @@ fn edit(rng: &mut Rng, path: &Path) {
     }
 }
 
-fn large_files_that_change(way: Way) {
+fn files_that_change(way: Way, len: usize) {
     let first = seed();
     let mut rng = Rng::new(first);
     let place = Place::new();
     let path = place.src.join("large");
-    fs::write(&path, random(&mut rng, 3_000_000)).unwrap();
+    fs::write(&path, random(&mut rng, len)).unwrap();
     let mirror = Live::start(As::Us, way, &place, &["-v", "-n", "1"]);
     mirror.settle("the first sync");
     for round in 0..12 {
@@ -151,10 +153,10 @@ fn large_files_that_change(way: Way) {
         }
     }
     mirror.settle("the end");
-    // A page of a large file is a delta for certain.
+    // A page is a delta for certain.
     OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"a page", 8192).unwrap();
     mirror.settle("a page");
-    let told = until(crate::place::deadline(), || mirror.stderr().contains("a delta"));
+    let told = until(crate::place::deadline(), || mirror.stderr().contains("delta matched="));
     assert!(told, "no delta was made: {}", mirror.stderr());
     // The mirror is changed behind its back: the next delta does not fit, and the file comes whole.
     fs::write(place.dst.join("large"), random(&mut rng, fs::metadata(&path).unwrap().len() as usize)).unwrap();
@@ -165,10 +167,45 @@ fn large_files_that_change(way: Way) {
 
 #[test]
 fn large_files_that_change_local() {
-    large_files_that_change(Way::Local);
+    files_that_change(Way::Local, 3_000_000);
 }
 
 #[test]
 fn large_files_that_change_tcp() {
-    large_files_that_change(Way::Tcp);
+    files_that_change(Way::Tcp, 3_000_000);
+}
+
+/// So small that they would fit into one message, until some grow.
+#[test]
+fn small_files_that_change_tcp() {
+    files_that_change(Way::Tcp, 60_000);
+}
+
+/// A sender that knows nothing of what the mirror holds asks for its signature: what changed while nobody looked is sent, and not the rest.
+#[test]
+fn what_changed_while_nobody_looked_is_sent_as_a_delta() {
+    let (seed, place) = (seed(), Place::new());
+    let mut rng = Rng::new(seed);
+    let (pages, front) = (place.src.join("pages"), place.src.join("front"));
+    // More blocks than fit into one part of the answer, and fewer.
+    for (path, len) in [(&pages, 250_000_000), (&front, 700_001)] {
+        fs::write(path, whole(1, seed, len)).unwrap();
+    }
+    once(As::Us, Way::Tcp, &place, &[], 0);
+    let file = OpenOptions::new().write(true).open(&pages).unwrap();
+    for page in [1, 20_000, 60_000] {
+        file.write_all_at(&random(&mut rng, BLOCK), page * BLOCK as u64).unwrap();
+    }
+    fs::write(&front, [&b"front"[..], &fs::read(&front).unwrap()].concat()).unwrap();
+    let said = once(As::Us, Way::Tcp, &place, &["-v"], 0);
+    for delta in [format!("a delta matched={} literal={}", 250_000_000 - 3 * BLOCK, 3 * BLOCK), "a delta matched=700001 literal=5".into()] {
+        assert!(said.contains(&delta), "RINGSYNC_SEED={seed}: no {delta}:\n{said}");
+    }
+    let differences = compare(&place.src, &place.dst, &Rules::full());
+    assert!(differences.is_empty(), "RINGSYNC_SEED={seed}: {differences}");
+    // What has nothing in common with it comes whole all the same.
+    fs::write(&front, random(&mut rng, 900_000)).unwrap();
+    once(As::Us, Way::Tcp, &place, &[], 0);
+    let differences = compare(&place.src, &place.dst, &Rules::full());
+    assert!(differences.is_empty(), "RINGSYNC_SEED={seed}: {differences}");
 }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringsync::apply::{Errno, Listed, Target};
+use ringsync::delta::code::{StepWriter, put_shape};
+use ringsync::delta::{Digester, Shape, Step};
 use ringsync::model::attrs::Attrs;
 use ringsync::model::meta::{Extent, Kind, Meta, Time};
 use ringsync::model::op::{Op, Spot};
@@ -170,6 +172,22 @@ fn compare(mem: &MemTarget, root: &Path, started: i64, context: &str) {
     }
 }
 
+/// A delta that appends what `new` has beyond `base`, and the digest of `new`.
+fn appended(base: &[u8], new: &[u8]) -> (Vec<u8>, [u8; 32]) {
+    let (from, to) = (Shape::of(base.len() as u64).unwrap(), Shape::of(new.len() as u64).unwrap());
+    let mut delta = Vec::new();
+    put_shape(&mut delta, from);
+    put_shape(&mut delta, to);
+    let mut steps = StepWriter::new(delta, 0);
+    if !base.is_empty() {
+        steps.push(&Step::Copy { at: 0, from: 0, len: base.len() as u64 });
+    }
+    steps.push(&Step::Literal { at: base.len() as u64, bytes: &new[base.len()..] });
+    let mut digester = Digester::new(to);
+    digester.update(new).unwrap();
+    (steps.finish(), digester.finish().unwrap().0)
+}
+
 fn run(seed: u64, steps: usize) {
     let mut rng = Rng::new(seed);
     let mut m = Mirror::new();
@@ -196,6 +214,17 @@ fn run(seed: u64, steps: usize) {
                 let extents = [Extent { at: 1, len: 1 }, Extent { at: 3, len: 2 }];
                 let results = [m.target.put_sparse(&at, &meta, &extents, b"abc"), mem.put_sparse(&at, &meta, &extents, b"abc")];
                 (results, format!("put with holes {at:?}"))
+            }
+            1 if rng.below(2) == 0 => {
+                let at = a_spot(&mut rng);
+                // Of what a Put below may have left there, with a letter behind it.
+                let base = vec![b'x'; rng.below(5) as usize];
+                let new = [&base[..], b"y"].concat();
+                let meta = Meta { size: new.len() as u64, ..a_meta(&mut rng, Kind::File) };
+                give(&mut m.target, Some(&meta));
+                let (delta, digest) = appended(&base, &new);
+                let results = [m.target.put_patch(&at, &meta, &digest, &delta), mem.put_patch(&at, &meta, &digest, &delta)];
+                (results, format!("patch of {at:?}"))
             }
             1 => {
                 let id = rng.below(3);

@@ -111,13 +111,15 @@ impl Wait<'_> {
                     let (_, at) = *nearly.get_or_insert((now, self.equal_at(&seen)));
                     if seen.dir_times == 0 || waited || last {
                         let all = if self.bytes { self.look(true, false) } else { seen };
-                        if all.differences == 0 {
+                        // What is equal may be sent once more, when its writer closes it: a directory has another time meanwhile.
+                        let settled = all.dir_times == 0 || waited || last;
+                        if all.differences == 0 && settled {
                             verdict.equal_s = Some(if all.dir_times == 0 { self.equal_at(&all) } else { at });
                             verdict.seen_s = Some(self.since.elapsed().unwrap_or_default().as_secs_f64());
                             return Ok(self.settle(verdict, all, cpu));
                         }
                         // The bytes differ though size and time are equal.
-                        nearly = None;
+                        nearly = nearly.filter(|_| all.differences == 0);
                         if last {
                             return Ok(self.settle(verdict, all, cpu));
                         }
