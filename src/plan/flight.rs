@@ -75,6 +75,13 @@ impl Planner {
     /// # Errors
     /// A text if no such operation is on its way: the peer broke the protocol.
     pub fn failed(&mut self, cycle: u64, error: OpError, now: u64) -> Result<(), String> {
+        self.judged = Some(cycle);
+        let noted = self.note_failure(cycle, error, now);
+        self.judged = None;
+        noted
+    }
+
+    fn note_failure(&mut self, cycle: u64, error: OpError, now: u64) -> Result<(), String> {
         let Some(at) = self.flights.iter().position(|f| f.cycle.number == cycle) else {
             return Err(format!("an error was reported for cycle {cycle}, which is not on its way"));
         };

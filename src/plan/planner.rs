@@ -95,6 +95,8 @@ pub struct Planner {
     pub(super) abilities: Abilities,
     pub(super) staged: HashMap<Ident, Staged>,
     pub(super) troubles: HashMap<TroubleKey, Failing>,
+    /// The cycle of the failure that is being noted.
+    pub(super) judged: Option<u64>,
     pub(super) reports: Vec<(TroubleKey, Trouble)>,
     pub(super) guard: Guard,
     pub(super) debt: Debt,
@@ -142,6 +144,7 @@ impl Planner {
             abilities: Abilities::default(),
             staged: HashMap::new(),
             troubles: HashMap::new(),
+            judged: None,
             reports: Vec::new(),
             guard: Guard::default(),
             debt: Debt::default(),

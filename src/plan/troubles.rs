@@ -25,6 +25,8 @@ pub(super) struct Failing {
     what: &'static str,
     /// 0: when something changes there.
     next_at: u64,
+    /// The first cycle that was made when the last try was known to have failed.
+    known_at: u64,
 }
 
 /// An entry that could not be read or written, or could at last.
@@ -203,12 +205,14 @@ impl Planner {
         again(id) || again(self.tree.parent(id)) || is_polled()
     }
 
-    /// Notes that the node is in trouble and returns the number of tries so far.
+    /// Notes that the node is in trouble and returns the number of tries so far. What was on its way already when a failure became known was no other try.
     pub(super) fn trouble(&mut self, id: NodeId, what: &'static str, errno: i32) -> u32 {
         let key = self.trouble_key(id);
-        let entry = self.troubles.entry(key.clone()).or_insert(Failing { tries: 0, errno, what, next_at: 0 });
+        let entry = self.troubles.entry(key.clone()).or_insert(Failing { tries: 0, errno, what, next_at: 0, known_at: 0 });
         let news = entry.tries == 0 || entry.errno != errno;
-        *entry = Failing { tries: entry.tries.saturating_add(1), errno, what, next_at: 0 };
+        let is_another = self.judged.is_none_or(|cycle| cycle >= entry.known_at);
+        let known_at = if is_another { self.next_cycle } else { entry.known_at };
+        *entry = Failing { tries: entry.tries.saturating_add(u32::from(is_another)), errno, what, next_at: 0, known_at };
         let entry = *entry;
         // What was in the way of the first try may have passed: whoever waits for it waits for the second.
         if entry.tries == 1 {

@@ -55,7 +55,7 @@ pub fn until_status(socket: &Path, what: &str, mut is_so: impl FnMut(&Value) -> 
 /// A flush that has to end with this exit code.
 pub fn flush(socket: &Path, args: &[&str], code: i32, when: &str) -> String {
     let (ended, said) = ask(socket, "flush", args);
-    assert_eq!(ended, code, "flush {when}: {said}");
+    assert_eq!(ended, code, "flush {when}: {said}{}", ask(socket, "status", &[]).1);
     said
 }
 
