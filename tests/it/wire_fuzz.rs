@@ -125,7 +125,7 @@ impl Random {
                     writing: Writing {
                         in_place: self.below(2) == 0,
                         preallocate: self.below(2) == 0,
-                        durability: [Durability::None, Durability::Cycle, Durability::File][self.below(3) as usize],
+                        durability: [Durability::None, Durability::Cycle, Durability::File][self.below(3)],
                     },
                 };
                 Message::Hello(Hello { version_min: 1, version_max: 1 + self.below(9) as u16, role })
