@@ -87,7 +87,8 @@ impl Churn<'_> {
 
     /// A name that this cycle has not touched.
     fn free_name(&mut self) -> Option<String> {
-        let dirs: Vec<&str> = DIRS.iter().copied().chain(["a/gone", "m/gone"]).filter(|dir| self.now.get(*dir) == Some(&State::Dir)).collect();
+        let dirs: Vec<&str> =
+            DIRS.iter().copied().chain(["a/gone", "m/gone"]).filter(|dir| self.now.get(*dir) == Some(&State::Dir)).collect();
         let name = format!("{}/{}", self.rng.pick(&dirs), self.rng.below(12));
         (!self.changed.contains_key(&name)).then_some(name)
     }
@@ -106,7 +107,7 @@ impl Churn<'_> {
         let mut files: Vec<Payload> = (0..3).map(|_| Payload::new()).collect();
         files[1].files_of(cycle);
         files[2].files_of(cycle);
-        let mut index = 0;
+        let (mut inline, mut index) = (Vec::new(), 0);
         for gone in ["a/gone", "m/gone"] {
             // A directory that comes and goes with all that is in it.
             if self.state(gone) == State::Absent && self.rng.chance(30) {
@@ -161,8 +162,8 @@ impl Churn<'_> {
                     let data = whole(self.seed, op, 600_000 + self.rng.below(2_000_000));
                     self.stage += 1;
                     for (n, piece) in data.chunks(500_000).enumerate() {
-                        files[way].stage(self.stage, n as u64 * 500_000, piece.len()).copy_from_slice(piece);
-                        let frame = std::mem::replace(&mut files[way], Payload::new());
+                        let mut frame = Payload::new();
+                        frame.stage(self.stage, n as u64 * 500_000, piece.len()).copy_from_slice(piece);
                         if way == 0 { control.frame(frame) } else { content[way - 1].frame(frame) }
                     }
                     files[way].file(index, &Op::Place { at: spot(&name), meta: at_time(file_meta(&data), op), stage: self.stage });
@@ -177,9 +178,9 @@ impl Churn<'_> {
                     files[way].put(index, &spot(&name), &at_time(file_meta(&data), op), len, new).copy_from_slice(&data);
                     index += 1;
                     self.change(&name, State::File { content: op, len, time: op });
-                    if files[way].is_full() && way > 0 {
+                    if files[way].is_full() {
                         let frame = std::mem::replace(&mut files[way], Payload::new());
-                        content[way - 1].frame(frame);
+                        if way == 0 { inline.push(frame) } else { content[way - 1].frame(frame) }
                     }
                 }
             }
@@ -196,16 +197,13 @@ impl Churn<'_> {
         for (client, payload) in content.iter_mut().zip(files.drain(1..)) {
             client.frame(payload);
         }
-        let mut inline = files.remove(0);
-        // Staged pieces may stand anywhere, the others in FILES.
+        inline.append(&mut files);
         control.say(|p| {
             p.begin(cycle);
             sectioned(p, &pre);
             p.open();
         });
-        if !inline.is_empty() {
-            control.say(|p| std::mem::swap(p, &mut inline));
-        }
+        inline.into_iter().for_each(|frame| control.frame(frame));
         control.say(|p| {
             p.close(index);
             sectioned(p, &post);
@@ -243,8 +241,7 @@ fn churn(root: &Path, durability: Durability, seed: u64, record: &Record) {
     let mut control = Client::open(&receiver, &Hello::control("m", RelPath::root(), 2).unwrap().with_writing(writing));
     control.expect("Welcome");
     let mut content: Vec<Client> = (0..2).map(|i| Client::content(&receiver, control.token(), i)).collect();
-    let mut churn =
-        Churn { record, seed, rng: Rng::new(seed), now: BTreeMap::new(), changed: BTreeMap::new(), op: 0, stage: 0 };
+    let mut churn = Churn { record, seed, rng: Rng::new(seed), now: BTreeMap::new(), changed: BTreeMap::new(), op: 0, stage: 0 };
     churn.now.extend(DIRS.map(|dir| (dir.to_owned(), State::Dir)));
     for cycle in 1.. {
         if record.over.load(Ordering::SeqCst) {
@@ -278,13 +275,19 @@ fn found(path: &Path, seed: u64) -> Result<State, String> {
     }
     if stat.is_symlink() {
         let target = fs::read_link(path).map_err(|e| e.to_string())?;
-        return target.to_str().and_then(|t| t.parse().ok()).map(|target| State::Symlink { target }).ok_or_else(|| "another target".to_owned());
+        return target
+            .to_str()
+            .and_then(|t| t.parse().ok())
+            .map(|target| State::Symlink { target })
+            .ok_or_else(|| "another target".to_owned());
     }
     let bytes = fs::read(path).map_err(|e| e.to_string())?;
     judge(&bytes)?;
     let part = |at: usize| bytes.get(at..at + 8).map(|b| u64::from_le_bytes(b.try_into().unwrap()));
     match (part(0), part(8)) {
-        (Some(by), Some(content)) if by == seed => Ok(State::File { content, len: bytes.len(), time: (stat.mtime() - EPOCH).cast_unsigned() }),
+        (Some(by), Some(content)) if by == seed => {
+            Ok(State::File { content, len: bytes.len(), time: (stat.mtime() - EPOCH).cast_unsigned() })
+        }
         _ => Err(format!("{} bytes, not of a whole file", bytes.len())),
     }
 }
@@ -427,7 +430,7 @@ fn prove(name: &'static str, kinds: [(Fs, &'static str); 2], durability: Durabil
             Ok(lab) => lab,
             Err(e) => return skipped(name, e),
         };
-        let time = Duration::from_secs_f64(number("RINGSYNC_DURABLE_S", 5.0));
+        let time = Duration::from_secs_f64(number("RINGSYNC_DURABLE_S", 3.0));
         let Tally { copies, acked, violations } = run(&lab, durability, time, seed);
         println!("{name}: {copies} copies, {acked} acknowledged cycles, {} violations", violations.len());
         if durability == Durability::None {
