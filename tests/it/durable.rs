@@ -3,9 +3,9 @@
 //! The mirror is on a loop device, and so is a directory inside it that is another filesystem. Their images lie on an XFS of their own and are cloned at random moments while cycles
 //! are applied. Each clone is mounted, so that its log is recovered, and looked through.
 //!
-//! That a clone is what a power failure would leave: the loop driver completes a write of the device when `write` to the image has returned, so what the filesystem was told is written
-//! is in the image's pages, and a clone writes those out and shares them while it keeps all writers of the image out: it has every completed write, and of those under way any
-//! part. What a drive loses of its own cache is not shown: that a filesystem flushes it is taken on trust. What was acknowledged is known before the clone is begun, what had been sent after it.
+//! That a clone is what a power failure would leave: the loop driver completes a write of the device when the image's filesystem has completed it, past the cache. A clone keeps all writers
+//! of the image out, waits for those under way and shares what is there: it has every completed write, and of those that the device still had queued some. What a drive loses of its own cache is
+//! not shown: that a filesystem flushes it is taken on trust. What was acknowledged is known before the clone is begun, what had been sent after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,8 +26,9 @@ use ringsync::wire::{Hello, Payload};
 
 use crate::content::{judge, whole};
 use crate::fixture::{file_meta, meta, mkdir, rel, rename, spot, symlink, unlink};
-use crate::mounts::{Fs, Mounted, image_at, mount_image, privately, unmount};
+use crate::mounts::{Fs, Mounted, image_at, mount_direct, mount_image, privately, unmount};
 use crate::place::{Place, deadline, number, seed, skipped, until};
+use crate::program::{As, Mirror, Way};
 use crate::receive::Client;
 use crate::rng::Rng;
 
@@ -355,7 +356,7 @@ impl Lab {
             fs::create_dir_all(at).unwrap();
             let image = place.beside(&format!("store/{n}"));
             image_at(kinds[n].0, &image)?;
-            mount_image(kinds[n].1, "loop", &image, at)?;
+            mount_direct(kinds[n].1, &image, at)?;
         }
         for dir in DIRS {
             fs::create_dir_all(place.dst.join(dir)).unwrap();
@@ -468,4 +469,59 @@ fn by_file_xfs_with_ext4_inside() {
 #[test]
 fn without_durability_a_copy_lacks_something() {
     prove("without_durability_a_copy_lacks_something", [EXT4, XFS], Durability::None);
+}
+
+/// The images' disk is full: what the filesystems believe to have room for cannot be written. Whatever is acknowledged without a failure is there all the same.
+#[test]
+fn what_cannot_be_written_is_not_acknowledged() {
+    const NAME: &str = "what_cannot_be_written_is_not_acknowledged";
+    privately(NAME, || {
+        let seed = seed();
+        eprintln!("{NAME}: RINGSYNC_SEED={seed}");
+        for (kinds, durability) in [([EXT4, XFS], Durability::Cycle), ([XFS, EXT4], Durability::File)] {
+            let lab = match Lab::new(kinds) {
+                Ok(lab) => lab,
+                Err(e) => return skipped(NAME, e),
+            };
+            let record = Record::default();
+            std::thread::scope(|scope| {
+                let churning = scope.spawn(|| churn(&lab.place.dst, durability, seed, &record));
+                let begun = until(deadline(), || record.acked.load(Ordering::SeqCst) >= 5 || churning.is_finished());
+                let filler = lab.place.beside("store/filler");
+                let mut file = fs::File::create(&filler).unwrap();
+                // Until there is no room; the filesystem keeps some for itself.
+                for len in [1 << 20, 4096] {
+                    while std::io::Write::write_all(&mut file, &vec![1; len]).is_ok() {}
+                }
+                let ended = until(deadline(), || record.failed.load(Ordering::SeqCst) || churning.is_finished());
+                record.over.store(true, Ordering::SeqCst);
+                assert!(begun && ended && record.failed.load(Ordering::SeqCst), "nothing fails on a full disk");
+                drop(file);
+                fs::remove_file(filler).unwrap();
+            });
+            let (acked, sent) = (record.acked.load(Ordering::SeqCst), record.sent.load(Ordering::SeqCst));
+            lab.clone_images();
+            let wrong = lab.check(seed, &record, acked, sent);
+            println!("{NAME}: {acked} of {sent} cycles acknowledged before the first failure, {} violations", wrong.len());
+            assert!(wrong.is_empty(), "RINGSYNC_SEED={seed}: {wrong:#?}");
+        }
+    });
+}
+
+/// The thread that writes cycles out exists where it is asked for, and nowhere else.
+#[test]
+fn a_live_mirror_has_a_thread_for_it_only_where_it_is_asked_for() {
+    for (durability, threads) in [("none", 0), ("cycle", 1), ("file", 1)] {
+        let place = Place::new();
+        fs::write(place.src.join("before"), whole(1, 1, 5000)).unwrap();
+        let mirror = Mirror::start(As::Us, Way::Local, &place, &["--durability", durability]);
+        mirror.settle(durability);
+        let tasks = format!("/proc/{}/task", mirror.program.lock().unwrap().pid());
+        let names = fs::read_dir(tasks).unwrap().flatten().filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+        assert_eq!(names.filter(|name| name.trim() == "sync").count(), threads, "{durability}");
+        fs::create_dir(place.src.join("d")).unwrap();
+        fs::write(place.src.join("d/large"), whole(1, 2, 3 << 20)).unwrap();
+        mirror.settle(durability);
+        mirror.terminate();
+    }
 }
