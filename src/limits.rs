@@ -93,6 +93,18 @@ pub const CYCLE_OPS_MAX: usize = 4 * 1024 * 1024;
 /// Dirty names taken into one cycle.
 pub const CYCLE_NODES_MAX: usize = 4096;
 
+/// Directories that `--durability=file` writes one by one before an acknowledgement; what is beyond is written with its filesystem. Each is held open until then.
+pub const DURABLE_DIRS_MAX: usize = 256;
+
+/// Complete files that wait for their content to be written before they get their names, each held open: from here on one call for all is cheap for each.
+pub const DURABLE_FILES_MAX: usize = 256;
+
+/// So few files are written one by one even where one call for the filesystem could do: that may have more to write.
+pub const DURABLE_FILES_BY_ONE: usize = 2;
+
+/// Operations of a cycle that failed and are held until it is acknowledged; with more of them the next cycle waits for that.
+pub const DURABLE_FAILURES_MAX: usize = 64 * 1024;
+
 /// Cycles that may be on their way, not acknowledged. Enough to hide a round trip, few enough to forget after a lost link.
 pub const CYCLES_IN_FLIGHT_MAX: usize = 16;
 

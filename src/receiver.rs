@@ -6,6 +6,7 @@
 
 mod control;
 mod daemon;
+mod durable;
 mod handshakes;
 mod serve;
 mod session;
@@ -276,7 +277,10 @@ impl Inner {
         let mut out = Payload::over(link.buffer());
         out.welcome(version, &session.token, session.root.abilities());
         let conn = Conn::new(link, &session, out);
-        let ended = if index.is_some() { conn.content(messages) } else { conn.control(messages) };
+        let ended = match index {
+            Some(_) => conn.content(messages),
+            None => durable::start(&session).map_err(Stop::Failed).and_then(|()| conn.control(messages)),
+        };
         member.broken = match &ended {
             Err(Stop::Failed(e)) => Some(format!("another connection of the session failed: {e}")),
             Ok(()) | Err(Stop::Ended(_)) => None,

@@ -24,6 +24,18 @@ pub(super) struct Held {
     pub(super) exact: bool,
     /// New entries get an access control list.
     pub(super) inherits: bool,
+    ident: OnceLock<(u64, u64)>,
+}
+
+impl Held {
+    /// Device and inode.
+    pub(super) fn ident(&self) -> io::Result<(u64, u64)> {
+        if let Some(ident) = self.ident.get() {
+            return Ok(*ident);
+        }
+        let ident = self.dir.stat()?.ident;
+        Ok(*self.ident.get_or_init(|| (ident.dev, ident.ino)))
+    }
 }
 
 /// Opens the directory at `path` beneath `root`. A symbolic link on the way is no directory: the kernel says so in two ways, this in one, `ENOTDIR`.
@@ -57,7 +69,7 @@ impl Dirs {
         let dir = open_beneath(root, path)?;
         let inherits = acl::has_default_acl(&dir);
         let exact = who.umask_is_zero() && !inherits;
-        let held = Arc::new(Held { path: path.clone(), dir, gid: OnceLock::new(), exact, inherits });
+        let held = Arc::new(Held { path: path.clone(), dir, gid: OnceLock::new(), exact, inherits, ident: OnceLock::new() });
         if self.held.len() < HELD_DIRS_MAX {
             self.last = self.held.len();
             self.held.push(Arc::clone(&held));

@@ -6,12 +6,13 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use crate::apply::dirs::Held;
+use crate::apply::durable::Temps;
 use crate::apply::inplace::{self, Overlay};
 use crate::apply::meta::Identity;
 use crate::apply::root::Root;
-use crate::apply::temp::TempNames;
 use crate::delta::patch;
 use crate::limits::INLINE_FILE_BYTES_MAX;
 use crate::model::attrs::{ACL_ACCESS, Attrs};
@@ -33,7 +34,7 @@ pub(super) struct Finish<'a> {
 }
 
 /// Puts a file with content `data` at `name`.
-pub(super) fn put(root: &Root, held: &Held, temps: &mut TempNames, name: Name<'_>, finish: Finish<'_>, data: &[u8]) -> io::Result<()> {
+pub(super) fn put(root: &Root, held: &Arc<Held>, temps: &mut Temps, name: Name<'_>, finish: Finish<'_>, data: &[u8]) -> io::Result<()> {
     if let Some((file, there)) = inplace::open(root, held, name) {
         return inplace::overwrite(root, (&file, &there), finish, |file| file.write_all_at(data, 0));
     }
@@ -54,11 +55,11 @@ pub(super) fn patched(held: &Held, name: Name<'_>, size: u64, digest: &[u8; 32],
 }
 
 /// As [`put`], for a name that nothing should have: without a temporary one, which saves a rename and leaves nothing behind after a crash.
-pub(super) fn put_new(root: &Root, held: &Held, temps: &mut TempNames, name: Name<'_>, finish: Finish<'_>, data: &[u8]) -> io::Result<()> {
+pub(super) fn put_new(root: &Root, held: &Arc<Held>, temps: &mut Temps, name: Name<'_>, finish: Finish<'_>, data: &[u8]) -> io::Result<()> {
     if !root.can_be_unnamed() {
         return put(root, held, temps, name, finish, data);
     }
-    match unnamed(root, held, name, finish, data) {
+    match unnamed(root, held, temps, name, finish, data) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
         // The filesystem has no such files, or this process may not link them.
         Err(e)
@@ -74,13 +75,17 @@ pub(super) fn put_new(root: &Root, held: &Held, temps: &mut TempNames, name: Nam
     put(root, held, temps, name, finish, data)
 }
 
-fn unnamed(root: &Root, held: &Held, name: Name<'_>, finish: Finish<'_>, data: &[u8]) -> io::Result<()> {
+fn unnamed(root: &Root, held: &Arc<Held>, temps: &mut Temps, name: Name<'_>, finish: Finish<'_>, data: &[u8]) -> io::Result<()> {
     let ((), mut file, have) = create(&root.who, held, finish, |mode| Ok(((), held.dir.create_unnamed(mode)?)))?;
     if root.writing.preallocate {
         holes::allocate(&file, finish.meta.size)?;
     }
     file.write_all(data)?;
     settle(root, held, &file, &have?, finish)?;
+    if root.is_durable() {
+        temps.wait(held, name, None, file);
+        return Ok(());
+    }
     held.dir.link_unnamed(&file, name)
 }
 
@@ -92,8 +97,8 @@ fn settle(root: &Root, held: &Held, file: &File, have: &Meta, Finish { meta, att
 /// Puts a file at `name` that has `data` in the places `extents` and holes between them.
 pub(super) fn put_sparse(
     root: &Root,
-    held: &Held,
-    temps: &mut TempNames,
+    held: &Arc<Held>,
+    temps: &mut Temps,
     name: Name<'_>,
     finish: Finish<'_>,
     (extents, mut data): (&[Extent], &[u8]),
@@ -114,8 +119,8 @@ pub(super) fn put_sparse(
 /// Puts the staged file `id` at `name`; where that is another filesystem than the staging directory's, a copy of it.
 pub(super) fn place(
     root: &Root,
-    held: &Held,
-    temps: &mut TempNames,
+    held: &Arc<Held>,
+    temps: &mut Temps,
     name: Name<'_>,
     finish: Finish<'_>,
     (id, overlay): (u64, Option<&Overlay>),
@@ -130,6 +135,9 @@ pub(super) fn place(
     }
     let have = stat_fd(staged.file.as_fd())?.meta;
     root.who.settle_fd(staged.file.as_fd(), &have, meta, &root.attrs.of(attrs))?;
+    if root.is_durable() {
+        staged.file.sync_all()?;
+    }
     match staged.dir.rename(staged.id_name.name(), &held.dir, name) {
         Err(e) if e.raw_os_error() == Some(libc::EXDEV) => {
             beside(root, held, temps, name, finish, |file| {
@@ -148,14 +156,18 @@ pub(super) fn place(
 
 fn beside(
     root: &Root,
-    held: &Held,
-    temps: &mut TempNames,
+    held: &Arc<Held>,
+    temps: &mut Temps,
     name: Name<'_>,
     finish: Finish<'_>,
     fill: impl FnOnce(&File) -> io::Result<()>,
 ) -> io::Result<()> {
-    let (temp, file, have) = create(&root.who, held, finish, |mode| temps.with_free(|name| held.dir.create_new(name, mode)))?;
+    let (temp, file, have) = create(&root.who, held, finish, |mode| temps.names.with_free(|name| held.dir.create_new(name, mode)))?;
     let done = have.and_then(|have| fill(&file).and_then(|()| settle(root, held, &file, &have, finish)));
+    if done.is_ok() && root.is_durable() {
+        temps.wait(held, name, Some(temp), file);
+        return Ok(());
+    }
     let done = done.and_then(|()| held.dir.rename(temp.name(), &held.dir, name));
     if done.is_err()
         && let Err(e) = held.dir.unlink(temp.name())

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::apply::dirs::{Dirs, Held};
+use crate::apply::durable::{self, Temps};
 use crate::apply::file::{self, Finish};
 use crate::apply::manifest::{self, errno};
 use crate::apply::partial::{Found, Key, Partials};
@@ -14,7 +15,6 @@ use crate::apply::root::Root;
 use crate::apply::sum::{Answer, Sums};
 use crate::apply::sweep;
 use crate::apply::target::{Errno, Listed, Target, fits, is_at_or_beneath, may_name, may_name_dir};
-use crate::apply::temp::TempNames;
 use crate::limits::LINK_TARGET_BYTES_MAX;
 use crate::model::attrs::Attrs;
 use crate::model::meta::{Extent, Kind, Meta, Stat};
@@ -29,9 +29,11 @@ const ACCESS_TRIES: usize = 3;
 
 /// Executes operations beneath a [`Root`]; one for each thread.
 pub struct FsTarget {
-    root: Arc<Root>,
-    dirs: Dirs,
-    temps: TempNames,
+    pub(super) root: Arc<Root>,
+    pub(super) dirs: Dirs,
+    pub(super) temps: Temps,
+    /// Held for the operation at hand, where that has to be known.
+    pub(super) used: Vec<Arc<Held>>,
     patches: Patches,
     /// The last that came, for operations whose metadata names them.
     attrs: Option<Arc<Attrs>>,
@@ -61,7 +63,7 @@ fn look(dir: &Dir, name: Name<'_>) -> io::Result<Option<Stat>> {
 }
 
 /// A way to put a file at a name.
-type Put = fn(&Root, &Held, &mut TempNames, Name<'_>, Finish<'_>, &[u8]) -> io::Result<()>;
+type Put = fn(&Root, &Arc<Held>, &mut Temps, Name<'_>, Finish<'_>, &[u8]) -> io::Result<()>;
 
 impl FsTarget {
     /// A target for one thread.
@@ -69,7 +71,8 @@ impl FsTarget {
         Self {
             root,
             dirs: Dirs::new(),
-            temps: TempNames::new(),
+            temps: Temps::new(),
+            used: Vec::new(),
             patches: Patches::default(),
             attrs: None,
             sums: Sums::default(),
@@ -153,11 +156,12 @@ impl FsTarget {
         if !may_name(at) || meta.kind != Kind::File || meta.size != data.len() as u64 {
             return Err(libc::EINVAL);
         }
-        self.with_access(&[(&at.dir, None)], |target| {
+        let done = self.with_access(&[(&at.dir, None)], |target| {
             let dir = target.held(&at.dir)?;
             let attrs = target.attrs_of(meta)?;
             put(&target.root, &dir, &mut target.temps, at.name.as_name(), Finish { meta, attrs: attrs.as_deref() }, data)
-        })
+        });
+        self.noted(done, false)
     }
 
     /// Takes a question for digests of parts of files in `dir`; false if too many wait already.
@@ -188,8 +192,12 @@ impl FsTarget {
         self.sums.work(&self.root, each);
     }
 
-    fn held(&mut self, path: &RelPath) -> io::Result<Arc<Held>> {
-        self.dirs.get(&self.root.dir, &self.root.who, path)
+    pub(super) fn held(&mut self, path: &RelPath) -> io::Result<Arc<Held>> {
+        let held = self.dirs.get(&self.root.dir, &self.root.who, path)?;
+        if self.root.is_durable() {
+            self.used.push(Arc::clone(&held));
+        }
+        Ok(held)
     }
 
     /// Runs `act`, and again after loosening the permissions of our own directories on the way to `paths` if they stand against it.
@@ -363,7 +371,7 @@ impl FsTarget {
                 return root.who.settle_at(dir, name, &have, meta, &root.attrs.of(attrs.as_deref()));
             }
         }
-        let (temp, ()) = self.temps.with_free(|temp| create(dir, temp))?;
+        let (temp, ()) = self.temps.names.with_free(|temp| create(dir, temp))?;
         let temp = temp.name();
         let done = dir
             .stat_at(temp)
@@ -393,7 +401,7 @@ impl FsTarget {
             Some(there) if there.meta.kind == Kind::Dir => return fail(libc::EISDIR),
             _ => {}
         }
-        let (temp, ()) = self.temps.with_free(|temp| from_dir.link(name, to_dir, temp))?;
+        let (temp, ()) = self.temps.names.with_free(|temp| from_dir.link(name, to_dir, temp))?;
         let done = to_dir.rename(temp.name(), to_dir, new_name);
         // A rename does nothing if somebody made the same link meanwhile: the temporary name would stay.
         discard(&self.root, to_dir, temp.name());
@@ -478,7 +486,8 @@ impl Target for FsTarget {
             | Op::Rmdir { at } => [(&at.dir, None); 2],
             Op::DirMeta { dir, .. } => [(dir, None); 2],
         };
-        self.with_access(&paths, |target| target.run(op))
+        let done = self.with_access(&paths, |target| target.run(op));
+        self.noted(done, !durable::is_of_dirs(op))
     }
 
     fn put(&mut self, at: &Spot, meta: &Meta, data: &[u8]) -> Result<(), Errno> {
@@ -498,12 +507,13 @@ impl Target for FsTarget {
         if !may_name(at) || !fits(meta, extents, data) {
             return Err(libc::EINVAL);
         }
-        self.with_access(&[(&at.dir, None)], |target| {
+        let done = self.with_access(&[(&at.dir, None)], |target| {
             let dir = target.held(&at.dir)?;
             let attrs = target.attrs_of(meta)?;
             let finish = Finish { meta, attrs: attrs.as_deref() };
             file::put_sparse(&target.root, &dir, &mut target.temps, at.name.as_name(), finish, (extents, data))
-        })
+        });
+        self.noted(done, false)
     }
 
     fn put_patch(&mut self, at: &Spot, meta: &Meta, digest: &[u8; 32], delta: &[u8]) -> Result<(), Errno> {
@@ -547,6 +557,7 @@ impl Target for FsTarget {
     }
 
     fn end_frame(&mut self) {
+        self.used.clear();
         self.dirs.clear();
     }
 

@@ -13,6 +13,7 @@ use crate::apply::file::{Finish, NO_TIME};
 use crate::apply::root::Root;
 use crate::limits::PATCH_RANGES_MAX;
 use crate::model::meta::{Extent, Kind, Meta, Stat};
+use crate::model::options::Durability;
 use crate::model::path::Name;
 use crate::sys::copy;
 use crate::sys::dir::{set_mode, stat_fd};
@@ -81,8 +82,13 @@ pub(super) fn overwrite(
     }
     fill(file)?;
     file.set_len(meta.size)?;
+    if root.is_durable() {
+        // The time says that the content is there.
+        file.sync_data()?;
+    }
     let have = Meta { mtime: NO_TIME, ..stat_fd(file.as_fd())?.meta };
-    root.who.settle_fd(file.as_fd(), &have, meta, &root.attrs.of(attrs))
+    root.who.settle_fd(file.as_fd(), &have, meta, &root.attrs.of(attrs))?;
+    if root.writing.durability == Durability::File { file.sync_all() } else { Ok(()) }
 }
 
 /// Writes `data` into the extents and clears what lies between, of a file that was `old` bytes long.

@@ -6,6 +6,7 @@
 mod access;
 mod attrs;
 mod dirs;
+pub mod durable;
 mod file;
 pub mod fs;
 mod inplace;
@@ -22,6 +23,7 @@ mod sweep;
 pub mod target;
 mod temp;
 
+pub use durable::Touched;
 pub use fs::FsTarget;
 pub use partial::{Found, Key};
 pub use root::Root;

@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::apply::access::Loosened;
 use crate::apply::attrs::Keeper;
+use crate::apply::durable::{Changes, Touched};
 use crate::apply::leftovers::Leftovers;
 use crate::apply::meta::Identity;
 use crate::apply::staging::Staging;
 use crate::model::attrs::Namespaces;
 use crate::model::meta::Ident;
 use crate::model::op::Abilities;
-use crate::model::options::Writing;
+use crate::model::options::{Durability, Writing};
 use crate::sys::dir::Dir;
 
 /// A mirror's root during a session.
@@ -28,6 +29,7 @@ pub struct Root {
     pub(super) attrs: Keeper,
     pub(super) read_only: bool,
     pub(super) writing: Writing,
+    pub(super) changes: Changes,
     sweep: AtomicBool,
     named_only: AtomicBool,
     /// Shared by every patch that is open: how many have it is how many there are.
@@ -54,6 +56,7 @@ impl Root {
             leftovers: Leftovers::default(),
             read_only,
             writing,
+            changes: Changes::default(),
             sweep: AtomicBool::new(!read_only),
             named_only: AtomicBool::new(false),
             patches: Arc::new(()),
@@ -68,6 +71,16 @@ impl Root {
     /// Whether every change is refused.
     pub fn is_read_only(&self) -> bool {
         self.read_only
+    }
+
+    /// Whether what is applied has to be on stable storage before it is acknowledged.
+    pub fn is_durable(&self) -> bool {
+        !self.read_only && self.writing.durability != Durability::None
+    }
+
+    /// What was changed since this was asked last; nothing where it need not be known.
+    pub fn take_touched(&self) -> Touched {
+        self.changes.take()
     }
 
     /// Which directory it is.

@@ -8,7 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::ControlPlace;
 use crate::limits::TIMEOUT_SECONDS_MAX;
-use crate::model::options::{Compress, IoChoice, MaxDelete, WatchChoice};
+use crate::model::options::{Compress, Durability, IoChoice, MaxDelete, WatchChoice};
 
 /// Live one-way directory mirror for Linux
 #[derive(Debug, Parser)]
@@ -294,6 +294,9 @@ pub(super) struct FilterArgs {
     /// Take room for a file before it is written: less scattered, and a full disk is found at once
     #[arg(long)]
     pub(super) preallocate: bool,
+    /// What is on stable storage before it counts as mirrored
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = Durable::None)]
+    pub(super) durability: Durable,
 }
 
 #[derive(Debug, Args)]
@@ -430,6 +433,26 @@ impl From<Io> for IoChoice {
             Io::Auto => Self::Auto,
             Io::Uring => Self::Uring,
             Io::Epoll => Self::Epoll,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Durable {
+    /// nothing: the kernel writes when it likes
+    None,
+    /// all of it, by one call for many changes
+    Cycle,
+    /// all of it, by a call for each file and directory
+    File,
+}
+
+impl From<Durable> for Durability {
+    fn from(typed: Durable) -> Self {
+        match typed {
+            Durable::None => Self::None,
+            Durable::Cycle => Self::Cycle,
+            Durable::File => Self::File,
         }
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn options(args: &FilterArgs) -> Options {
         acls: args.acls || !args.no_acls,
         xattrs: args.xattrs || !args.no_xattrs,
         sparse: args.sparse || !args.no_sparse,
-        writing: Writing { in_place: args.inplace, preallocate: args.preallocate },
+        writing: Writing { in_place: args.inplace, preallocate: args.preallocate, durability: args.durability.into() },
         ..Options::mirror()
     }
 }

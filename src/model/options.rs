@@ -77,6 +77,21 @@ pub struct Writing {
     pub in_place: bool,
     /// After room for all of it was taken (`--preallocate`).
     pub preallocate: bool,
+    /// What is on stable storage when (`--durability`).
+    pub durability: Durability,
+}
+
+/// What a power failure may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// What the kernel has not written yet, of its own accord.
+    #[default]
+    None,
+    /// Nothing that was acknowledged: content is written before it gets its name, by as few calls as may be, and all else of a cycle by one call for each
+    /// filesystem before the acknowledgement.
+    Cycle,
+    /// The same, by a call for each file and each directory: for filesystems on which others write much.
+    File,
 }
 
 /// How changes are found (`--watch`).

@@ -4,10 +4,11 @@
 
 use crate::apply::{Answer, Errno, Found, FsTarget, Key, Listed, Target};
 use crate::error::{Error, Result};
-use crate::limits::FILES_STALL_MAX;
+use crate::limits::{BORDERS_MAX, DURABLE_FAILURES_MAX, DURABLE_FILES_MAX, FILES_STALL_MAX};
 use crate::model::meta::{Extent, Meta};
 use crate::model::op::{Op, OpError, Section, Spot};
 use crate::model::path::RelPath;
+use crate::receiver::durable::{Applied, not_durable};
 use crate::receiver::session::{Session, Stop};
 use crate::wire::session::{ContentServer, ControlServer};
 use crate::wire::{Incoming, Link, Message, Messages, Payload};
@@ -26,6 +27,10 @@ pub(super) struct Conn<'a> {
     /// Files applied since they were last counted, and those of them that failed.
     files: usize,
     failures: Vec<OpError>,
+    /// Those of them that wait for their names, in the target's order.
+    nameless: Vec<u32>,
+    /// Whether acknowledgements are this connection's.
+    is_control: bool,
     /// The cycle that `files` belong to is known to be open until they are counted.
     entered: bool,
 }
@@ -33,7 +38,7 @@ pub(super) struct Conn<'a> {
 impl<'a> Conn<'a> {
     pub(super) fn new(link: &'a mut Link, session: &'a Session, out: Payload) -> Self {
         let target = FsTarget::new(Arc::clone(&session.root));
-        Self { link, session, target, out, files: 0, failures: Vec::new(), entered: false }
+        Self { link, session, target, out, files: 0, failures: Vec::new(), nameless: Vec::new(), is_control: false, entered: false }
     }
 
     /// Sends what has gathered.
@@ -49,7 +54,11 @@ impl<'a> Conn<'a> {
             let timeout = (self.target.has_work() || self.target.has_questions()).then_some(Duration::ZERO);
             match self.link.wait(timeout)? {
                 Incoming::Frame(payload) => return Ok(Some(payload)),
-                Incoming::Woken => self.session.check_alive()?,
+                Incoming::Woken => {
+                    self.session.check_alive()?;
+                    self.acks()?;
+                    self.send()?;
+                }
                 Incoming::TimedOut => {
                     if !self.target.has_work() {
                         self.answer()?;
@@ -98,28 +107,82 @@ impl<'a> Conn<'a> {
         }
     }
 
-    fn file(&mut self, index: u32, op: &Op) {
-        let done = self.target.op(op);
+    /// A file is applied, but perhaps for its name.
+    fn applied(&mut self, index: u32, done: std::result::Result<(), Errno>) {
         self.files += 1;
         self.note(Section::Files, index, done);
+        let waiting = self.target.waiting();
+        if waiting > self.nameless.len() {
+            self.nameless.push(index);
+            if waiting >= DURABLE_FILES_MAX {
+                self.settle();
+            }
+        }
+    }
+
+    /// Gives names to the files that wait for them.
+    fn settle(&mut self) {
+        if self.nameless.is_empty() {
+            return;
+        }
+        let indices = std::mem::take(&mut self.nameless);
+        for (index, done) in indices.into_iter().zip(self.target.settle()) {
+            self.note(Section::Files, index, done);
+        }
+    }
+
+    /// Acknowledges cycles that have become durable.
+    fn acks(&mut self) -> Result<()> {
+        let Some(syncer) = self.session.syncer.as_ref().filter(|_| self.is_control) else { return Ok(()) };
+        for mut applied in syncer.take_done() {
+            self.ack(applied.cycle, &mut applied.failures)?;
+        }
+        Ok(())
+    }
+
+    fn ack(&mut self, cycle: u64, failures: &mut Vec<OpError>) -> Result<()> {
+        for failure in failures.drain(..) {
+            self.out.failed(&failure);
+            if self.out.is_full() {
+                self.send()?;
+            }
+        }
+        self.out.ack(cycle);
+        Ok(())
+    }
+
+    /// Acknowledges a cycle, at once or when it is durable.
+    fn applied_all(&mut self, cycle: u64, failures: &mut Vec<OpError>) -> std::result::Result<(), Stop> {
+        let Some(syncer) = &self.session.syncer else { return Ok(self.ack(cycle, failures)?) };
+        let many = failures.len() > DURABLE_FAILURES_MAX;
+        syncer.push(Applied { cycle, failures: std::mem::take(failures), touched: self.session.root.take_touched() })?;
+        while many && syncer.is_behind() {
+            self.send()?;
+            self.link.flush()?;
+            self.session.wait_acks()?;
+            self.acks()?;
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, index: u32, op: &Op) {
+        let done = self.target.op(op);
+        self.applied(index, done);
     }
 
     fn put(&mut self, index: u32, at: &Spot, meta: &Meta, data: &[u8], new: bool) {
         let done = if new { self.target.put_new(at, meta, data) } else { self.target.put(at, meta, data) };
-        self.files += 1;
-        self.note(Section::Files, index, done);
+        self.applied(index, done);
     }
 
     fn put_sparse(&mut self, index: u32, at: &Spot, meta: &Meta, extents: &[Extent], data: &[u8]) {
         let done = self.target.put_sparse(at, meta, extents, data);
-        self.files += 1;
-        self.note(Section::Files, index, done);
+        self.applied(index, done);
     }
 
     fn put_patch(&mut self, index: u32, at: &Spot, meta: &Meta, digest: &[u8; 32], delta: &[u8]) {
         let done = self.target.put_patch(at, meta, digest, delta);
-        self.files += 1;
-        self.note(Section::Files, index, done);
+        self.applied(index, done);
     }
 
     /// A piece of a staged file. Why it failed is said by the operation that would put the file into place.
@@ -161,6 +224,7 @@ impl<'a> Conn<'a> {
 
     /// Says what was applied. Held directories are let go first: POST may follow at once.
     fn count(&mut self) -> std::result::Result<(), Stop> {
+        self.settle();
         self.target.end_frame();
         self.entered = false;
         self.session.count(std::mem::take(&mut self.files), &mut self.failures)
@@ -168,6 +232,7 @@ impl<'a> Conn<'a> {
 
     /// Serves a control connection; `first` is what came in one payload with the Hello.
     pub(super) fn control(mut self, first: Messages<'_>) -> std::result::Result<(), Stop> {
+        self.is_control = true;
         let mut control = Control { rules: ControlServer::new(), section: Section::Pre, index: 0, failures: Vec::new() };
         self.control_frame(&mut control, first)?;
         while let Some(payload) = self.next()? {
@@ -218,21 +283,20 @@ impl<'a> Conn<'a> {
             Message::Close { files } => {
                 self.count()?;
                 // What is due must not wait for files that the client may hold back until it has come.
-                self.send()?;
-                self.link.flush()?;
-                self.session.close(files as usize, &mut control.failures, FILES_STALL_MAX)?;
+                loop {
+                    self.send()?;
+                    self.link.flush()?;
+                    if self.session.close(files as usize, &mut control.failures, FILES_STALL_MAX)? {
+                        break;
+                    }
+                    self.acks()?;
+                }
                 control.index = 0;
                 control.section = Section::Post;
             }
             Message::Commit => {
                 self.target.end_cycle();
-                for failure in control.failures.drain(..) {
-                    self.out.failed(&failure);
-                    if self.out.is_full() {
-                        send(self.link, &mut self.out)?;
-                    }
-                }
-                self.out.ack(cycle);
+                self.applied_all(cycle, &mut control.failures)?;
             }
             Message::Attrs(attrs) => self.target.attrs(&attrs),
             Message::Stage { id, offset, data } => self.stage(id, offset, data)?,
@@ -246,17 +310,28 @@ impl<'a> Conn<'a> {
         Ok(())
     }
 
-    fn list(&mut self, dir: &RelPath) -> Result<()> {
+    fn list(&mut self, dir: &RelPath) -> std::result::Result<(), Stop> {
         let (link, out) = (&mut *self.link, &mut self.out);
         let mut sent = Ok(());
+        // What is told is taken for granted from here on: the filesystems that it is on, if it has to be durable.
+        let durable = self.session.syncer.is_some();
+        let (mut tops, mut present) = (Vec::from_iter(durable.then(|| dir.clone())), RelPath::root());
         let listed = self.target.list(dir, &mut |listed| {
             // With the connection gone there is nothing left to do but to come to the end.
             if sent.is_err() {
                 return;
             }
             match listed {
-                Listed::Dir { dir, meta } => out.listing(&dir, &meta),
-                Listed::Entry(entry) => out.entry(&entry),
+                Listed::Dir { dir, meta } => {
+                    out.listing(&dir, &meta);
+                    present = dir;
+                }
+                Listed::Entry(entry) => {
+                    if durable && entry.is_border() && tops.len() < BORDERS_MAX {
+                        tops.extend(present.join(entry.name.as_name()));
+                    }
+                    out.entry(&entry);
+                }
                 Listed::Failed { dir, errno } => out.list_error(&dir, errno),
             }
             if out.is_full() {
@@ -264,6 +339,10 @@ impl<'a> Conn<'a> {
             }
         });
         sent?;
+        if durable && let Err(e) = self.target.sync_seen(&tops) {
+            self.session.end(Some(not_durable(&e)));
+            return self.session.check_alive();
+        }
         if let Err(errno) = listed {
             self.out.list_error(dir, errno);
         }

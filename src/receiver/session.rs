@@ -10,6 +10,7 @@ use crate::control::status::SessionStatus;
 use crate::error::Error;
 use crate::limits::{CYCLE_OPS_MAX, THREADS_MAX};
 use crate::model::op::OpError;
+use crate::receiver::durable::Syncer;
 use crate::sys::wake::Wake;
 use crate::wire::{Token, WireError};
 
@@ -47,6 +48,9 @@ struct State {
     /// Set for good at the end; the text says why unless it was in good order.
     ended: Option<Option<String>>,
     attached: Vec<u16>,
+    /// Cycles have become durable that the control connection has not acknowledged.
+    acks_due: bool,
+    /// The first is the control connection's.
     wakes: Vec<Wake>,
     /// Connections' threads.
     members: usize,
@@ -63,12 +67,15 @@ pub(super) struct Session {
     about: (String, String, Instant),
     state: Mutex<State>,
     changed: Condvar,
+    /// What makes cycles durable, if they have to be.
+    pub(super) syncer: Option<Syncer>,
 }
 
 impl Session {
     pub(super) fn new(token: Token, root: Arc<Root>, place: (u64, u64), threads: u16, (module, path): (String, String)) -> Self {
         let about = (module, path, Instant::now());
-        Self { token, root, place, threads, about, state: Mutex::default(), changed: Condvar::new() }
+        let syncer = root.is_durable().then(Syncer::default);
+        Self { token, root, place, threads, about, state: Mutex::default(), changed: Condvar::new(), syncer }
     }
 
     /// What `status` tells of it.
@@ -111,6 +118,9 @@ impl Session {
         state.members -= 1;
         if state.members == 0 {
             state.ended.get_or_insert(None);
+            if let Some(syncer) = &self.syncer {
+                syncer.end();
+            }
         }
         state.members == 0
     }
@@ -127,7 +137,30 @@ impl Session {
             state.ended = Some(why);
             state.wakes.iter().for_each(Wake::wake);
             self.changed.notify_all();
+            if let Some(syncer) = &self.syncer {
+                syncer.end();
+            }
         }
+    }
+
+    /// Wakes the control connection: cycles can be acknowledged.
+    pub(super) fn acks_are_due(&self) {
+        let mut state = self.lock();
+        state.acks_due = true;
+        if let Some(control) = state.wakes.first() {
+            control.wake();
+        }
+        self.changed.notify_all();
+    }
+
+    /// Waits until cycles can be acknowledged.
+    pub(super) fn wait_acks(&self) -> Result<(), Stop> {
+        let mut state = self.lock();
+        while !std::mem::take(&mut state.acks_due) {
+            alive(&state)?;
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
     }
 
     /// Whether it goes on.
@@ -175,12 +208,16 @@ impl Session {
     }
 
     /// Waits until all `files` of the open cycle are applied, and closes it. Adds what failed to `failures`. Gives up when nothing happens for `stall`.
-    pub(super) fn close(&self, files: usize, failures: &mut Vec<OpError>, stall: Duration) -> Result<(), Stop> {
+    /// False if it is not closed, because earlier cycles are to be acknowledged first: the client may wait for that.
+    pub(super) fn close(&self, files: usize, failures: &mut Vec<OpError>, stall: Duration) -> Result<bool, Stop> {
         let mut state = self.lock();
         let mut seen = state.files;
         let mut since = Instant::now();
         while state.files < files {
             alive(&state)?;
+            if std::mem::take(&mut state.acks_due) {
+                return Ok(false);
+            }
             if state.files != seen {
                 (seen, since) = (state.files, Instant::now());
             }
@@ -196,7 +233,7 @@ impl Session {
         }
         state.open = None;
         failures.append(&mut state.failures);
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -16,6 +16,7 @@ pub mod privilege;
 pub mod quiet;
 pub mod regular;
 mod spare;
+pub mod stable;
 pub mod tcp;
 mod unnamed;
 pub mod uring;

@@ -12,7 +12,7 @@ use crate::limits::{
 use crate::model::attrs::{Attrs, Namespaces};
 use crate::model::meta::{Extent, Kind, Meta, Time};
 use crate::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
-use crate::model::options::Writing;
+use crate::model::options::{Durability, Writing};
 use crate::model::path::{Name, RelPath};
 use crate::model::scrub::{LookDone, Part, PartSum};
 use crate::wire::codec::Reader;
@@ -389,10 +389,14 @@ impl<'a> Messages<'a> {
 
     fn writing(&mut self) -> Result<Writing, WireError> {
         let bits = self.rest.u8()?;
-        if bits & !(tag::WRITING_IN_PLACE | tag::WRITING_PREALLOCATE) != 0 {
-            return Err(WireError::Value("unknown way of writing"));
-        }
-        Ok(Writing { in_place: bits & tag::WRITING_IN_PLACE != 0, preallocate: bits & tag::WRITING_PREALLOCATE != 0 })
+        let durability = match bits & !(tag::WRITING_IN_PLACE | tag::WRITING_PREALLOCATE) {
+            0 => Durability::None,
+            tag::WRITING_DURABLE_CYCLE => Durability::Cycle,
+            tag::WRITING_DURABLE_FILE => Durability::File,
+            _ => return Err(WireError::Value("unknown way of writing")),
+        };
+        let (in_place, preallocate) = (bits & tag::WRITING_IN_PLACE != 0, bits & tag::WRITING_PREALLOCATE != 0);
+        Ok(Writing { in_place, preallocate, durability })
     }
 
     fn namespaces(&mut self) -> Result<Namespaces, WireError> {

@@ -11,6 +11,7 @@ use crate::model::attrs::Attrs;
 use crate::model::cycle::AttrsTable;
 use crate::model::meta::{Extent, Kind, Meta};
 use crate::model::op::{Abilities, Entry, Op, OpError, Spot};
+use crate::model::options::Durability;
 use crate::model::path::RelPath;
 use crate::wire::Token;
 use crate::wire::codec::{put_bytes, put_signed, put_text, put_varint};
@@ -179,7 +180,12 @@ impl Payload {
                 self.bytes.push((*read_only).into());
                 let in_place = if writing.in_place { tag::WRITING_IN_PLACE } else { 0 };
                 let preallocate = if writing.preallocate { tag::WRITING_PREALLOCATE } else { 0 };
-                self.bytes.push(in_place | preallocate);
+                let durability = match writing.durability {
+                    Durability::None => 0,
+                    Durability::Cycle => tag::WRITING_DURABLE_CYCLE,
+                    Durability::File => tag::WRITING_DURABLE_FILE,
+                };
+                self.bytes.push(in_place | preallocate | durability);
             }
             Role::Content { token, index } => {
                 self.bytes.push(tag::ROLE_CONTENT);

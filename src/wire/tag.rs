@@ -65,6 +65,8 @@ pub const DIR_NEW: u8 = 1;
 
 pub const WRITING_IN_PLACE: u8 = 1;
 pub const WRITING_PREALLOCATE: u8 = 1 << 1;
+pub const WRITING_DURABLE_CYCLE: u8 = 1 << 2;
+pub const WRITING_DURABLE_FILE: u8 = 1 << 3;
 
 pub const ABILITY_CHOWN: u8 = 1;
 pub const ABILITY_MKNOD: u8 = 1 << 1;

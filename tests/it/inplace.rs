@@ -10,7 +10,7 @@ use ringsync::delta::{Shape, Signer, Step};
 use ringsync::model::attrs::{Attrs, Namespaces};
 use ringsync::model::meta::{Extent, Meta};
 use ringsync::model::op::Op;
-use ringsync::model::options::Writing;
+use ringsync::model::options::{Durability, Writing};
 use ringsync::sys::dir::Dir;
 
 use crate::fixture::{Mirror, file_meta, spot};
@@ -21,7 +21,7 @@ use crate::rng::Rng;
 const BLOCK: u64 = 4096;
 
 fn mirror() -> Mirror {
-    writing(Writing { in_place: true, preallocate: false })
+    writing(Writing { in_place: true, preallocate: false, durability: Durability::None })
 }
 
 fn writing(writing: Writing) -> Mirror {
@@ -229,7 +229,7 @@ fn a_live_mirror_keeps_inodes_tcp() {
 
 #[test]
 fn room_is_taken_before_it_is_filled_and_holes_are_given_back() {
-    let mut m = writing(Writing { in_place: false, preallocate: true });
+    let mut m = writing(Writing { in_place: false, preallocate: true, durability: Durability::None });
     let room = |m: &Mirror, name: &str| m.stat(name).blocks() * 512;
     assert!(!m.target.resume(1, &[0; 16], 100 * BLOCK));
     assert_eq!((room(&m, ".ringsync-staging/f1"), m.stat(".ringsync-staging/f1").len()), (100 * BLOCK, 0));
@@ -258,7 +258,7 @@ fn a_file_that_has_no_room_is_refused_at_once() {
         let at = tempfile::tempdir_in(crate::place::base()).expect("a temporary directory");
         let mounted = crate::mounts::Mounted::new(crate::mounts::Fs::Tmpfs, at.path()).expect("a tmpfs");
         mounted.resize("1m");
-        let how = Writing { in_place: false, preallocate: true };
+        let how = Writing { in_place: false, preallocate: true, durability: Durability::None };
         let mut target = FsTarget::new(Root::new(Dir::open_root(at.path()).unwrap(), false, (Namespaces::NONE, how)));
         assert!(!target.resume(1, &[0; 16], 2 << 20));
         assert_eq!(target.stage(1, 0, b"piece"), Err(libc::ENOSPC));

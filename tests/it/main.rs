@@ -11,6 +11,7 @@ mod confine;
 mod content;
 mod control;
 mod delta;
+mod durable;
 mod failing;
 mod filter;
 mod fixture;

@@ -126,10 +126,53 @@ pub fn privately(name: &str, test: impl FnOnce() + Send) {
 
 fn loop_mount(dir: &Path, mkfs: &[&str], at: &Path, kind: &str, options: &str) -> Result<(), String> {
     let image = dir.join("image");
-    File::create(&image).and_then(|file| file.set_len(512 << 20)).map_err(|e| e.to_string())?;
+    make_image(mkfs, &image)?;
+    mount_image(kind, options, &image, at)
+}
+
+fn make_image(mkfs: &[&str], image: &Path) -> Result<(), String> {
+    File::create(image).and_then(|file| file.set_len(512 << 20)).map_err(|e| e.to_string())?;
     let (program, arguments) = mkfs.split_first().expect("a program");
-    system(program, &[arguments, &[path(&image)]].concat())?;
-    system("mount", &["-t", kind, "-o", options, path(&image), path(at)])
+    system(program, &[arguments, &[path(image)]].concat())
+}
+
+/// Makes an image of ext4 or XFS.
+///
+/// # Errors
+/// Why this machine cannot.
+pub fn image_at(fs: Fs, image: &Path) -> Result<(), String> {
+    make_image(if fs == Fs::Xfs { &["mkfs.xfs", "-q", "-f"] } else { &["mkfs.ext4", "-q", "-F"] }, image)
+}
+
+/// Mounts an image.
+///
+/// # Errors
+/// Why this machine cannot.
+pub fn mount_image(kind: &str, options: &str, image: &Path, at: &Path) -> Result<(), String> {
+    system("mount", &["-t", kind, "-o", options, path(image), path(at)])
+}
+
+/// Mounts an image whose device writes past the cache: a write that the image's filesystem cannot take fails itself, and not the next flush only.
+///
+/// # Errors
+/// Why this machine cannot.
+pub fn mount_direct(kind: &str, image: &Path, at: &Path) -> Result<(), String> {
+    let output =
+        Command::new("losetup").args(["--direct-io=on", "--show", "-f", path(image)]).output().map_err(|e| format!("losetup: {e}"))?;
+    if !output.status.success() {
+        return Err(format!("losetup: {}", String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    let device = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let mounted = system("mount", &["-t", kind, &device, path(at)]);
+    // While it is mounted this only says that it goes with the mount.
+    system("losetup", &["-d", &device]).and(mounted)
+}
+
+/// Unmounts what is mounted at `at`, as far as it is not in use.
+pub fn unmount(at: &Path) {
+    if umount2(at, MntFlags::empty()).is_err() {
+        let _ = umount2(at, MntFlags::MNT_DETACH);
+    }
 }
 
 fn path(path: &Path) -> &str {

@@ -85,6 +85,20 @@ fn in_place_as_an_ordinary_user() {
     });
 }
 
+#[test]
+fn durable_by_cycle_tcp() {
+    each_seed("durable_by_cycle_tcp", |seed| {
+        run_with("durable", As::Us, Way::Tcp, &["--watch", "inotify", "--durability", "cycle"], &Place::new(), seed);
+    });
+}
+
+#[test]
+fn durable_by_file_in_place_local() {
+    each_seed("durable_by_file_in_place_local", |seed| {
+        run_with("durable", As::Us, Way::Local, &["--watch", "inotify", "--durability", "file", "--inplace"], &Place::new(), seed);
+    });
+}
+
 fn plain(name: &str, way: Way, watch: &str) {
     if watch == "fanotify" && !is_root() {
         return skipped(name, "a filesystem mark needs root");

@@ -22,7 +22,7 @@ mod questions;
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// One end of a connection, as a client.
-struct Client {
+pub struct Client {
     link: Link,
     seen: std::collections::VecDeque<String>,
     token: Token,
@@ -34,7 +34,7 @@ fn receiver(root: &Path) -> Receiver {
 }
 
 impl Client {
-    fn open(receiver: &Receiver, hello: &Hello) -> Self {
+    pub fn open(receiver: &Receiver, hello: &Hello) -> Self {
         Self::over(Link::local(receiver.connect_local().unwrap()), hello)
     }
 
@@ -52,21 +52,54 @@ impl Client {
     }
 
     /// A content connection that was welcomed.
-    fn content(receiver: &Receiver, token: Token, index: u16) -> Self {
+    pub fn content(receiver: &Receiver, token: Token, index: u16) -> Self {
         let mut client = Self::open(receiver, &Hello::content(token, index));
         client.expect("Welcome");
         client
     }
 
-    fn say(&mut self, build: impl FnOnce(&mut Payload)) {
+    pub fn say(&mut self, build: impl FnOnce(&mut Payload)) {
         let mut payload = Payload::new();
         build(&mut payload);
         self.link.send(payload.take()).unwrap();
         self.link.flush().unwrap();
     }
 
+    /// Sends a payload, if there is something in it.
+    pub fn frame(&mut self, mut payload: Payload) {
+        if !payload.is_empty() {
+            self.link.send(payload.take()).unwrap();
+            self.link.flush().unwrap();
+        }
+    }
+
+    /// What content connections join with.
+    pub fn token(&self) -> Token {
+        self.token
+    }
+
+    /// As [`Client::next`], but `None` also if nothing has come.
+    pub fn poll(&mut self) -> Option<String> {
+        if self.seen.is_empty()
+            && let Incoming::Frame(payload) = self.link.wait(Some(Duration::ZERO)).unwrap()
+        {
+            self.take(&payload);
+        }
+        self.seen.pop_front()
+    }
+
+    fn take(&mut self, payload: &[u8]) {
+        for message in Messages::new(payload) {
+            let message = message.unwrap();
+            if let Message::Welcome { token, .. } = &message {
+                self.token = *token;
+            }
+            self.seen.push_back(format!("{message:?}"));
+        }
+    }
+
     /// The next message, as text; `None` at the end of the connection.
-    fn next(&mut self) -> Option<String> {
+    pub fn next(&mut self) -> Option<String> {
         let end = Instant::now() + DEADLINE;
         loop {
             if let Some(text) = self.seen.pop_front() {
@@ -75,15 +108,7 @@ impl Client {
             let left = end.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "nothing came");
             match self.link.wait(Some(left)).unwrap() {
-                Incoming::Frame(payload) => {
-                    for message in Messages::new(&payload) {
-                        let message = message.unwrap();
-                        if let Message::Welcome { token, .. } = &message {
-                            self.token = *token;
-                        }
-                        self.seen.push_back(format!("{message:?}"));
-                    }
-                }
+                Incoming::Frame(payload) => self.take(&payload),
                 Incoming::Closed => return None,
                 Incoming::Woken | Incoming::TimedOut => {}
             }
@@ -91,7 +116,7 @@ impl Client {
     }
 
     #[track_caller]
-    fn expect(&mut self, start: &str) -> String {
+    pub fn expect(&mut self, start: &str) -> String {
         let text = self.next().unwrap_or_else(|| panic!("the end instead of {start}"));
         assert!(text.starts_with(start), "{text} instead of {start}");
         text

@@ -7,7 +7,7 @@ use ringsync::limits;
 use ringsync::model::attrs::{Attrs, Namespaces};
 use ringsync::model::meta::{Extent, Kind, Meta, Time};
 use ringsync::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
-use ringsync::model::options::Writing;
+use ringsync::model::options::{Durability, Writing};
 use ringsync::model::path::{Name, RelPath};
 use ringsync::model::scrub::{LookDone, Part, PartSum};
 use ringsync::wire::frame::{Deframer, Framer};
@@ -57,7 +57,7 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
                     threads: 10,
                     attrs: Namespaces::USER.or(Namespaces::ACL),
                     read_only: false,
-                    writing: Writing { in_place: true, preallocate: false },
+                    writing: Writing { in_place: true, preallocate: false, durability: Durability::File },
                 },
             })),
         ),
@@ -72,7 +72,7 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
                     threads: 10,
                     attrs: Namespaces::USER.or(Namespaces::ACL),
                     read_only: true,
-                    writing: Writing { in_place: false, preallocate: true },
+                    writing: Writing { in_place: false, preallocate: true, durability: Durability::Cycle },
                 },
             })),
         ),

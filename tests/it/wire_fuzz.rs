@@ -9,7 +9,7 @@ use ringsync::limits::{FRAME_PAYLOAD_BYTES_MAX, PATH_BYTES_MAX, PUT_EXTENTS_MAX,
 use ringsync::model::attrs::{Attrs, Namespaces};
 use ringsync::model::meta::{Extent, Kind, Meta, Time};
 use ringsync::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
-use ringsync::model::options::Writing;
+use ringsync::model::options::{Durability, Writing};
 use ringsync::model::path::{Name, RelPath};
 use ringsync::model::scrub::{LookDone, Part, PartSum};
 use ringsync::wire::frame::{Deframer, Framer};
@@ -122,7 +122,11 @@ impl Random {
                     threads: self.next() as u16,
                     attrs: self.namespaces(),
                     read_only: self.below(2) == 0,
-                    writing: Writing { in_place: self.below(2) == 0, preallocate: self.below(2) == 0 },
+                    writing: Writing {
+                        in_place: self.below(2) == 0,
+                        preallocate: self.below(2) == 0,
+                        durability: [Durability::None, Durability::Cycle, Durability::File][self.below(3)],
+                    },
                 };
                 Message::Hello(Hello { version_min: 1, version_max: 1 + self.below(9) as u16, role })
             }
