@@ -12,6 +12,7 @@ use ringsync::model::op::Spot;
 use ringsync::model::options::Options;
 use ringsync::model::path::{Name, NameBuf, RelPath};
 use ringsync::model::probe::Seen;
+use ringsync::plan::Guard;
 use ringsync::plan::reconcile::{Verdict, wants};
 use ringsync::plan::round::{Round, Slot};
 use ringsync::plan::tree::{ROOT, Tree};
@@ -151,7 +152,7 @@ fn bench_reconcile(c: &mut Criterion) {
         let round = round(&tree, grown);
         group.throughput(Throughput::Elements(round.slots.len() as u64));
         group.bench_function(title, |b| {
-            b.iter(|| match wants(&tree, &round, &options) {
+            b.iter(|| match wants(&tree, &round, &Guard::default(), &options) {
                 Verdict::Wants(wants, _) => wants.len(),
                 Verdict::LookAgain(_) | Verdict::Need(_) => unreachable!("no file was moved"),
             });

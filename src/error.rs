@@ -22,7 +22,9 @@ pub enum Exit {
     Signal = 20,
     /// Some entries could not be mirrored.
     Partial = 23,
-    /// The peer was silent too long.
+    /// Deletions are held.
+    MaxDelete = 25,
+    /// The peer was silent too long, or what was waited for took too long.
     Timeout = 30,
 }
 

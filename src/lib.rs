@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod delta;
 pub mod error;
 pub mod limits;

@@ -122,7 +122,7 @@ pub const HANDSHAKES_MAX: usize = 512;
 /// How long a connection may take to say what it wants.
 pub const HANDSHAKE_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// How long a server may take to answer a Hello: a session that waits for an older one to leave takes [`TAKEOVER_TIME_MAX`].
+/// How long a server may take to answer a Hello, unless a timeout is given: a session that waits for an older one to leave takes [`TAKEOVER_TIME_MAX`].
 pub const GREET_TIME_MAX: Duration = Duration::from_secs(45);
 
 /// Sessions of one receiver: each has up to [`THREADS_MAX`] threads.
@@ -265,7 +265,7 @@ pub const RING_ENTRIES: u32 = 8;
 /// Entries of its completion queue: every receive buffer once, and as many again for all else.
 pub const RING_COMPLETIONS: u32 = 64;
 
-/// How long a peer may leave sent bytes or keepalive probes unanswered by its kernel before the connection counts as lost.
+/// How long a peer may leave sent bytes or keepalive probes unanswered by its kernel before the connection counts as lost, unless a timeout is given.
 pub const SOCKET_SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Smallest block of a signature: a page, which is what databases and virtual machines write in place. A changed byte costs one block.
@@ -403,3 +403,47 @@ pub const HANDLE_SAMPLES_MAX: usize = 4;
 
 /// A directory to be listed counts as so many names of a cycle: it stands for as many entries on average.
 pub const SCAN_WEIGHT: usize = 16;
+
+/// Deletions within this time are one burst, which `--max-delete` bounds: long enough for an `rm -rf` that is under way, short enough that a day's ordinary
+/// deletions do not add up.
+pub const DELETE_BURST_NS: u64 = 60_000_000_000;
+
+/// A root that loses all its entries at once is held if so many entries would be deleted: the only file of a spool comes and goes.
+pub const EMPTIED_ENTRIES_MIN: u64 = 2;
+
+/// Clients of a control socket at one time; more wait in the kernel. A few people and scripts.
+pub const CONTROL_CLIENTS_MAX: usize = 32;
+
+/// Longest request of a control client: a word and a number.
+pub const CONTROL_REQUEST_BYTES_MAX: usize = 256;
+
+/// How long a control client waits for a status before it gets the last one known.
+pub const CONTROL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a control client may take for its line, or for taking the answer: one that gets hardly any of a busy processor is not sent away.
+pub const CONTROL_CLIENT_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Failing entries, and held deletions, that a status names: what a person reads, and a bound for the answer.
+pub const STATUS_PATHS_MAX: usize = 100;
+
+/// Longest path that a status shows; the rest is left out. One of `PATH_MAX` fits.
+pub const STATUS_PATH_CHARS_MAX: usize = 4096;
+
+/// Longest answer that a control client reads: twice as many of the longest paths as a status has, each character of four bytes.
+pub const CONTROL_REPLY_BYTES_MAX: usize = 4 * STATUS_PATH_CHARS_MAX * 2 * STATUS_PATHS_MAX + 1024 * 1024;
+
+/// Lines that a failure log gets in one second: a full disk under a million files must not fill another one.
+pub const FAILURE_LINES_PER_SECOND_MAX: u64 = 500;
+/// Names that a round looks at for lost events, beside those that events tell, in directories of at least one: 5 ms of two workers. What events tell
+/// meanwhile waits no longer.
+pub const SWEEP_NAMES_MAX: usize = 4096;
+
+/// Longest timeout: what `TCP_KEEPIDLE` takes.
+pub const TIMEOUT_SECONDS_MAX: u32 = 32_767;
+
+/// While so many names wait to be looked at, new ones are left to a listing of their directory: a receiver that takes nothing for long must not make the
+/// sender remember each temporary file. 100 MiB of nodes.
+pub const NAMES_WAITING_MAX: usize = 1024 * 1024;
+
+/// Names of its own that a receiver could not remove and tries again with each cycle; each holds a descriptor. More are left to the next session.
+pub const LEFTOVERS_MAX: usize = 64;

@@ -4,6 +4,7 @@
 //! sends is checked before it is acted on. If one connection of a session breaks, the whole session ends. Started by the command line for a
 //! daemon, and by a sender that mirrors to a directory of its own machine.
 
+mod control;
 mod daemon;
 mod handshakes;
 mod serve;
@@ -22,9 +23,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::apply::Root;
+use crate::control::status::SessionStatus;
 use crate::error::{Error, Exit, Result};
 use crate::limits::{
-    ACCEPT_PAUSE, HANDSHAKE_TIME_MAX, HANDSHAKES_MAX, LINGER_TIME_MAX, SERVER_INBOX_BYTES_MAX, SESSIONS_MAX, TAKEOVER_TIME_MAX,
+    ACCEPT_PAUSE, HANDSHAKE_TIME_MAX, HANDSHAKES_MAX, LINGER_TIME_MAX, SERVER_INBOX_BYTES_MAX, SESSIONS_MAX, SOCKET_SILENCE_MAX,
+    TAKEOVER_TIME_MAX,
 };
 use crate::model::attrs::Namespaces;
 use crate::model::options::{Compress, IoChoice, Writing};
@@ -34,6 +37,7 @@ use crate::receiver::serve::Conn;
 use crate::receiver::session::{Session, Stop};
 use crate::sys::dir::Dir;
 use crate::sys::wake::{Wake, wait_readable};
+use crate::wire::link::keep_alive;
 use crate::wire::session::{Refusal, greet};
 use crate::wire::{Incoming, Link, LocalEnd, Message, Messages, Payload, Role, Token};
 
@@ -55,6 +59,8 @@ pub struct Sockets {
     pub io: IoChoice,
     /// Whether manifests and answers are compressed.
     pub compress: Compress,
+    /// How long a client's host may answer nothing; the default is [`SOCKET_SILENCE_MAX`].
+    pub timeout: Option<Duration>,
 }
 
 struct Inner {
@@ -156,7 +162,8 @@ impl Receiver {
         let inner = Arc::clone(&self.0);
         let compress = inner.sockets.compress.towards(is_local);
         let spawned = spawn(move || {
-            let linked = stream.set_nonblocking(false).map_err(|e| Error::socket("accept", e));
+            let silence = inner.sockets.timeout.unwrap_or(SOCKET_SILENCE_MAX);
+            let linked = stream.set_nonblocking(false).and_then(|()| keep_alive(&stream, silence)).map_err(|e| Error::socket("accept", e));
             match linked.and_then(|()| Link::tcp(stream, inner.sockets.io, compress, None)) {
                 Ok(link) => inner.serve(link.with_inbox(SERVER_INBOX_BYTES_MAX), handshake),
                 Err(e) => tracing::warn!(error = %e, "a connection could not be served"),
@@ -174,6 +181,13 @@ impl Receiver {
             session.end(Some("the receiver is shutting down".into()));
         }
         self.0.wait_until(sessions, patience, |sessions| sessions.is_empty()).is_some()
+    }
+
+    /// What `status` tells of the sessions, the oldest first.
+    fn describe(&self) -> Vec<SessionStatus> {
+        let mut all: Vec<SessionStatus> = self.0.table().values().map(|session| session.describe()).collect();
+        all.sort_by(|a, b| b.age_seconds.total_cmp(&a.age_seconds));
+        all
     }
 
     /// Sessions now.
@@ -322,7 +336,8 @@ impl Inner {
         if sessions.len() >= SESSIONS_MAX {
             return Err(refusal(Exit::Socket, format!("max connections ({SESSIONS_MAX}) reached -- try again later")));
         }
-        let session = Arc::new(Session::new(token, Root::new(dir, read_only, how), place, threads));
+        let about = (module.name.clone(), path.to_string());
+        let session = Arc::new(Session::new(token, Root::new(dir, read_only, how), place, threads, about));
         session.join(None, wake).map_err(|why| refusal(Exit::Socket, why))?;
         sessions.insert(token, Arc::clone(&session));
         Ok(session)

@@ -4,19 +4,30 @@
 //! forgotten and the next session starts from the receiver's manifest, so that start, restart and resume are one path. What the files of it do:
 //! `sender` runs sessions one after another, `sender::session` is one session, `sender::outbox` sends cycles in order, `sender::crew` hands work to workers.
 
+mod attend;
 mod attrs;
+mod backoff;
+mod catch_up;
+mod control;
 mod crew;
+mod eyes;
+mod failures;
 mod outbox;
+mod pulse;
 mod root;
 mod scrub;
 mod session;
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Dest};
+use crate::control::Reply;
+use crate::control::status::State;
 use crate::error::{Error, Result};
+use crate::limits::{GREET_TIME_MAX, SOCKET_SILENCE_MAX};
 use crate::model::options::{Compress, IoChoice};
 use crate::model::path::RelPath;
 use crate::model::scrub::Finding;
@@ -27,17 +38,16 @@ use crate::sys::nice;
 use crate::sys::wake::Wake;
 use crate::watch::tune;
 use crate::wire::Link;
-use root::SourceRoot;
+use crate::wire::link::keep_alive;
+use backoff::Backoff;
+pub use control::Controls;
+use control::Desk;
+use failures::FailureLog;
+use root::{LOOK_EVERY, SourceRoot};
 use session::{End, Session};
 
 /// Name of the embedded receiver's only module.
 const LOCAL_MODULE: &str = "local";
-/// The first wait before a lost connection is made again; doubled with each failure.
-const RECONNECT_MIN: Duration = Duration::from_millis(100);
-/// The longest wait.
-const RECONNECT_MAX: Duration = Duration::from_secs(10);
-/// A session that lasted so long was a good one: the next wait is the first again.
-const GOOD_SESSION: Duration = Duration::from_secs(30);
 /// How long the embedded receiver may take to leave.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a server may take to accept a connection.
@@ -50,6 +60,8 @@ pub struct Outcome {
     pub failing: u64,
     /// Entries that were not looked at any more.
     pub dirty: u64,
+    /// Entries whose deletion was held.
+    pub held: u64,
     /// It was asked to end before it was done.
     pub interrupted: bool,
 }
@@ -59,7 +71,7 @@ pub(crate) enum Peer {
     /// A receiver in this process.
     Local(Receiver),
     /// A server.
-    Tcp { host: String, port: u16, io: IoChoice, compress: Compress, stats: Arc<Stats> },
+    Tcp { host: String, port: u16, io: IoChoice, compress: Compress, timeout: Option<Duration>, stats: Arc<Stats> },
 }
 
 impl Peer {
@@ -68,12 +80,18 @@ impl Peer {
         Ok(match dest {
             Dest::Local(path) => {
                 let module = Module { name: LOCAL_MODULE.into(), root: path.clone(), read_only: false };
-                let receiver = Receiver::new(vec![module], Sockets { io: config.io, compress: Compress::None });
+                let receiver = Receiver::new(vec![module], Sockets { io: config.io, compress: Compress::None, timeout: None });
                 (Self::Local(receiver), LOCAL_MODULE.into(), RelPath::root())
             }
             Dest::Tcp { host, port, module, path } => {
-                let peer =
-                    Self::Tcp { host: host.clone(), port: *port, io: config.io, compress: config.compress, stats: Arc::clone(stats) };
+                let peer = Self::Tcp {
+                    host: host.clone(),
+                    port: *port,
+                    io: config.io,
+                    compress: config.compress,
+                    timeout: config.timeout,
+                    stats: Arc::clone(stats),
+                };
                 (peer, module.clone(), path.clone())
             }
         })
@@ -86,11 +104,20 @@ impl Peer {
     pub(crate) fn connect(&self) -> Result<Link> {
         match self {
             Self::Local(receiver) => Ok(Link::local(receiver.connect_local()?)),
-            Self::Tcp { host, port, io, compress, stats } => {
-                let stream = dial(host, *port)?;
+            Self::Tcp { host, port, io, compress, timeout, stats } => {
+                let stream = dial(host, *port, timeout.unwrap_or(CONNECT_TIMEOUT).min(CONNECT_TIMEOUT))?;
+                keep_alive(&stream, timeout.unwrap_or(SOCKET_SILENCE_MAX)).map_err(|e| Error::socket("set up a connection", e))?;
                 let is_local = stream.peer_addr().is_ok_and(|peer| peer.ip().is_loopback());
                 Link::tcp(stream, *io, compress.towards(is_local), Some(Arc::clone(stats)))
             }
+        }
+    }
+
+    /// How long the other end may take to answer a Hello.
+    pub(crate) fn patience(&self) -> Duration {
+        match self {
+            Self::Tcp { timeout: Some(timeout), .. } => *timeout,
+            Self::Local(_) | Self::Tcp { timeout: None, .. } => GREET_TIME_MAX,
         }
     }
 
@@ -100,12 +127,12 @@ impl Peer {
 }
 
 /// Connects to the first address of the host that answers.
-fn dial(host: &str, port: u16) -> Result<TcpStream> {
+fn dial(host: &str, port: u16, timeout: Duration) -> Result<TcpStream> {
     use std::net::ToSocketAddrs;
     let addresses = (host, port).to_socket_addrs().map_err(|e| Error::socket(format!("failed to find {host}"), e))?;
     let mut last = None;
     for address in addresses {
-        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+        match TcpStream::connect_timeout(&address, timeout) {
             Ok(stream) => return Ok(stream),
             Err(e) => last = Some(Error::socket(format!("failed to connect to {host} ({})", address.ip()), e)),
         }
@@ -117,8 +144,8 @@ fn dial(host: &str, port: u16) -> Result<TcpStream> {
 ///
 /// # Errors
 /// The first connection cannot be made, or what only a person can mend.
-pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>) -> Result<Outcome> {
-    run_with(config, stop, stats, None)
+pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>, controls: &Controls) -> Result<Outcome> {
+    run_with(config, stop, stats, None, controls)
 }
 
 /// Compares mirror and source, and tells `hear` of each difference, while it runs. What is repaired is said by `config.scrub`.
@@ -126,10 +153,10 @@ pub fn run(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>) -> Result<Ou
 /// # Errors
 /// As [`run`].
 pub fn verify(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>, hear: &dyn Fn(&Finding)) -> Result<Outcome> {
-    run_with(config, stop, stats, Some(hear))
+    run_with(config, stop, stats, Some(hear), &Controls::new())
 }
 
-fn run_with(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>, hearer: scrub::Hearer<'_>) -> Result<Outcome> {
+fn run_with(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>, hearer: scrub::Hearer<'_>, controls: &Controls) -> Result<Outcome> {
     if let Err(e) = nice::set(config.nice) {
         tracing::warn!("niceness {}: {e}", config.nice);
     }
@@ -138,7 +165,13 @@ fn run_with(config: &config::Mirror, stop: &Stop, stats: Arc<Stats>, hearer: scr
     }
     let (peer, module, path) = Peer::new(config, &stats)?;
     let peer = Arc::new(peer);
-    let result = sessions(config, (stop, hearer), &stats, &peer, (&module, &path));
+    let desk = &controls.0;
+    desk.slot().register(stop);
+    desk.set_failure_log(config.failure_log.as_deref().map(FailureLog::open).transpose()?);
+    let server = desk.open(config)?;
+    let result = sessions(config, (stop, hearer), &stats, &peer, (&module, &path), desk);
+    drop(server);
+    desk.set_failure_log(None);
     if let Peer::Local(receiver) = &*peer
         && !receiver.shutdown(SHUTDOWN_PATIENCE)
     {
@@ -153,19 +186,27 @@ fn sessions(
     stats: &Arc<Stats>,
     peer: &Arc<Peer>,
     module: (&str, &RelPath),
+    desk: &Desk,
 ) -> Result<Outcome> {
-    let root = SourceRoot::open(&config.source)?;
-    let slot = StopSlot::register(stop);
-    let mut wait = RECONNECT_MIN;
+    let mut config = config.clone();
+    let mut root = SourceRoot::open(&config.source)?;
+    let mut backoff = Backoff::new();
     let mut connected_once = false;
+    // Only what has worked once and does not any more may work again by itself.
+    let mut worked_once = false;
     loop {
-        let began = Instant::now();
-        let connection = session::connect(config, peer, module);
+        if let Some(filter) = desk.take_filter() {
+            config.filter = filter;
+        }
+        let connection = session::connect(&config, (stop, desk.slot()), peer, module);
+        let began = connection.is_ok().then(Instant::now);
         connected_once |= connection.is_ok();
-        let started = connection.and_then(|connection| Session::start(config, (stop, &slot), stats, peer, connection, &root, hearer));
+        let started = connection.and_then(|connection| Session::start(&config, (stop, desk), stats, peer, connection, &root, hearer));
+        worked_once |= started.is_ok();
         let ended = started.and_then(Session::run);
         let why = match ended {
             Ok(End::Done(outcome)) => return Ok(outcome),
+            Ok(End::NewRules) => continue,
             Ok(End::SourceLost) => {
                 tracing::error!(
                     "the source {} is missing or another directory than it was: nothing is deleted; waiting until it is back",
@@ -174,25 +215,55 @@ fn sessions(
                 if config.once {
                     return Err(root.lost());
                 }
-                if !root.wait_until_back(|wait| slot.rest(stop, wait)) {
+                if !wait_for_source(&mut root, &config, desk, stop) {
                     return Ok(Outcome { interrupted: true, ..Outcome::default() });
                 }
-                tracing::info!("the source is back");
                 continue;
             }
-            Err(e) if e.is_retryable() && connected_once && !config.once && !peer.is_local() => e,
+            Err(_) if stop.is_stopped() => return Ok(Outcome { interrupted: true, ..Outcome::default() }),
+            Err(e) if config.once || peer.is_local() => return Err(e),
+            Err(e) if connected_once && e.is_retryable() => e,
+            Err(e @ Error::File { .. }) if worked_once => e,
             Err(e) => return Err(e),
         };
-        if began.elapsed() >= GOOD_SESSION {
-            wait = RECONNECT_MIN;
-        }
+        let random = BuildHasher::hash_one(&RandomState::new(), 0);
+        let wait = backoff.wait(began.map_or(Duration::ZERO, |began| began.elapsed()), random);
         tracing::warn!("{why}; connecting again in {} ms", wait.as_millis());
+        desk.leave(State::Reconnecting, &why.to_string(), None);
         stats.reconnects.add(1);
-        if slot.rest(stop, wait) {
+        if desk.slot().rest(stop, wait) {
             return Ok(Outcome { interrupted: true, ..Outcome::default() });
         }
-        wait = (wait * 2).min(RECONNECT_MAX);
     }
+}
+
+/// Waits until the source is there, or another directory is approved as it; false if the run was asked to end first.
+fn wait_for_source(root: &mut SourceRoot, config: &config::Mirror, desk: &Desk, stop: &Stop) -> bool {
+    let came = loop {
+        if root.is_there() {
+            tracing::info!("the source is back");
+            if let Some(ticket) = desk.approved_source() {
+                desk.reply(ticket, Reply::Approved(0));
+            }
+            break true;
+        }
+        if let Some(ticket) = desk.approved_source() {
+            match SourceRoot::open(&config.source) {
+                Ok(approved) => {
+                    tracing::info!("approved: the source is another directory from now on");
+                    *root = approved;
+                    desk.reply(ticket, Reply::ApprovedSource);
+                    break true;
+                }
+                Err(e) => desk.reply(ticket, Reply::Error(format!("there is nothing to approve: {e}"))),
+            }
+        }
+        if desk.slot().rest(stop, LOOK_EVERY) {
+            break false;
+        }
+    };
+    desk.set_lost(false);
+    came
 }
 
 /// Wakes whoever waits now when the run is asked to end: one registration for a run, however many sessions it has.
@@ -200,15 +271,17 @@ fn sessions(
 pub(crate) struct StopSlot(Arc<Mutex<Option<Wake>>>);
 
 impl StopSlot {
-    fn register(stop: &Stop) -> Self {
-        let slot = Self::default();
-        let waker = slot.clone();
-        stop.on_stop(Box::new(move || {
-            if let Some(wake) = &*waker.lock() {
-                wake.wake();
-            }
-        }));
-        slot
+    /// Has the end of the run ring.
+    fn register(&self, stop: &Stop) {
+        let slot = self.clone();
+        stop.on_stop(Box::new(move || slot.ring()));
+    }
+
+    /// Wakes whoever waits now.
+    pub(crate) fn ring(&self) {
+        if let Some(wake) = &*self.lock() {
+            wake.wake();
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Wake>> {

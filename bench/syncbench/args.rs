@@ -31,7 +31,7 @@ Exit codes: 0 done, 1 usage, 2 something is worse or a goal is missed (compare, 
 20 ended by a signal, 23 trees are not equal.";
 
 const RUN_HELP: &str = "\
-Without LOADS all are run, except those that need an option (untar, checkout), take long (steady, many) or are for measuring compression (logs, noise). Without --peers all peers are.
+Without LOADS all are run, except those that need an option (untar, checkout), take long or much memory (steady, many, copy) or are for measuring compression (logs, noise). Without --peers all peers are.
 
 Each load is run --runs times, with every peer in turn. Directories are made under --dir (and --mirror-dir) and removed in the end. As root the \
 ends talk in a network namespace of their own, whose counters give the bytes on the wire.
@@ -176,7 +176,7 @@ impl RunArgs {
         let all = <Name as clap::ValueEnum>::value_variants();
         let wanted = |name: &&Name| {
             if self.names.is_empty() {
-                !matches!(name, Name::Untar | Name::Checkout | Name::Steady | Name::Many | Name::Logs | Name::Noise)
+                !matches!(name, Name::Untar | Name::Checkout | Name::Steady | Name::Many | Name::Copy | Name::Logs | Name::Noise)
             } else {
                 self.names.contains(name)
             }

@@ -46,7 +46,7 @@ pub struct Course<'a> {
 /// Whether the load is for the peer.
 pub fn fits(load: Name, peer: Peer) -> bool {
     match load {
-        Name::First | Name::Noop => peer != Peer::None,
+        Name::First | Name::Noop | Name::Copy => peer != Peer::None,
         Name::Idle => peer.is_live(),
         Name::Latency | Name::Many => peer.is_live(),
         _ => peer == Peer::None || peer.is_live(),
@@ -66,7 +66,7 @@ impl Course<'_> {
         }
         let mut out = match load.name {
             _ if peer == Peer::None => self.alone(load, &src)?,
-            Name::First | Name::Noop => self.start_up(load, peer, &src, &dst)?,
+            Name::First | Name::Noop | Name::Copy => self.start_up(load, peer, &src, &dst)?,
             _ => self.live(load, peer, &src, &dst)?,
         };
         out.load = load.name.text();

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 
 use crate::apply::dirs::Held;
 use crate::apply::inplace::{self, Overlay};
-use crate::apply::meta::{Identity, left_behind};
+use crate::apply::meta::Identity;
 use crate::apply::root::Root;
 use crate::apply::temp::TempNames;
 use crate::delta::patch;
@@ -160,7 +160,7 @@ fn beside(
     if done.is_err()
         && let Err(e) = held.dir.unlink(temp.name())
     {
-        left_behind(temp.name(), &e);
+        root.leftovers.note(&held.dir, temp.name(), &e);
     }
     done
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use crate::apply::dirs::{Dirs, Held};
 use crate::apply::file::{self, Finish};
 use crate::apply::manifest::{self, errno};
-use crate::apply::meta::left_behind;
 use crate::apply::partial::{Found, Key, Partials};
 use crate::apply::patch::Patches;
 use crate::apply::root::Root;
@@ -371,7 +370,7 @@ impl FsTarget {
             .and_then(|made| root.who.settle_at(dir, temp, &made.meta, meta, &new))
             .and_then(|()| dir.rename(temp, dir, name));
         if done.is_err() {
-            discard(dir, temp);
+            discard(&root, dir, temp);
         }
         done
     }
@@ -397,7 +396,7 @@ impl FsTarget {
         let (temp, ()) = self.temps.with_free(|temp| from_dir.link(name, to_dir, temp))?;
         let done = to_dir.rename(temp.name(), to_dir, new_name);
         // A rename does nothing if somebody made the same link meanwhile: the temporary name would stay.
-        discard(to_dir, temp.name());
+        discard(&self.root, to_dir, temp.name());
         done
     }
 
@@ -429,7 +428,7 @@ impl FsTarget {
                 if others || leftovers.is_empty() {
                     return Err(io::Error::from_raw_os_error(libc::ENOTEMPTY));
                 }
-                sweep::remove_all(&inner, &root.who, &leftovers);
+                sweep::remove_all(&inner, &root, &leftovers);
                 dir.rmdir(name)
             }
             other => other,
@@ -454,9 +453,9 @@ impl FsTarget {
     }
 }
 
-fn discard(dir: &Dir, temp: Name<'_>) {
+fn discard(root: &Root, dir: &Dir, temp: Name<'_>) {
     match dir.unlink(temp) {
-        Err(e) if !is_missing(&e) => left_behind(temp, &e),
+        Err(e) if !is_missing(&e) => root.leftovers.note(dir, temp, &e),
         _ => {}
     }
 }
@@ -553,6 +552,7 @@ impl Target for FsTarget {
 
     fn end_cycle(&mut self) {
         self.dirs.clear();
+        self.root.leftovers.retry(&self.root);
         self.root.staging.remove_if_empty(&self.root);
         self.root.loosened.restore_all();
     }

@@ -106,10 +106,10 @@ impl Manifest<'_> {
                 Err(e) => trouble = Err(e),
             }
         });
-        if staging && !self.root.staging.sweep(self.root) {
-            leftovers.extend(Name::new(STAGING_NAME).ok().map(|name| name.to_owned()));
+        if staging {
+            self.root.staging.sweep(self.root);
         }
-        sweep::remove_all(dir, &self.root.who, &leftovers);
+        sweep::remove_all(dir, self.root, &leftovers);
         if let Err(e) = listed.and(trouble) {
             each(Listed::Failed { dir: path.clone(), errno: errno(&e) });
         }

@@ -9,6 +9,7 @@ mod dirs;
 mod file;
 pub mod fs;
 mod inplace;
+mod leftovers;
 mod manifest;
 mod meta;
 pub mod partial;

@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use crate::apply::root::Root;
 use crate::delta::code::put_shape;
 use crate::delta::{Digester, Shape};
-use crate::limits::{DELTA_LITERAL_BYTES_MAX, PARTIAL_AGE_MAX, PARTIALS_KEPT_MAX, PATCH_SLICE_BYTES};
+use crate::limits::{DELTA_LITERAL_BYTES_MAX, PARTIAL_AGE_MAX, PATCH_SLICE_BYTES};
 use crate::model::meta::Kind;
 use crate::model::path::{Name, NameBuf};
 use crate::sys::clock::coarse_now;
@@ -133,12 +133,12 @@ impl Reading {
     }
 }
 
-/// Which entries of the staging directory are to go when a session begins: all but the partial files that are young, as many as are kept.
-pub(super) fn leftovers(dir: &Dir) -> io::Result<Vec<NameBuf>> {
+/// Which entries of the staging directory are of no use to a session that begins: all but the partial files that are young, of which it keeps as many as `most`.
+pub(super) fn leftovers(dir: &Dir, most: usize) -> io::Result<Vec<NameBuf>> {
     let (mut kept, mut gone) = (0, Vec::new());
     let now = coarse_now();
     dir.list(|name| {
-        if kept < PARTIALS_KEPT_MAX && is_partial(name) && is_young(dir, name, now.sec) {
+        if kept < most && is_partial(name) && is_young(dir, name, now.sec) {
             kept += 1;
         } else {
             gone.push(name.to_owned());

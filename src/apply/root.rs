@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::apply::access::Loosened;
 use crate::apply::attrs::Keeper;
+use crate::apply::leftovers::Leftovers;
 use crate::apply::meta::Identity;
 use crate::apply::staging::Staging;
 use crate::model::attrs::Namespaces;
@@ -23,6 +24,7 @@ pub struct Root {
     pub(super) who: Identity,
     pub(super) staging: Staging,
     pub(super) loosened: Loosened,
+    pub(super) leftovers: Leftovers,
     pub(super) attrs: Keeper,
     pub(super) read_only: bool,
     pub(super) writing: Writing,
@@ -49,6 +51,7 @@ impl Root {
             who: Identity::of_process(),
             staging: Staging::new(),
             loosened: Loosened::new(),
+            leftovers: Leftovers::default(),
             read_only,
             writing,
             sweep: AtomicBool::new(!read_only),
@@ -78,6 +81,7 @@ impl Root {
     /// The session is over and no thread applies any more: permissions are restored, and what it staged goes; with `keep`, because it broke, not what the next
     /// one may take up.
     pub fn end_session(&self, keep: bool) {
+        self.leftovers.retry(self);
         self.staging.end_session(self, keep);
         self.loosened.restore_all();
     }

@@ -29,6 +29,8 @@ use crate::sys::holes;
 #[derive(Default)]
 struct State {
     made: bool,
+    /// What earlier sessions left is of no use any more.
+    forgotten: bool,
     files: HashMap<u64, Progress>,
 }
 
@@ -254,36 +256,26 @@ impl Staging {
     /// Removes what earlier sessions left and this one has not taken up.
     pub(super) fn forget_partials(&self, root: &Root) {
         let mut state = self.lock();
-        // Nothing else is in it but what this session knows of; without it there is nothing.
+        state.forgotten = true;
+        // Without the directory there is nothing.
         if state.made
             && let Ok(dir) = open_own(root)
         {
-            let known: Vec<IdName> = state.files.iter().map(|(id, progress)| progress.name(*id)).collect();
-            let mut gone = Vec::new();
-            let listed = dir.list(|name| {
-                if partial::is_partial(name) && !known.iter().any(|known| known.name() == name) {
-                    gone.push(name.to_owned());
-                }
-            });
-            if let Err(e) = listed {
-                left_behind(staging_name(), &e);
-            }
-            gone.iter().for_each(|name| remove_file(root, name.as_name()));
+            state.remove_unknown(root, &dir);
         }
         state.leave(root);
     }
 
-    /// Removes what earlier sessions left, but for parts of large files that are young. False if the directory is not to be trusted.
-    pub(super) fn sweep(&self, root: &Root) -> bool {
+    /// Removes what earlier sessions left, and this one could not remove before, but for parts of large files that are young and may still be of use; all of it, if
+    /// the directory is not to be trusted and nothing is on its way. The root's time stays as it is.
+    pub(super) fn sweep(&self, root: &Root) {
         let mut state = self.lock();
-        let Ok(dir) = open_own(root) else { return false };
-        let Ok(mut gone) = partial::leftovers(&dir) else { return false };
-        let known: Vec<IdName> = state.files.iter().map(|(id, progress)| progress.name(*id)).collect();
-        gone.retain(|gone| !known.iter().any(|known| known.name() == gone.as_name()));
-        sweep::remove_all(&dir, &root.who, &gone);
+        let swept = open_own(root).is_ok_and(|dir| state.remove_unknown(root, &dir));
+        if !swept && state.files.is_empty() {
+            sweep::remove_all(&root.dir, root, &[staging_name().to_owned()]);
+        }
         state.made = true;
         state.leave(root);
-        true
     }
 }
 
@@ -304,6 +296,16 @@ impl State {
         self.made = true;
         dir::set_mtime(root.dir.as_fd(), kept)?;
         open_own(root)
+    }
+
+    /// Removes what no staged file of this session is, nor may become one. False if `dir` cannot be listed.
+    fn remove_unknown(&self, root: &Root, dir: &Dir) -> bool {
+        let keep = if self.forgotten { 0 } else { PARTIALS_KEPT_MAX };
+        let Ok(mut gone) = partial::leftovers(dir, keep) else { return false };
+        let known: Vec<IdName> = self.files.iter().map(|(id, progress)| progress.name(*id)).collect();
+        gone.retain(|gone| !known.iter().any(|known| known.name() == gone.as_name()));
+        sweep::remove_staged(dir, root, &gone);
+        true
     }
 
     fn leave(&mut self, root: &Root) {
@@ -344,7 +346,7 @@ fn create_over(dir: &Dir, name: Name<'_>) -> io::Result<File> {
 
 fn remove_file(root: &Root, name: Name<'_>) {
     match open_own(root).and_then(|dir| dir.unlink(name)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => left_behind(name, &e),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => root.leftovers.note_staged(name, &e),
         _ => {}
     }
 }

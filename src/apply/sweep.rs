@@ -5,13 +5,23 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use crate::apply::meta::{Identity, left_behind};
+use crate::apply::meta::Identity;
+use crate::apply::root::Root;
 use crate::apply::temp::TempNames;
 use crate::model::path::{Name, NameBuf};
 use crate::sys::dir::{self, Dir};
 
-/// Removes the entries `names` of `dir`, whose modification time stays as it is. What cannot be removed is logged.
-pub(super) fn remove_all(dir: &Dir, who: &Identity, names: &[NameBuf]) {
+/// Removes the entries `names` of `dir`, whose modification time stays as it is. What cannot be removed is noted, to be tried again if that may help.
+pub(super) fn remove_all(dir: &Dir, root: &Root, names: &[NameBuf]) {
+    remove_each(dir, &root.who, names, |name, e| root.leftovers.note(dir, name, e));
+}
+
+/// The same in the staging directory.
+pub(super) fn remove_staged(dir: &Dir, root: &Root, names: &[NameBuf]) {
+    remove_each(dir, &root.who, names, |name, e| root.leftovers.note_staged(name, e));
+}
+
+fn remove_each(dir: &Dir, who: &Identity, names: &[NameBuf], failed: impl Fn(Name<'_>, &io::Error)) {
     if names.is_empty() {
         return;
     }
@@ -19,7 +29,7 @@ pub(super) fn remove_all(dir: &Dir, who: &Identity, names: &[NameBuf]) {
     let mut temps = TempNames::new();
     for name in names {
         if let Err(e) = remove(dir, who, &mut temps, name.as_name()) {
-            left_behind(name.as_name(), &e);
+            failed(name.as_name(), &e);
         }
     }
     if let Err(e) = kept.and_then(|mtime| dir::set_mtime(dir.as_fd(), mtime)) {

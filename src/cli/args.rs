@@ -2,10 +2,13 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::model::options::{Compress, IoChoice, WatchChoice};
+use crate::config::ControlPlace;
+use crate::limits::TIMEOUT_SECONDS_MAX;
+use crate::model::options::{Compress, IoChoice, MaxDelete, WatchChoice};
 
 /// Live one-way directory mirror for Linux
 #[derive(Debug, Parser)]
@@ -21,8 +24,10 @@ Examples:
   ringsync serve --module www=/backup/www                receive on this host (loopback)
   ringsync mirror /srv/www ringsync://127.0.0.1/www      send to it
 
+  ringsync status                                        what it does; flush and approve are of this kind
+
 Exit codes: 0 done, 1 usage, 5 the peers cannot agree, 10 socket, 11 file, 12 protocol, 20 ended by a signal, 23 some entries \
-could not be mirrored, 30 timeout.";
+could not be mirrored, 25 deletions are held, 30 timeout.";
 
 const MIRROR_EXAMPLES: &str = "\
 Examples:
@@ -51,6 +56,39 @@ Examples:
 There are no users and no host rules yet: whoever reaches an address may use the modules. So the server listens on loopback \
 unless it is told otherwise.";
 
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  ringsync status
+  ringsync status /srv/www
+  ringsync status --json --control /run/www.sock | jq .receivers[0].lag_seconds
+
+Without SRC and --control it asks the one mirror or server of this user; with several it names them. The lag is the age of the \
+oldest change that was noticed and is not acknowledged.
+
+Exit codes: 0 done, 1 which one is not clear, 10 none answers.";
+
+const FLUSH_EXAMPLES: &str = "\
+Examples:
+  ringsync flush && echo 'all that was written is in the mirror'
+  ringsync flush --timeout 30 /srv/www
+
+It marks the queues of the watcher, so that it waits for all that happened before, and for nothing that comes later. Nothing is \
+written to SRC. It waits while the mirror is not connected.
+
+Exit codes: 0 done, 1 which mirror is not clear, 10 none answers, 23 done but for entries that fail, 25 done but for deletions \
+that are held, 30 the time is over: says how much is left.";
+
+const APPROVE_EXAMPLES: &str = "\
+Examples:
+  ringsync status     names what is held, and why
+  ringsync approve    has it deleted
+  ringsync approve /srv/www
+
+What is held is what `ringsync status` shows: deletions after SRC lost all its entries at once, or beyond --max-delete; or the \
+whole mirror, where SRC is another directory than it was. Approving begins the count of --max-delete anew.
+
+Exit codes: 0 done, 1 which mirror is not clear, 10 none answers, or it has nothing to approve now.";
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Make DEST equal to SRC, and keep it so
@@ -62,6 +100,83 @@ pub(super) enum Command {
     /// Receive mirrors: offer directories as modules
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
+    /// Say what a running mirror or server does
+    #[command(after_help = STATUS_EXAMPLES)]
+    Status(StatusArgs),
+    /// Wait until all that was written to the source before is in the mirror
+    #[command(after_help = FLUSH_EXAMPLES)]
+    Flush(FlushArgs),
+    /// Let deletions go that a running mirror holds
+    #[command(after_help = APPROVE_EXAMPLES)]
+    Approve(ApproveArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    pub(super) whom: WhomArgs,
+    /// Print JSON, whose names do not change
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FlushArgs {
+    #[command(flatten)]
+    pub(super) whom: WhomArgs,
+    /// Give up after so long [default: never]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(super) timeout: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ApproveArgs {
+    #[command(flatten)]
+    pub(super) whom: WhomArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WhomArgs {
+    /// The mirror of this directory; not needed where only one mirror runs
+    #[arg(value_name = "SRC", conflicts_with = "control")]
+    pub(super) source: Option<PathBuf>,
+    /// The one whose control socket is here
+    #[arg(long, value_name = "PATH")]
+    pub(super) control: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ControlArgs {
+    /// Offer the control socket here, not in /run/ringsync or $XDG_RUNTIME_DIR/ringsync
+    #[arg(long, value_name = "PATH", conflicts_with = "no_control")]
+    pub(super) control: Option<PathBuf>,
+    /// Offer no control socket
+    #[arg(long)]
+    pub(super) no_control: bool,
+}
+
+impl ControlArgs {
+    /// What the words mean.
+    pub(super) fn place(&self) -> ControlPlace {
+        match &self.control {
+            Some(path) => ControlPlace::At(path.clone()),
+            None if self.no_control => ControlPlace::None,
+            None => ControlPlace::Derived,
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+}
+
+fn max_delete(text: &str) -> Result<MaxDelete, String> {
+    let wrong = || "give a number of entries, or a percentage from 0% to 100%".to_owned();
+    match text.strip_suffix('%') {
+        Some(percent) => percent.parse().ok().filter(|p| *p <= 100).map(MaxDelete::Percent).ok_or_else(wrong),
+        None => text.parse().map(MaxDelete::Entries).map_err(|_| wrong()),
+    }
 }
 
 #[derive(Debug, Args)]
@@ -92,12 +207,26 @@ pub(super) struct MirrorArgs {
     pub(super) port: Option<u16>,
     #[command(flatten)]
     pub(super) filter: FilterArgs,
+    /// Hold deletions when more than N entries, or P% of the mirror, are to go in the first look or within a minute
+    #[arg(long, value_name = "N|P%", value_parser = max_delete)]
+    pub(super) max_delete: Option<MaxDelete>,
+    /// Empty DEST when SRC has no entry at all; otherwise that is held, for SRC may be a disk that is not mounted
+    #[arg(long)]
+    pub(super) allow_empty: bool,
+    /// Note entries that fail, and when they are healed, in FILE, as lines of JSON
+    #[arg(long, value_name = "FILE")]
+    pub(super) failure_log: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) control: ControlArgs,
     /// Leave the kernel's watch limits as they are
     #[arg(long)]
     pub(super) no_tune: bool,
     /// Niceness, -20 to 19: whoever works with the files comes first [default: 10; 0 with --once]
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-20..=19))]
     pub(super) nice: Option<i32>,
+    /// Give a server up that says nothing for so long, and connect again; 0 leaves that to the kernel, which looks for hosts that are gone (60 s)
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=i64::from(TIMEOUT_SECONDS_MAX)))]
+    pub(super) timeout: u32,
     /// Report the progress of the first sync even where standard error is no terminal
     #[arg(long)]
     pub(super) progress: bool,
@@ -222,8 +351,18 @@ pub(super) struct ServeArgs {
     /// Niceness, -20 to 19: whoever works with the files comes first [default: 10]
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-20..=19))]
     pub(super) nice: Option<i32>,
+    /// Give a client up whose host answers nothing for so long; 0 is 60
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=i64::from(TIMEOUT_SECONDS_MAX)))]
+    pub(super) timeout: u32,
+    #[command(flatten)]
+    pub(super) control: ControlArgs,
     #[command(flatten)]
     pub(super) log: LogArgs,
+}
+
+/// A timeout in seconds; 0 is none.
+pub(super) fn timeout(seconds: u32) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds.into()))
 }
 
 #[derive(Debug, Args)]
@@ -231,7 +370,10 @@ pub(super) struct LogArgs {
     /// Say more; twice: everything
     #[arg(short, long, action = ArgAction::Count)]
     pub(super) verbose: u8,
-    /// Form of the log on standard error
+    /// Write the log to FILE, at its end, not to standard error; SIGHUP opens it again
+    #[arg(long, value_name = "FILE")]
+    pub(super) log_file: Option<PathBuf>,
+    /// Form of the log
     #[arg(long, value_enum, value_name = "FORM", default_value_t = LogFormat::Text)]
     pub(super) log_format: LogFormat,
 }

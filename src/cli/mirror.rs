@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use clap::ArgMatches;
 
-use super::args::{MirrorArgs, OnDrift};
+use super::args::{MirrorArgs, OnDrift, timeout};
 use super::progress::{self, Progress};
 use super::{log, rules, signals};
 use crate::config::{self, Dest};
 use crate::error::{Exit, Result};
 use crate::limits::{NICE_DEFAULT, THREADS_MAX};
-use crate::sender::{self, Outcome};
+use crate::model::filter::Filter;
+use crate::model::options::Options;
+use crate::sender::{self, Controls, Outcome};
 use crate::stats::Stats;
 use crate::stop::Stop;
 
@@ -18,13 +20,16 @@ use crate::stop::Stop;
 pub(super) fn run(args: &MirrorArgs, matches: &ArgMatches) -> Result<Exit> {
     let config = config(args, matches)?;
     let bar = progress::bar(args.log.log_format);
-    log::start(&args.log, bar.clone());
+    let log = log::start(&args.log, bar.clone())?;
     config.prepare()?;
     let stop = Stop::new();
-    signals::listen(&stop)?;
+    let controls = Controls::new();
+    let reload = Reload { log, controls: controls.clone(), matches: matches.clone(), filter: config.filter.clone() };
+    let reload = std::sync::Mutex::new(reload);
+    signals::listen(&stop, move || reload.lock().unwrap_or_else(std::sync::PoisonError::into_inner).reload())?;
     let stats = Arc::new(Stats::default());
     let progress = Progress::start(bar, config.progress, stats.clone(), progress::sent)?;
-    let outcome = sender::run(&config, &stop, stats.clone());
+    let outcome = sender::run(&config, &stop, stats.clone(), &controls);
     drop(progress);
     Ok(conclude(outcome?, &stats))
 }
@@ -34,7 +39,7 @@ fn config(args: &MirrorArgs, matches: &ArgMatches) -> Result<config::Mirror> {
     let config = config::Mirror {
         source: args.source.clone(),
         dests: args.dests.iter().map(|dest| Dest::parse(dest, args.port)).collect::<Result<_>>()?,
-        options: rules::options(&args.filter),
+        options: Options { max_delete: args.max_delete, allow_empty: args.allow_empty, ..rules::options(&args.filter) },
         filter: Arc::new(rules::filter(matches)?),
         threads: args.threads.unwrap_or_else(threads),
         watch: args.watch.into(),
@@ -43,7 +48,10 @@ fn config(args: &MirrorArgs, matches: &ArgMatches) -> Result<config::Mirror> {
         once: args.once,
         tune: !args.no_tune,
         nice: args.nice.unwrap_or(if args.once { 0 } else { NICE_DEFAULT }),
+        timeout: timeout(args.timeout),
         progress: args.progress,
+        control: args.control.place(),
+        failure_log: args.failure_log.clone(),
         scrub: config::Scrub {
             verify: false,
             repair: args.on_drift == OnDrift::Repair,
@@ -53,6 +61,36 @@ fn config(args: &MirrorArgs, matches: &ArgMatches) -> Result<config::Mirror> {
     };
     config.check()?;
     Ok(config)
+}
+
+/// What SIGHUP asks for.
+struct Reload {
+    log: log::Reopen,
+    controls: Controls,
+    matches: ArgMatches,
+    /// The rules in use.
+    filter: Arc<Filter>,
+}
+
+impl Reload {
+    /// Opens logs again and reads files of rules again; rules that are wrong change nothing.
+    fn reload(&mut self) {
+        self.log.reopen();
+        self.controls.reopen();
+        if rules::come_from_standard_input(&self.matches) {
+            tracing::warn!("rules that came from standard input cannot be read again: they stay as they are");
+            return;
+        }
+        match rules::filter(&self.matches) {
+            Ok(filter) if filter == *self.filter => tracing::info!("logs are open again; the filter rules are as before"),
+            Ok(filter) => {
+                self.filter = Arc::new(filter);
+                tracing::info!("the filter rules are others now: everything is looked at again");
+                self.controls.set_filter(self.filter.clone());
+            }
+            Err(e) => tracing::error!("the filter rules stay as they are: {e}"),
+        }
+    }
 }
 
 /// Workers, unless told otherwise.
@@ -70,7 +108,7 @@ fn conclude(outcome: Outcome, stats: &Stats) -> Exit {
         failures = stats.failures.get(),
         "end of the mirror"
     );
-    let Outcome { failing, dirty, interrupted } = outcome;
+    let Outcome { failing, dirty, held, interrupted } = outcome;
     if failing > 0 {
         tracing::warn!(failing, "{failing} entries could not be mirrored: the messages above say why");
     }
@@ -79,6 +117,9 @@ fn conclude(outcome: Outcome, stats: &Stats) -> Exit {
         Exit::Signal
     } else if failing > 0 {
         Exit::Partial
+    } else if held > 0 {
+        tracing::warn!(held, "{held} entries were not deleted: the messages above say why");
+        Exit::MaxDelete
     } else {
         Exit::Ok
     }
@@ -105,6 +146,8 @@ mod tests {
         assert_eq!(plain.options, Options::mirror());
         assert_eq!([plain.nice, parse("ringsync mirror --once a b").unwrap().nice], [NICE_DEFAULT, 0]);
         assert_eq!(parse("ringsync mirror --nice -5 a b").unwrap().nice, -5);
+        assert_eq!((plain.timeout, parse("ringsync mirror --timeout 0 a b").unwrap().timeout), (None, None));
+        assert_eq!(parse("ringsync mirror --timeout 30 a b").unwrap().timeout, Some(std::time::Duration::from_secs(30)));
         assert!(plain.tune && !plain.once && !plain.progress && plain.filter.is_empty() && plain.threads > 0);
 
         let full = parse(
@@ -137,7 +180,8 @@ mod tests {
     #[test]
     fn the_exit_code_tells_the_outcome() {
         let stats = Stats::default();
-        let exit = |failing, interrupted| conclude(Outcome { failing, dirty: 0, interrupted }, &stats);
+        let exit = |failing, interrupted| conclude(Outcome { failing, dirty: 0, held: 0, interrupted }, &stats);
+        assert_eq!(conclude(Outcome { held: 1, ..Outcome::default() }, &stats), Exit::MaxDelete);
         assert_eq!([exit(0, false), exit(1, false), exit(0, true), exit(1, true)], [Exit::Ok, Exit::Partial, Exit::Signal, Exit::Signal]);
     }
 }

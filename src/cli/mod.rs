@@ -1,9 +1,11 @@
 //! The command line: arguments → configuration → run → exit code.
 //!
-//! What the user typed (`args`) and what it means (`config`) are two types; the way from one to the other is in `mirror` and `serve`. The rest is what a
+//! What the user typed (`args`) and what it means (`config`) are two types; the way from one to the other is in `mirror` and `serve`. `ask` is the client of
+//! their control sockets. The rest is what a
 //! process owes its surroundings: log, progress, signals. No mirroring happens here.
 
 mod args;
+mod ask;
 mod log;
 mod mirror;
 mod progress;
@@ -37,6 +39,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         (args::Command::Mirror(args), Some((_, matches))) => mirror::run(args, matches),
         (args::Command::Verify(args), Some((_, matches))) => verify::run(args, matches),
         (args::Command::Serve(args), _) => serve::run(args),
+        (args::Command::Status(args), _) => ask::status(args),
+        (args::Command::Flush(args), _) => ask::flush(args),
+        (args::Command::Approve(args), _) => ask::approve(args),
         (args::Command::Mirror(_) | args::Command::Verify(_), None) => Err(Error::Usage("no arguments".into())),
     };
     ExitCode::from(result.unwrap_or_else(|error| report(&error)) as u8)

@@ -63,6 +63,12 @@ pub(super) fn filter(matches: &ArgMatches) -> Result<Filter> {
     Ok(filter)
 }
 
+/// Whether a file of rules is standard input.
+pub(super) fn come_from_standard_input(matches: &ArgMatches) -> bool {
+    (["include_from", "exclude_from"].iter())
+        .any(|id| matches.get_many(id).into_iter().flatten().any(|file: &PathBuf| file == Path::new("-")))
+}
+
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     let mut source: Box<dyn Read> = if path == Path::new("-") { Box::new(io::stdin().lock()) } else { Box::new(File::open(path)?) };

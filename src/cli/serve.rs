@@ -2,7 +2,7 @@
 
 use indicatif::ProgressBar;
 
-use super::args::ServeArgs;
+use super::args::{ServeArgs, timeout};
 use super::{log, signals};
 use crate::config::{self, ModuleConfig, parse_listen};
 use crate::error::{Exit, Result};
@@ -16,7 +16,7 @@ const LISTEN_DEFAULT: &str = ":8730";
 /// Runs the command.
 pub(super) fn run(args: &ServeArgs) -> Result<Exit> {
     let config = config(args)?;
-    log::start(&args.log, ProgressBar::hidden());
+    let log = log::start(&args.log, ProgressBar::hidden())?;
     config.prepare()?;
     for address in config.exposed() {
         tracing::warn!("listening on {address}: there is no authentication yet, whoever reaches it may use the modules");
@@ -25,7 +25,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<Exit> {
         tracing::info!("listening on loopback only; --listen ADDR:PORT opens it to others");
     }
     let stop = Stop::new();
-    signals::listen(&stop)?;
+    signals::listen(&stop, move || log.reopen())?;
     receiver::run(&config, &stop)?;
     Ok(if stop.is_stopped() { Exit::Signal } else { Exit::Ok })
 }
@@ -39,6 +39,8 @@ fn config(args: &ServeArgs) -> Result<config::Serve> {
         modules: args.modules.iter().map(|text| ModuleConfig::parse(text)).collect::<Result<_>>()?,
         io: args.io.into(),
         nice: args.nice.unwrap_or(NICE_DEFAULT),
+        timeout: timeout(args.timeout),
+        control: args.control.place(),
     };
     config.check()?;
     Ok(config)
@@ -53,7 +55,7 @@ mod tests {
     fn parse(words: &str) -> Result<config::Serve> {
         match Cli::try_parse_from(words.split(' ')).unwrap().command {
             Command::Serve(args) => config(&args),
-            Command::Mirror(_) | Command::Verify(_) => panic!("not a server"),
+            _ => panic!("not a server"),
         }
     }
 

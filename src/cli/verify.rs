@@ -10,7 +10,7 @@ use indicatif::{HumanBytes, ProgressBar};
 use super::args::VerifyArgs;
 use super::progress::{self, Progress};
 use super::{log, mirror, rules, signals};
-use crate::config::{self, Dest};
+use crate::config::{self, ControlPlace, Dest};
 use crate::error::{Exit, Result};
 use crate::model::options::WatchChoice;
 use crate::model::scrub::Finding;
@@ -22,10 +22,10 @@ use crate::stop::Stop;
 pub(super) fn run(args: &VerifyArgs, matches: &ArgMatches) -> Result<Exit> {
     let config = config(args, matches)?;
     let bar = progress::bar(args.log.log_format);
-    log::start(&args.log, bar.clone());
+    let log = log::start(&args.log, bar.clone())?;
     config.prepare()?;
     let stop = Stop::new();
-    signals::listen(&stop)?;
+    signals::listen(&stop, move || log.reopen())?;
     let stats = Arc::new(Stats::default());
     let began = Instant::now();
     let progress = Progress::start(bar.clone(), config.progress, stats.clone(), progress::compared)?;
@@ -48,7 +48,10 @@ fn config(args: &VerifyArgs, matches: &ArgMatches) -> Result<config::Mirror> {
         once: true,
         tune: false,
         nice: args.nice.unwrap_or(0),
+        timeout: None,
         progress: args.progress,
+        control: ControlPlace::None,
+        failure_log: None,
         scrub: config::Scrub { verify: true, repair: args.repair, interval: None, bytes_per_sec: config::parse_rate(&args.bwlimit)? },
     };
     config.check()?;
@@ -76,7 +79,8 @@ fn line(finding: &Finding, json: bool) -> String {
 fn conclude(args: &VerifyArgs, outcome: Outcome, stats: &Stats, took: Duration) -> Exit {
     let (files, bytes) = (stats.compared_files.get(), stats.compared_bytes.get());
     let (differences, unsure) = (stats.differences.get(), stats.unsure.get());
-    let failing = outcome.failing;
+    // What is held was not repaired either.
+    let failing = outcome.failing + outcome.held;
     let settled = differences == 0 || (args.repair && failing == 0 && stats.unsure.get() == 0);
     let equal = settled && failing == 0 && unsure == 0 && !outcome.interrupted;
     let seconds = took.as_secs_f64();
@@ -144,7 +148,7 @@ mod tests {
         let exit = |words: &str, differences, failing, interrupted| {
             let stats = Stats::default();
             stats.differences.add(differences);
-            conclude(&parse(words).0, Outcome { failing, dirty: 0, interrupted }, &stats, Duration::ZERO)
+            conclude(&parse(words).0, Outcome { failing, dirty: 0, held: 0, interrupted }, &stats, Duration::ZERO)
         };
         let (plain, repair) = ("ringsync verify a b", "ringsync verify --repair a b");
         assert_eq!(

@@ -10,6 +10,7 @@ mod serve;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use dest::Dest;
 pub use scrub::{Scrub, parse_duration, parse_rate};
@@ -19,6 +20,18 @@ use crate::error::{Error, Result};
 use crate::limits::THREADS_MAX;
 use crate::model::filter::Filter;
 use crate::model::options::{Compress, IoChoice, Options, WatchChoice};
+
+/// Where a run offers its control socket.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ControlPlace {
+    /// In the user's own directory, under a name that says what is mirrored where.
+    #[default]
+    Derived,
+    /// Here.
+    At(PathBuf),
+    /// Nowhere.
+    None,
+}
 
 /// A live mirror, or one that ends when it is equal (`once`).
 #[derive(Debug, Clone)]
@@ -45,8 +58,14 @@ pub struct Mirror {
     pub tune: bool,
     /// Niceness (setpriority(2)), -20 to 19.
     pub nice: i32,
+    /// A server that says nothing for so long is given up.
+    pub timeout: Option<Duration>,
     /// Show progress of the first sync even where standard error is no terminal.
     pub progress: bool,
+    /// Where it can be asked what it does.
+    pub control: ControlPlace,
+    /// Where failures are noted, beside the log.
+    pub failure_log: Option<PathBuf>,
     /// Comparing contents.
     pub scrub: Scrub,
 }

@@ -6,9 +6,10 @@ use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::dest::{PORT_RINGSYNC, module_name};
-use super::place;
+use super::{ControlPlace, place};
 use crate::error::{Error, Result};
 use crate::model::options::IoChoice;
 
@@ -23,6 +24,10 @@ pub struct Serve {
     pub io: IoChoice,
     /// Niceness (setpriority(2)), -20 to 19.
     pub nice: i32,
+    /// A client whose host answers nothing for so long is given up.
+    pub timeout: Option<Duration>,
+    /// Where it can be asked what it does.
+    pub control: ControlPlace,
 }
 
 /// A directory that is offered under a name.
@@ -145,7 +150,7 @@ mod tests {
     #[test]
     fn only_loopback_is_not_exposed() {
         let listen = ["127.0.0.2:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "0.0.0.0:1", "[::]:1"].map(|a| a.parse().unwrap()).to_vec();
-        let serve = Serve { listen, modules: Vec::new(), io: IoChoice::Auto, nice: 0 };
+        let serve = Serve { listen, modules: Vec::new(), io: IoChoice::Auto, nice: 0, timeout: None, control: ControlPlace::None };
         assert_eq!(serve.exposed().map(ToString::to_string).collect::<Vec<_>>(), ["0.0.0.0:1", "[::]:1"]);
     }
 
@@ -160,7 +165,14 @@ mod tests {
             assert!(parse(text).is_err(), "{text}");
         }
         let listen = vec![parse_listen("1").unwrap()];
-        let twice = Serve { listen, modules: vec![module("/a", false), module("/b", true)], io: IoChoice::Auto, nice: 0 };
+        let twice = Serve {
+            listen,
+            modules: vec![module("/a", false), module("/b", true)],
+            io: IoChoice::Auto,
+            nice: 0,
+            timeout: None,
+            control: ControlPlace::None,
+        };
         assert!(twice.check().unwrap_err().to_string().contains("two modules"));
     }
 }

@@ -31,6 +31,19 @@ pub struct Options {
     pub delete: bool,
     /// Delete also what the filter excludes (`--delete-excluded`).
     pub delete_excluded: bool,
+    /// More deletions than this in one burst are held (`--max-delete`).
+    pub max_delete: Option<MaxDelete>,
+    /// A source that has no entry at all empties the mirror, which is held otherwise (`--allow-empty`).
+    pub allow_empty: bool,
+}
+
+/// How many deletions are too many: of the first look of a session, or within a minute (`DELETE_BURST_NS`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaxDelete {
+    /// More than so many entries.
+    Entries(u64),
+    /// More than so many of a hundred entries that the mirror held when the burst began.
+    Percent(u8),
 }
 
 impl Options {
@@ -51,6 +64,8 @@ impl Options {
             writing: Writing::default(),
             delete: true,
             delete_excluded: false,
+            max_delete: None,
+            allow_empty: false,
         }
     }
 }

@@ -186,6 +186,7 @@ impl Planner {
             for id in self.tree.of_group(group).collect::<Vec<_>>() {
                 self.not_sent(id, 0);
                 self.dirty.mark(&mut self.tree, id, flag::LOOK);
+                self.owe(id);
             }
         }
         let mut after = Aftermath::default();
@@ -204,6 +205,7 @@ impl Planner {
             } else {
                 self.not_sent(id, 0);
                 self.dirty.mark(&mut self.tree, id, flag::LOOK);
+                self.owe(id);
             }
         }
     }

@@ -81,7 +81,8 @@ impl Emit<'_> {
         let tree = self.tree();
         tree.clear_ident(id);
         tree.doubt_meta(id);
-        let listed = if tree.has(id, flag::RELIST) { 0 } else { flag::DELAYED };
-        tree.clear(id, flag::UNKNOWN | flag::DEEP | listed | (flag::DIRTY & !flag::RELIST));
+        // Not what says in which queue it is.
+        let delayed = if tree.has(id, flag::RELIST | flag::QUEUED) { 0 } else { flag::DELAYED };
+        tree.clear(id, flag::UNKNOWN | flag::DEEP | delayed | (flag::DIRTY & !flag::RELIST));
     }
 }

@@ -1,7 +1,7 @@
 //! Which nodes wait to be looked at: now, or at a time. Only the planner uses it.
 //!
-//! Invariant: a node is in `ready` exactly if it is marked `QUEUED`. A node marked `DELAYED` has at least one entry in `delayed`; entries of
-//! nodes that are no longer marked, or no longer there, are dropped when their time comes.
+//! Invariant: a node is in `ready` exactly if it is marked `QUEUED` and not `DELAYED`. One that is marked `DELAYED` only has an entry in `delayed`, one that is
+//! marked as both an entry in `later`; entries of nodes that are not marked so any more, or no longer there, are dropped when their turn comes.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -19,17 +19,31 @@ const MOVE_NS: u64 = 20_000_000;
 #[derive(Debug, Default)]
 pub struct Dirty {
     ready: VecDeque<NodeRef>,
+    /// What goes on beside the rest, a little in each cycle.
+    later: VecDeque<NodeRef>,
     delayed: BinaryHeap<Reverse<(u64, NodeRef)>>,
+    /// Nodes that were ever queued in `ready`.
+    queued: u64,
 }
 
 impl Dirty {
     /// Marks the node with `why` (some of `flag::DIRTY` and `flag::DEEP`) and queues it for the next cycle.
     pub fn mark(&mut self, tree: &mut Tree, id: NodeId, why: u16) {
         tree.set(id, why);
-        tree.clear(id, flag::DELAYED);
-        if !tree.has(id, flag::QUEUED) {
+        if !tree.has(id, flag::QUEUED) || tree.has(id, flag::DELAYED) {
+            tree.clear(id, flag::DELAYED);
             tree.set(id, flag::QUEUED);
+            self.queued += 1;
             self.ready.push_back(tree.reference(id));
+        }
+    }
+
+    /// Marks the node with `why` and queues it for [`Dirty::take_later`], unless it is queued already.
+    pub fn mark_later(&mut self, tree: &mut Tree, id: NodeId, why: u16) {
+        tree.set(id, why);
+        if !tree.has(id, flag::QUEUED) {
+            tree.set(id, flag::QUEUED | flag::DELAYED);
+            self.later.push_back(tree.reference(id));
         }
     }
 
@@ -80,14 +94,40 @@ impl Dirty {
         None
     }
 
-    /// Whether nothing is queued for the next cycle.
+    /// Takes the next node that was queued for later and not for the next cycle since.
+    pub fn take_later(&mut self, tree: &mut Tree) -> Option<NodeId> {
+        while let Some(node) = self.later.pop_front() {
+            if let Some(id) = tree.resolve(node).filter(|id| tree.has(*id, flag::QUEUED) && tree.has(*id, flag::DELAYED)) {
+                tree.clear(id, flag::QUEUED | flag::DELAYED);
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Whether nothing is queued for the next cycle, or for later ones.
     pub fn is_empty(&self) -> bool {
-        self.ready.is_empty()
+        self.ready.is_empty() && self.later.is_empty()
     }
 
     /// Number of queued nodes; nodes freed meanwhile count until they are taken.
     pub fn len(&self) -> usize {
-        self.ready.len()
+        self.ready.len() + self.later.len()
+    }
+
+    /// How many nodes have been queued so far.
+    pub fn queued(&self) -> u64 {
+        self.queued
+    }
+
+    /// How many of them have been taken, or were freed before.
+    pub fn taken(&self) -> u64 {
+        self.queued - self.ready.len() as u64
+    }
+
+    /// The nodes that are queued; some may have been freed.
+    pub fn queued_nodes(&self) -> impl Iterator<Item = NodeRef> + '_ {
+        self.ready.iter().chain(&self.later).copied()
     }
 
     /// When the first delayed node's time comes.

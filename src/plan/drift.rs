@@ -7,7 +7,7 @@ use crate::model::meta::{Kind, Meta, Time};
 use crate::model::op::Entry;
 use crate::model::path::RelPath;
 use crate::model::scrub::{Cause, Finding, Item, LookDone};
-use crate::plan::planner::{Planner, Trouble};
+use crate::plan::planner::Planner;
 use crate::plan::scrub::{Asked, Pass, What};
 use crate::plan::tree::{NodeId, ROOT, flag};
 
@@ -69,7 +69,7 @@ impl Planner {
             Err(libc::ENOENT | libc::ENOTDIR) if id != ROOT => return,
             Err(errno) => {
                 pass.tally.unsure += 1;
-                self.reports.push(Trouble { path, what: "list the mirror's directory", errno });
+                self.tell_trouble(path, "list the mirror's directory", errno);
                 return;
             }
         };

@@ -87,7 +87,7 @@ impl Planner {
             planner: self,
         };
         emit.run(actions);
-        let Emit { mut cycle, pre, files, post, replaced, .. } = emit;
+        let Emit { mut cycle, pre, files, post, replaced, round: Round { oldest, .. }, .. } = emit;
         self.drop_unwanted_stages(actions);
         if pre.is_empty() && files.is_empty() && post.is_empty() {
             return;
@@ -104,7 +104,7 @@ impl Planner {
         }
         let cycle = Arc::new(cycle);
         self.scrub.sent(&cycle);
-        self.flights.push_back(Flight { cycle: cycle.clone(), pre, files, post, replaced, failures: Failures::default() });
+        self.flights.push_back(Flight { cycle: cycle.clone(), pre, files, post, replaced, failures: Failures::default(), oldest });
         actions.push(Action::Cycle(cycle));
     }
 
@@ -146,6 +146,7 @@ impl Emit<'_> {
             if let Some(parent) = self.planner.tree.resolve(parent) {
                 let id = self.tree().child_or_insert(parent, name.as_name());
                 self.planner.dirty.mark_at(&mut self.planner.tree, id, flag::LOOK, at);
+                self.planner.owe_after(id);
             }
         }
     }
@@ -394,6 +395,7 @@ impl Emit<'_> {
         }
         let Some(spot) = self.slot_spot(parent, at) else { return };
         let node = self.tree().child_or_insert(parent, spot.name.as_name());
+        self.inherit_debt(at, node);
         // Perhaps the mirror has the directory already, and something in it: that is found out wherever the directory goes meanwhile.
         let unlisted = directory && (self.planner.tree.has(node, flag::UNKNOWN) || self.planner.tree.has(parent, flag::RELIST));
         let relist = if unlisted { flag::RELIST } else { 0 };
@@ -445,10 +447,10 @@ impl Emit<'_> {
             return;
         };
         let node = self.tree().child_or_insert(parent, spot.name.as_name());
+        self.inherit_debt(at, node);
         let insist = self.planner.insist(node);
         let new = self.tree().kind(node).is_none();
-        // What was read and not sent is the base still; not after a failure of the receiver.
-        let base = if self.planner.is_troubled(node) { None } else { self.tree().file_ident(node) };
+        let base = self.planner.small_base(node);
         self.touched.insert(parent);
         self.made(node, stat);
         // Attributes that were not looked at are told by the report.
@@ -487,6 +489,7 @@ impl Emit<'_> {
     pub(super) fn place_staged(&mut self, parent: NodeId, at: usize, stat: &Stat, actions: &mut Vec<Action>) {
         let Some(spot) = self.slot_spot(parent, at) else { return };
         let node = self.tree().child_or_insert(parent, spot.name.as_name());
+        self.inherit_debt(at, node);
         let reference = self.planner.tree.reference(node);
         match self.planner.staged.get_mut(&stat.ident) {
             Some(staged) if staged.ready.is_none() => {
@@ -538,14 +541,9 @@ impl Emit<'_> {
         };
         let stage = self.next_id();
         let insist = self.planner.insist(node);
-        let base = self.planner.tree.file_ident(node).filter(|_| !self.planner.tree.has(node, flag::UNKNOWN));
-        let there = self
-            .planner
-            .tree
-            .meta(node)
-            .filter(|meta| meta.kind == Kind::File && !self.planner.is_troubled(node))
-            .map_or(0, |meta| meta.size);
-        self.planner.staged.insert(stat.ident, Staged { stage, waiting: vec![reference], ready: None, disturbed: false });
+        let (base, there) = self.planner.large_base(node);
+        let since = self.round.oldest.unwrap_or(self.now);
+        self.planner.staged.insert(stat.ident, Staged { stage, waiting: vec![reference], ready: None, disturbed: false, since });
         self.planner.busy += 1;
         actions.push(Action::Stage(StageTask {
             stage,
@@ -583,6 +581,7 @@ impl Emit<'_> {
             let Some(stat) = self.round.dirs.get(&self.planner.tree.reference(dir)).copied() else {
                 // Touched without having been looked at: a later cycle sets its time.
                 self.planner.dirty.mark(&mut self.planner.tree, dir, flag::OWN);
+                self.planner.owe_own(dir);
                 continue;
             };
             let Ok(path) = self.planner.tree.path(dir) else { continue };

@@ -76,6 +76,7 @@ impl Planner {
         };
         self.drop_below(top);
         self.dirty.mark(&mut self.tree, top, flag::SCAN | flag::DEEP);
+        self.owe(top);
         self.fill = Some(Fill::default());
         actions.push(Action::List(path));
     }
@@ -198,6 +199,7 @@ impl Planner {
     /// The manifest is complete.
     pub fn list_end(&mut self) {
         self.fill = None;
+        self.guard_filled();
         if self.wanted_lists.is_empty() {
             self.distrust_forged();
         }

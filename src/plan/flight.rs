@@ -1,19 +1,15 @@
 //! Cycles that were sent and are not acknowledged, and what to do about operations that failed. Part of the planner.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::model::cycle::{Cycle, NodeRef};
 use crate::model::op::{Op, OpError, Section, Spot};
 use crate::plan::aftermath::Failures;
-use crate::plan::planner::{Planner, Trouble};
+use crate::plan::planner::Planner;
 use crate::plan::tree::{NONE, NodeId, ROOT, flag};
 
 /// An operation that fails for lack of what should be there is tried once more soon: the cause may have been a file that vanished on its way.
 const RETRY_SOON_NS: u64 = 10_000_000;
-
-/// A directory and a name in it; the root has no name.
-pub(super) type TroubleKey = (NodeRef, Box<[u8]>);
 
 /// A cycle on its way, with the nodes that its operations are about.
 #[derive(Debug)]
@@ -30,6 +26,15 @@ pub struct Flight {
     pub replaced: Vec<u32>,
     /// What of it failed.
     pub failures: Failures,
+    /// When the oldest change in it was noticed.
+    pub oldest: Option<u64>,
+}
+
+impl Flight {
+    /// The nodes that the cycle is about, and the directories of its ordered operations.
+    pub(super) fn part(&self) -> impl Iterator<Item = NodeRef> + '_ {
+        self.files.iter().map(|(node, _)| *node).chain(self.pre.iter().map(|(new, _)| *new)).chain(self.post.iter().copied())
+    }
 }
 
 impl Flight {
@@ -141,8 +146,8 @@ impl Planner {
             Op::Link { from, .. } if errno == libc::ENOENT && self.is_in_doubt(from) => {
                 // What was to get another name is not there itself: that says nothing of the new name's directory.
                 let id = self.tree.child_or_insert(parent, spot.name.as_name());
-                self.trouble(id, op.verb(), errno);
-                let at = self.retry_at(id, now);
+                let tries = self.trouble(id, op.verb(), errno);
+                let at = if tries == 1 { self.tried_at(id, now + RETRY_SOON_NS) } else { self.retry_at(id, now) };
                 self.not_sent(id, at);
                 self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
             }
@@ -171,7 +176,8 @@ impl Planner {
             return;
         }
         let tries = self.trouble(id, what, errno);
-        let at = if tries == 1 && is_structural(errno) { now + RETRY_SOON_NS } else { self.retry_at(id, now) };
+        let soon = tries == 1 && is_structural(errno);
+        let at = if soon { self.tried_at(id, now + RETRY_SOON_NS) } else { self.retry_at(id, now) };
         self.not_sent(id, at);
         if is_structural(errno) && tries >= 2 && parent != NONE {
             self.relist(parent);
@@ -195,51 +201,5 @@ impl Planner {
             self.clear_troubles(&flight);
         }
         Ok(())
-    }
-
-    /// Whoever was in trouble, was part of the cycle and is not to be tried again is healed.
-    fn clear_troubles(&mut self, flight: &Flight) {
-        let Planner { troubles, tree, .. } = self;
-        let part: HashSet<NodeRef> =
-            flight.files.iter().map(|(node, _)| node).chain(flight.pre.iter().map(|(new, _)| new)).chain(&flight.post).copied().collect();
-        troubles.retain(|(dir, name), _| {
-            let Some(dir_id) = tree.resolve(*dir) else { return false };
-            let id = if name.is_empty() { Some(dir_id) } else { tree.child(dir_id, name) };
-            let again = flag::UNKNOWN | flag::DIRTY | flag::DELAYED;
-            match id {
-                Some(id) => !(part.contains(dir) || part.contains(&tree.reference(id))) || tree.has(id, again),
-                None => !part.contains(dir),
-            }
-        });
-    }
-
-    /// Under what troubles of a node are noted: a name in a directory, so that they outlive the node of an entry that could not be deleted.
-    pub(super) fn trouble_key(&self, id: NodeId) -> TroubleKey {
-        let parent = self.tree.parent(id);
-        (self.tree.reference(if parent == NONE { id } else { parent }), self.tree.name(id).into())
-    }
-
-    /// Whether the node is in trouble.
-    pub(super) fn is_troubled(&self, id: NodeId) -> bool {
-        !self.troubles.is_empty() && self.troubles.contains_key(&self.trouble_key(id))
-    }
-
-    /// Notes that the node is in trouble and returns the number of tries so far; the first is reported, and each that fails for another cause.
-    pub(super) fn trouble(&mut self, id: NodeId, what: &'static str, errno: i32) -> u32 {
-        let key = self.trouble_key(id);
-        let entry = self.troubles.entry(key).or_insert((0, errno));
-        entry.0 += 1;
-        let (tries, news) = (entry.0, entry.0 == 1 || entry.1 != errno);
-        entry.1 = errno;
-        if news && let Ok(path) = self.tree.path(id) {
-            self.reports.push(Trouble { path, what, errno });
-        }
-        tries
-    }
-
-    /// When the node is tried again: after 1, 2, 4 … 64 seconds.
-    pub(super) fn retry_at(&self, id: NodeId, now: u64) -> u64 {
-        let tries = self.troubles.get(&self.trouble_key(id)).map_or(1, |t| t.0);
-        now + (1_000_000_000 << (tries.max(1) - 1).min(6))
     }
 }

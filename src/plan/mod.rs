@@ -4,13 +4,17 @@
 //! bad luck. [`planner::Planner`] is its face; the sender is its only user.
 
 pub mod aftermath;
+mod base;
 mod borders;
+mod debt;
 mod deletions;
 pub mod dirty;
 mod drift;
 pub mod emit;
 pub mod fill;
 pub mod flight;
+mod guard;
+mod lag;
 mod lazy;
 mod links;
 mod moves;
@@ -23,12 +27,17 @@ mod reports;
 pub mod round;
 mod screen;
 pub mod scrub;
+mod sweep;
+mod told;
 pub mod tree;
 #[cfg(test)]
 mod tree_tests;
+mod troubles;
 mod verify;
 
-pub use planner::{Action, Planner, Trouble};
+pub use guard::{Guard, GuardNews, Held, Hold, HoldCause};
+pub use planner::{Action, Planner};
+pub use troubles::{Trouble, Turn};
 
 /// A map by what the planner numbers itself: nobody can choose such keys, so a quick hash with a fixed seed serves.
 type NodeMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::FixedState>;

@@ -34,11 +34,14 @@ impl Emit<'_> {
             return;
         };
         self.clear_name(parent, at);
+        self.inherit_debt(at, source);
         let (old_name, name) = (from.name.clone(), to.name.clone());
         let succeeded = self.is_succeeded(source);
         let op = if succeeded { Op::Link { from, to } } else { Op::Move { from, to } };
         self.push_pre_from(op, parent, old_parent);
         self.leaves(source);
+        // Its trouble was at its old name: whether it is still in any is seen at the new one.
+        self.planner.heal(source);
         self.tree().reparent(source, parent, name.as_name());
         if succeeded {
             self.leave_behind(source, old_parent, &old_name);

@@ -5,21 +5,25 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
-use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, OPS_AHEAD_MAX, SCAN_WEIGHT, TOLD_OBJECTS_MAX, UNKNOWN_KEYS_MAX};
+use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, OPS_AHEAD_MAX, SCAN_WEIGHT, UNKNOWN_KEYS_MAX};
 use crate::model::cycle::{Cycle, NodeRef, Read, StageTask};
 use crate::model::event::{Event, Hint, Key};
 use crate::model::filter::Filter;
-use crate::model::meta::{Ident, Kind, Stat};
+use crate::model::meta::{Ident, Stat};
 use crate::model::op::Abilities;
 use crate::model::options::Options;
 use crate::model::path::{Name, NameBuf, RelPath};
 use crate::model::probe::{Ask, DirSeen, Probe, ProbeError, Probed, Seen};
-use crate::plan::dirty::{Dirty, SETTLE_NS};
+use crate::plan::debt::Debt;
+use crate::plan::dirty::Dirty;
 use crate::plan::fill::{FILLS_AT_ONCE, Fill};
-use crate::plan::flight::{Flight, TroubleKey};
+use crate::plan::flight::Flight;
+use crate::plan::guard::Guard;
+use crate::plan::lag::Lag;
 use crate::plan::reconcile::{self, Verdict};
 use crate::plan::round::{Asked, Round, Slot};
 use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
+use crate::plan::troubles::{Failing, READ_DIRECTORY, Trouble, TroubleKey};
 use crate::plan::{NodeMap, NodeSet};
 
 /// A name whose directory was not where it should be is looked at again after so long.
@@ -48,17 +52,6 @@ pub enum Action {
     Forget(Key),
 }
 
-/// An entry that could not be read or written; it is tried again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
-    /// The entry.
-    pub path: RelPath,
-    /// What failed.
-    pub what: &'static str,
-    /// Why.
-    pub errno: i32,
-}
-
 /// A file in staging, or on its way there.
 #[derive(Debug)]
 pub(super) struct Staged {
@@ -70,6 +63,8 @@ pub(super) struct Staged {
     pub ready: Option<(usize, Read)>,
     /// It was looked at again while it was on its way.
     pub disturbed: bool,
+    /// When the change was noticed that it carries.
+    pub since: u64,
 }
 
 impl Staged {
@@ -99,9 +94,11 @@ pub struct Planner {
     pub(super) next_group: u32,
     pub(super) abilities: Abilities,
     pub(super) staged: HashMap<Ident, Staged>,
-    /// Tries so far and the last cause.
-    pub(super) troubles: HashMap<TroubleKey, (u32, i32)>,
-    pub(super) reports: Vec<Trouble>,
+    pub(super) troubles: HashMap<TroubleKey, Failing>,
+    pub(super) reports: Vec<(TroubleKey, Trouble)>,
+    pub(super) guard: Guard,
+    pub(super) debt: Debt,
+    pub(super) lag: Lag,
     /// Staged files, by worker, that could not be put in place.
     pub(super) drops: Vec<(usize, u64)>,
     pub(super) restless: NodeMap<NodeRef, super::reports::Restless>,
@@ -109,12 +106,14 @@ pub struct Planner {
     pub(super) busy: usize,
     /// Keys of events that no directory has, while listings are out.
     unknown_keys: HashSet<Box<[u8]>>,
-    unknown_keys_lost: bool,
+    pub(super) unknown_keys_lost: bool,
+    /// Nothing was looked at since all directories were queued to be listed again.
+    pub(super) all_queued: bool,
     /// Device and inode number of what events told to have changed since the round began.
-    told: HashMap<(u64, u64), Hint, FixedState>,
-    told_lost: bool,
+    pub(super) told: HashMap<(u64, u64), Hint, FixedState>,
+    pub(super) told_lost: bool,
     /// Empty: room for the names of one object.
-    names_told: Vec<NodeId>,
+    pub(super) names_told: Vec<NodeId>,
     online: bool,
     pub(super) scrub: crate::plan::scrub::Scrub,
     seed: u64,
@@ -144,11 +143,15 @@ impl Planner {
             staged: HashMap::new(),
             troubles: HashMap::new(),
             reports: Vec::new(),
+            guard: Guard::default(),
+            debt: Debt::default(),
+            lag: Lag::default(),
             drops: Vec::new(),
             restless: NodeMap::default(),
             busy: 0,
             unknown_keys: HashSet::new(),
             unknown_keys_lost: false,
+            all_queued: false,
             told: HashMap::with_hasher(FixedState::with_seed(seed)),
             told_lost: false,
             names_told: Vec::new(),
@@ -183,14 +186,20 @@ impl Planner {
         self.dirty.len()
     }
 
-    /// Entries that could not be read or written and wait for another try.
-    pub fn failing(&self) -> usize {
-        self.troubles.keys().filter(|(dir, _)| self.tree.resolve(*dir).is_some()).count()
+    /// Names that wait for a time.
+    pub fn delayed(&self) -> usize {
+        self.dirty.delayed(&self.tree).count()
     }
 
-    /// Troubles that are new since the last call.
-    pub fn take_reports(&mut self) -> Vec<Trouble> {
-        std::mem::take(&mut self.reports)
+    /// Whether a manifest is on its way.
+    pub fn is_filling(&self) -> bool {
+        self.fill.is_some()
+    }
+
+    /// The last cycle that was made, and the last one that is acknowledged; 0: none.
+    pub fn cycles(&self) -> (u64, u64) {
+        let made = self.next_cycle - 1;
+        (made, self.flights.front().map_or(made, |flight| flight.cycle.number - 1))
     }
 
     /// Cycles on their way.
@@ -212,7 +221,7 @@ impl Planner {
     }
 
     /// Whether a delayed node waits for a failure to end, or is listed from time to time only: not for something that is about to happen.
-    fn waits_for_cause(&self, id: NodeId) -> bool {
+    pub(super) fn waits_for_cause(&self, id: NodeId) -> bool {
         let troubled = |id: NodeId| id != NONE && self.is_troubled(id);
         troubled(id) || troubled(self.tree.parent(id)) || (self.tree.has(id, flag::UNWATCHED) && !self.tree.has(id, flag::LOOK | flag::OWN))
     }
@@ -238,18 +247,6 @@ impl Planner {
         }
     }
 
-    /// Events were lost: every directory is listed again. Each by itself, not from the root downwards: one that is renamed meanwhile could slip through.
-    fn rescan(&mut self) {
-        self.unknown_keys_lost = true;
-        let mut dirs: Vec<NodeId> = self.tree.keyed().collect();
-        // Nodes that were made together are next to each other in the source, too.
-        dirs.sort_unstable();
-        for dir in dirs {
-            self.dirty.mark(&mut self.tree, dir, flag::SCAN);
-        }
-        self.dirty.mark(&mut self.tree, ROOT, flag::SCAN);
-    }
-
     fn name_told(&mut self, key: &[u8], name: &[u8], hint: Hint, now: u64) {
         let Some(dir) = self.tree.of_key(key) else {
             self.unknown_key(key);
@@ -267,6 +264,9 @@ impl Planner {
             && !name.is_reserved()
             && !self.tree.has(dir, flag::UNKNOWN)
         {
+            if self.is_left_to_listing(dir, name) {
+                return;
+            }
             let id = self.tree.child_or_insert(dir, name);
             if hint.has(Hint::WRITTEN | Hint::CLOSED) {
                 self.tree.set(id, flag::WROTE);
@@ -279,54 +279,6 @@ impl Planner {
                 self.tree.set(id, flag::CAME);
             }
             self.dirty.mark_told(&mut self.tree, id, hint, now);
-        }
-    }
-
-    /// An object changed: it has to be looked at under all its names, for the one that the event tells may be gone when it is looked at.
-    fn object_told(&mut self, object: (u64, u64), hint: Hint, now: u64) {
-        if self.round.is_some() {
-            // A name that was looked at before the change may turn out to be one of the object's.
-            if self.told.len() < TOLD_OBJECTS_MAX {
-                *self.told.entry(object).or_default() |= hint;
-            } else {
-                self.told_lost = true;
-            }
-        }
-        self.look_at_object(object, hint, now);
-    }
-
-    fn look_at_object(&mut self, (dev, ino): (u64, u64), hint: Hint, now: u64) {
-        let mut names = std::mem::take(&mut self.names_told);
-        names.extend(self.tree.of_inode(dev, ino).filter(|id| self.tree.kind(*id) != Some(Kind::Dir)));
-        let wrote = if hint.has(Hint::WRITTEN | Hint::CLOSED) { flag::WROTE } else { 0 };
-        for id in names.drain(..) {
-            if hint.has(Hint::CLOSED) {
-                self.tree.forget_ctime(id);
-            }
-            if hint.has(Hint::CLOSED | Hint::ATTRIB) {
-                self.dirty.mark(&mut self.tree, id, flag::LOOK | wrote);
-            } else {
-                self.dirty.mark_at(&mut self.tree, id, flag::LOOK | wrote, now + SETTLE_NS);
-            }
-        }
-        self.names_told = names;
-    }
-
-    /// After a round: what was told while it was under way. `seen` are its names, if some of that was forgotten.
-    fn look_at_told(&mut self, seen: Option<Vec<(NodeRef, NameBuf)>>, now: u64) {
-        let mut told = std::mem::take(&mut self.told);
-        for (object, hint) in told.drain() {
-            self.look_at_object(object, hint, now);
-        }
-        self.told = told;
-        self.told_lost = false;
-        for (dir, name) in seen.into_iter().flatten() {
-            if let Some(dir) = self.tree.resolve(dir)
-                && let Some(id) = self.tree.child(dir, name.as_name().as_bytes())
-                && self.tree.kind(id).is_some_and(|kind| kind != Kind::Dir)
-            {
-                self.dirty.mark(&mut self.tree, id, flag::LOOK | flag::WROTE);
-            }
         }
     }
 
@@ -350,12 +302,16 @@ impl Planner {
         }
         actions.extend(self.drops.drain(..).map(|(worker, stage)| Action::DropStage { worker, stage }));
         self.dirty.advance(&mut self.tree, now);
+        self.note_age(now);
         if self.round.is_some() || self.fill.is_some() {
             return;
         }
         if self.fill_at().is_some_and(|at| at <= now) {
             self.start_fill(now, actions);
             return;
+        }
+        if self.guard.is_concerned() && self.is_idle() {
+            self.guard_rests();
         }
         let ahead: usize = self.flights.iter().map(Flight::weight).sum();
         if self.flights.len() < CYCLES_IN_FLIGHT_MAX && ahead < OPS_AHEAD_MAX && !self.dirty.is_empty() {
@@ -367,15 +323,24 @@ impl Planner {
     fn begin_round(&mut self, now: u64, actions: &mut Vec<Action>) {
         self.unknown_keys.clear();
         self.unknown_keys_lost = false;
-        self.round = Some(Round::default());
+        self.all_queued = false;
+        self.round = Some(Round { oldest: self.oldest_dirty(), ..Round::default() });
         let mut names: NodeMap<NodeId, Vec<NodeId>> = NodeMap::default();
         let mut lists: Vec<(NodeId, bool)> = Vec::new();
         let mut order = Vec::new();
         let mut weight = 0;
-        while weight < CYCLE_NODES_MAX {
-            let Some(id) = self.dirty.take(&mut self.tree) else { break };
+        let mut swept = 0;
+        loop {
+            let first = if weight < CYCLE_NODES_MAX { self.dirty.take(&mut self.tree) } else { None };
+            let Some(id) = first.or_else(|| self.sweep(&mut swept)) else { break };
             if self.tree.has(id, flag::BUSY) {
                 // Queued again when the report is back.
+                continue;
+            }
+            if self.debt.is_on() {
+                self.debt_taken(id);
+            }
+            if self.is_left_alone(id) {
                 continue;
             }
             if self.tree.has(id, flag::RELIST) {
@@ -438,6 +403,7 @@ impl Planner {
 
     /// The answer to a probe.
     pub fn probed(&mut self, answer: Probed, now: u64, actions: &mut Vec<Action>) {
+        self.all_queued = false;
         let Some(asked) = self.round.as_mut().and_then(|r| r.open.remove(&answer.id)) else { return };
         if let Some(dir) = self.tree.resolve(asked.dir) {
             match answer.outcome {
@@ -454,11 +420,12 @@ impl Planner {
         if dir != ROOT {
             self.dirty.mark(&mut self.tree, dir, flag::LOOK);
         }
+        self.debt_asked_later(asked);
         self.ask_later(asked, dir, now + STALE_NS);
     }
 
     fn unreadable(&mut self, asked: &Asked, dir: NodeId, errno: i32, now: u64) {
-        self.trouble(dir, "read the directory", errno);
+        self.trouble(dir, READ_DIRECTORY, errno);
         let at = self.retry_at(dir, now);
         self.ask_later(asked, dir, at);
     }
@@ -479,9 +446,9 @@ impl Planner {
     }
 
     fn seen(&mut self, asked: &Asked, dir: NodeId, seen: DirSeen, now: u64, actions: &mut Vec<Action>) {
-        if !self.troubles.is_empty() && seen.list_error.is_none() {
-            let key = self.trouble_key(dir);
-            self.troubles.remove(&key);
+        // A directory that cannot be listed may well be entered.
+        if !self.troubles.is_empty() && seen.list_error.is_none() && (asked.list || !self.tree.has(dir, flag::SCAN)) {
+            self.heal_read(dir);
         }
         if dir == ROOT || self.tree.ident(dir).is_none() {
             self.tree.set_ident(dir, &seen.stat.ident);
@@ -516,7 +483,7 @@ impl Planner {
     fn listed(&mut self, asked: &Asked, dir: NodeId, seen: &DirSeen, now: u64, actions: &mut Vec<Action>) {
         let deep = if asked.deep { flag::DEEP } else { 0 };
         if let Some(errno) = seen.list_error {
-            self.trouble(dir, "read the directory", errno);
+            self.trouble(dir, READ_DIRECTORY, errno);
             let at = self.retry_at(dir, now);
             self.dirty.mark_at(&mut self.tree, dir, flag::SCAN | deep, at);
         }
@@ -543,6 +510,9 @@ impl Planner {
     }
 
     fn slot(&mut self, dir: NodeId, id: NodeId, name: NameBuf, seen: Seen, asked: &Asked) {
+        if asked.list && self.debt.is_on() {
+            self.debt_listed(dir, id);
+        }
         if self.tree.has(id, flag::BUSY) {
             // Its report is not back: looked at again then.
             self.tree.set(id, flag::LOOK);
@@ -565,19 +535,25 @@ impl Planner {
         self.screen(now);
         let Some(mut round) = self.round.take() else { return };
         round.agree();
-        match reconcile::wants(&self.tree, &round, &self.options) {
-            Verdict::Wants(wants, later) => {
+        match reconcile::wants(&self.tree, &round, &self.guard, &self.options) {
+            Verdict::Wants(mut wants, later) => {
                 for (id, why) in later {
                     self.dirty.mark(&mut self.tree, id, flag::LOOK | why);
+                    self.owe_after(id);
                 }
+                self.guard_round(&round, &mut wants, now);
                 let seen = self.told_lost.then(|| round.slots.iter().map(|s| (s.parent, s.name.clone())).collect());
+                let tried = self.tried_again(&round);
                 self.emit(round, wants, now, actions);
+                self.heal_settled(tried);
+                self.debt_round_over();
                 self.look_at_told(seen, now);
             }
             Verdict::LookAgain(slots) => self.look_for_attrs(round, &slots, now, actions),
             Verdict::Need(nodes) => {
                 round.widened += 1;
                 round.asked.extend(nodes.iter().map(|n| self.tree.reference(*n)));
+                self.debt_widened(&nodes);
                 self.round = Some(round);
                 let mut by_dir: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
                 for id in nodes {

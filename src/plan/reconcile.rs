@@ -9,6 +9,7 @@ use crate::model::meta::{Ident, Kind, Meta, Stat};
 use crate::model::options::Options;
 use crate::model::probe::Seen;
 use crate::plan::NodeMap;
+use crate::plan::guard::Guard;
 use crate::plan::round::{Round, Slot};
 use crate::plan::tree::{NodeId, ROOT, Tree, flag};
 
@@ -86,8 +87,8 @@ pub enum Verdict {
 }
 
 /// Finds out what shall become of every name of the round.
-pub fn wants(tree: &Tree, round: &Round, options: &Options) -> Verdict {
-    let mut pass = Pass { tree, round, options, wants: Vec::new(), claims: NodeMap::default(), need: Vec::new(), later: Vec::new() };
+pub fn wants(tree: &Tree, round: &Round, guard: &Guard, options: &Options) -> Verdict {
+    let mut pass = Pass { tree, round, guard, options, wants: Vec::new(), claims: NodeMap::default(), need: Vec::new(), later: Vec::new() };
     pass.moves();
     pass.stays();
     pass.false_links();
@@ -108,6 +109,7 @@ pub fn wants(tree: &Tree, round: &Round, options: &Options) -> Verdict {
 struct Pass<'a> {
     tree: &'a Tree,
     round: &'a Round,
+    guard: &'a Guard,
     options: &'a Options,
     wants: Vec<Want>,
     /// Which slot takes the object of a node.
@@ -204,7 +206,12 @@ impl<'a> Pass<'a> {
     /// What was written through a name that is gone since is told of that name only: the object's other names have to be looked at.
     fn other_names(&mut self, node: NodeId) {
         let Some(ident) = self.tree.ident(node).filter(|ident| self.left(node, ident) == Some(true)) else { return };
-        let others: Vec<NodeId> = self.tree.of_ident(&ident).filter(|o| *o != node && self.slot_of(*o).is_none()).collect();
+        // A name whose deletion is held has been gone before: nothing was written through it since, or two of them would be looked at for each other for ever.
+        if self.guard.keeps(self.tree, node) {
+            return;
+        }
+        let is_other = |o: &NodeId| *o != node && self.slot_of(*o).is_none() && !self.guard.keeps(self.tree, *o);
+        let others: Vec<NodeId> = self.tree.of_ident(&ident).filter(is_other).collect();
         let wrote = if self.tree.has(node, flag::WROTE) { flag::WROTE } else { 0 };
         self.later.extend(others.into_iter().filter(|o| self.tree.kind(*o) != Some(Kind::Dir)).map(|o| (o, wrote)));
     }
@@ -224,8 +231,11 @@ impl<'a> Pass<'a> {
         }
         let volume = self.volume(at);
         for source in self.tree.of_ident(&stat.ident) {
-            let fits =
-                source != node && source != ROOT && self.tree.kind(source) == Some(stat.meta.kind) && !self.claims.contains_key(&source);
+            let fits = source != node
+                && source != ROOT
+                && self.tree.kind(source) == Some(stat.meta.kind)
+                && !self.claims.contains_key(&source)
+                && !self.guard.keeps_above(self.tree, source);
             if !fits || self.tree.has(source, flag::UNKNOWN | flag::BUSY) || !self.is_within_reach(source, volume) {
                 continue;
             }
@@ -327,7 +337,9 @@ impl<'a> Pass<'a> {
         let (outside, elsewhere): (Vec<NodeId>, Vec<NodeId>) = self
             .tree
             .of_ident(ident)
-            .filter(|n| self.slot_of(*n).is_none() && self.tree.kind(*n).is_some_and(|k| k != Kind::Dir))
+            .filter(|n| {
+                self.slot_of(*n).is_none() && self.tree.kind(*n).is_some_and(|k| k != Kind::Dir) && !self.guard.keeps(self.tree, *n)
+            })
             .partition(|n| self.is_within_reach(*n, volume));
         if !elsewhere.is_empty() {
             self.copies(set, &elsewhere);

@@ -38,6 +38,7 @@ impl Planner {
         let again_at = match done.read {
             Read::Sent { meta, ctime, racy, changed } => {
                 self.tree.update_meta(id, &meta);
+                self.debt_sent(id);
                 self.sent(id, ctime, racy, changed, now);
                 None
             }
@@ -68,6 +69,7 @@ impl Planner {
                 self.tree.set_group(other, 0);
                 self.tree.set(other, flag::UNKNOWN);
                 self.dirty.mark_at(&mut self.tree, other, flag::LOOK, at);
+                self.owe(other);
             }
         }
     }

@@ -58,6 +58,8 @@ pub struct Round {
     pub looked_again: NodeSet<usize>,
     /// How often the round was widened.
     pub widened: u32,
+    /// When the oldest of what is looked at was noticed to be dirty.
+    pub oldest: Option<u64>,
 }
 
 impl Round {

@@ -14,7 +14,7 @@ use crate::model::meta::Kind;
 use crate::model::op::{Entry, Op, Spot};
 use crate::model::path::RelPath;
 use crate::model::scrub::{Cause, Finding, Item, LookTask, SumDone, SumFile, SumTask, Summed, Tally};
-use crate::plan::planner::{Planner, Trouble};
+use crate::plan::planner::Planner;
 use crate::plan::tree::{NodeId, flag};
 
 /// What differs is looked at again after so long: beyond the grain of every clock of a local filesystem, and the way of an event.
@@ -429,7 +429,7 @@ impl Planner {
             Summed::Failed(errno) => {
                 pass.tally.unsure += 1;
                 if let Ok(path) = self.tree.path(id) {
-                    self.reports.push(Trouble { path, what: "compare", errno });
+                    self.tell_trouble(path, "compare", errno);
                 }
             }
             Summed::Differs | Summed::Missing => {

@@ -30,9 +30,9 @@ pub const ROOT: NodeId = 0;
 
 /// Marks of a node.
 pub mod flag {
-    /// In the queue of nodes to be taken into a cycle.
+    /// In the queue of nodes to be taken into a cycle; with `DELAYED`: in the one of those that go on beside the rest.
     pub const QUEUED: u16 = 1;
-    /// Waits for its time in the list of delayed nodes.
+    /// Without `QUEUED`: waits for its time in the list of delayed nodes.
     pub const DELAYED: u16 = 1 << 1;
     /// The name has to be looked at in its parent.
     pub const LOOK: u16 = 1 << 2;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::apply::Root;
+use crate::control::status::SessionStatus;
 use crate::error::Error;
 use crate::limits::{CYCLE_OPS_MAX, THREADS_MAX};
 use crate::model::op::OpError;
@@ -58,13 +59,26 @@ pub(super) struct Session {
     /// Device and inode of the root: one session a directory.
     pub(super) place: (u64, u64),
     threads: u16,
+    /// Module and directory, and since when: for people.
+    about: (String, String, Instant),
     state: Mutex<State>,
     changed: Condvar,
 }
 
 impl Session {
-    pub(super) fn new(token: Token, root: Arc<Root>, place: (u64, u64), threads: u16) -> Self {
-        Self { token, root, place, threads, state: Mutex::default(), changed: Condvar::new() }
+    pub(super) fn new(token: Token, root: Arc<Root>, place: (u64, u64), threads: u16, (module, path): (String, String)) -> Self {
+        let about = (module, path, Instant::now());
+        Self { token, root, place, threads, about, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// What `status` tells of it.
+    pub(super) fn describe(&self) -> SessionStatus {
+        let (connections, cycle) = {
+            let state = self.lock();
+            (state.members as u64, state.latest.unwrap_or(0))
+        };
+        let (module, path, began) = &self.about;
+        SessionStatus { module: module.clone(), path: path.clone(), connections, cycle, age_seconds: began.elapsed().as_secs_f64() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -26,6 +26,7 @@ struct Hand {
     waiting_tasks: VecDeque<Task>,
     reports: Consumer<Report>,
     wake: Option<Wake>,
+    is_ready: bool,
     thread: Option<JoinHandle<()>>,
     /// What it has to do, in files and questions, and in pieces of large files.
     load: u64,
@@ -33,17 +34,23 @@ struct Hand {
     checks: usize,
 }
 
-/// All workers of a session. Dropping it ends them.
+/// All workers of a session. Dropping it ends them, at once if they are still to connect.
 pub(super) struct Crew {
     hands: Vec<Hand>,
 }
 
 impl Crew {
-    /// Starts `count` workers and waits until each is connected.
+    /// Starts `count` workers and waits until each is connected, unless, after a wake-up of `sender`, `over` says that it is of no use any more.
     ///
     /// # Errors
     /// One of them cannot connect.
-    pub(super) fn start(count: usize, source: &Arc<Source>, peer: &Arc<Peer>, token: Token, sender: &Wake) -> Result<Self> {
+    pub(super) fn start(
+        count: usize,
+        source: &Arc<Source>,
+        peer: &Arc<Peer>,
+        token: Token,
+        (sender, over): (&Wake, impl Fn() -> bool),
+    ) -> Result<Self> {
         let mut crew = Self { hands: Vec::new() };
         for index in 0..count {
             let (probes, their_probes) = ring(RING_SLOTS);
@@ -61,7 +68,7 @@ impl Crew {
             let peer = Arc::clone(peer);
             let thread = std::thread::Builder::new()
                 .name(format!("work-{index}"))
-                .spawn(move || worker.run(|| peer.connect(), Hello::content(token, index as u16)))
+                .spawn(move || worker.run(|| peer.connect(), Hello::content(token, index as u16), peer.patience()))
                 .map_err(|e| Error::socket("start a worker", e))?;
             crew.hands.push(Hand {
                 probes: Some(probes),
@@ -70,31 +77,36 @@ impl Crew {
                 waiting_tasks: VecDeque::new(),
                 reports,
                 wake: None,
+                is_ready: false,
                 thread: Some(thread),
                 load: 0,
                 checks: 0,
             });
         }
-        crew.wait_until_ready(sender)?;
+        crew.wait_until_ready(sender, over)?;
         Ok(crew)
     }
 
-    fn wait_until_ready(&mut self, sender: &Wake) -> Result<()> {
+    fn wait_until_ready(&mut self, sender: &Wake, over: impl Fn() -> bool) -> Result<()> {
         let deadline = Instant::now() + READY_TIMEOUT;
         loop {
             for hand in &mut self.hands {
                 while let Some(report) = hand.reports.pop() {
                     match report {
-                        Report::Ready(wake) => hand.wake = Some(wake),
+                        Report::Dialled(wake) => hand.wake = Some(wake),
+                        Report::Ready => hand.is_ready = true,
                         Report::Ended(why) => return Err(why.unwrap_or_else(unexpected_end)),
                         _ => {}
                     }
                 }
             }
-            if self.hands.iter().all(|h| h.wake.is_some()) {
+            if self.hands.iter().all(|h| h.is_ready) {
                 return Ok(());
             }
             let left = deadline.saturating_duration_since(Instant::now());
+            if over() {
+                return Err(unexpected_end());
+            }
             if left.is_zero() {
                 return Err(Error::Timeout(READY_TIMEOUT.as_secs()));
             }
@@ -105,6 +117,11 @@ impl Crew {
     /// Number of workers.
     pub(super) fn len(&self) -> usize {
         self.hands.len()
+    }
+
+    /// What all together have to do, in files and questions.
+    pub(super) fn load(&self) -> u64 {
+        self.hands.iter().map(|hand| hand.load).sum()
     }
 
     fn idlest(&self) -> usize {
@@ -151,7 +168,7 @@ impl Crew {
                     Report::Files { done, .. } => done.len() as u64,
                     Report::Probed(_) | Report::Ops { .. } => 1,
                     Report::Staged(_) => STAGE_LOAD,
-                    Report::Ready(_) | Report::Ended(_) | Report::Summed(_) | Report::Looked(_) => 0,
+                    Report::Dialled(_) | Report::Ready | Report::Ended(_) | Report::Summed(_) | Report::Looked(_) => 0,
                 });
                 let answered = matches!(&report, Report::Summed(_)) || matches!(&report, Report::Looked(part) if part.last);
                 hand.checks -= usize::from(answered && hand.checks > 0);

@@ -39,6 +39,11 @@ impl Outbox {
         self.queue.is_empty()
     }
 
+    /// Cycles and requests that are not sent to their end.
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Adds a cycle of which `outstanding` batches and placings are with workers.
     pub(super) fn cycle(&mut self, cycle: Arc<Cycle>, outstanding: usize) {
         self.queue.push_back(Item::Cycle(Going { cycle, begun: false, outstanding, sent: 0 }));

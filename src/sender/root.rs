@@ -9,7 +9,7 @@ use crate::model::meta::Ident;
 use crate::sys::dir::Dir;
 
 /// How often a source that is missing is looked for.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// See the module's comment.
 pub(super) struct SourceRoot {
@@ -43,14 +43,12 @@ impl SourceRoot {
         Dir::open_root(&self.path).and_then(|dir| dir.stat()).is_ok_and(|stat| stat.ident == self.ident)
     }
 
-    /// Waits until it is there; false if the run was asked to end first, as `rest` says after each wait.
-    pub(super) fn wait_until_back(&self, rest: impl Fn(Duration) -> bool) -> bool {
-        while !self.is_there() {
-            if rest(LOOK_EVERY) {
-                return false;
-            }
+    /// Whether its name is seen to name nothing, or something else: not where it cannot be told.
+    pub(super) fn is_replaced(&self) -> bool {
+        match Dir::open_root(&self.path).and_then(|dir| dir.stat()) {
+            Ok(stat) => stat.ident != self.ident,
+            Err(e) => matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
         }
-        true
     }
 
     /// The error of a run that cannot wait.

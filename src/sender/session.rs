@@ -5,31 +5,34 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config;
+use crate::control::status::State;
 use crate::error::{Error, Result};
 use crate::limits::MANIFEST_MEMORY_SHARE;
 use crate::model::cycle::{Cycle, FileDone, Read};
-use crate::model::event::Key;
-use crate::model::meta::Stat;
 use crate::model::op::{Abilities, Op};
-use crate::model::path::{Name, RelPath};
+use crate::model::path::RelPath;
 use crate::model::probe::{Ask, Probe};
 use crate::plan::{Action, Planner};
+use crate::sender::StopSlot;
+use crate::sender::attend::Flushing;
 use crate::sender::attrs;
+use crate::sender::catch_up::CatchUp;
+use crate::sender::control::Desk;
 use crate::sender::crew::{self, Crew};
+use crate::sender::eyes::{Eyes, Watched};
 use crate::sender::outbox::Outbox;
+use crate::sender::pulse::{Beat, Pulse};
 use crate::sender::root::SourceRoot;
 use crate::sender::scrub::{Hearer, Pump};
-use crate::sender::{Outcome, Peer, StopSlot};
+use crate::sender::{Outcome, Peer};
 use crate::stats::Stats;
 use crate::stop::Stop;
-use crate::sys::dir::Dir;
-use crate::sys::wake::Wake;
-use crate::watch::{Batches, Coverer, Watch, tune};
+use crate::watch::tune;
 use crate::wire::session::{ControlClient, Welcomed, fatal};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
 use crate::work::rate::Rate;
 use crate::work::worker::{Report, Task, closed, flush, greet, send};
-use crate::work::{Carried, Cover, Signatures, Source, files, probe};
+use crate::work::{Carried, Signatures, Source, files, probe};
 
 /// A cycle of so few files is read by the planner's thread itself: handing it over costs more.
 const INLINE_FILES_MAX: usize = 4;
@@ -37,6 +40,8 @@ const INLINE_FILES_MAX: usize = 4;
 const INLINE_BYTES_MAX: u64 = 64 * 1024;
 /// So few names are looked at by the planner's thread itself.
 const INLINE_NAMES_MAX: usize = 16;
+/// The source's name is looked at so often, when there is anything to be done at all.
+const SOURCE_LOOK_NS: u64 = 1_000_000_000;
 /// So many frames of the receiver are taken in a row before events, reports and the end of the run are looked at.
 const FRAMES_AT_ONCE: usize = 64;
 /// So many reports of workers in a row.
@@ -54,31 +59,15 @@ pub(super) enum End {
     Done(Outcome),
     /// The source's name does not name it any more.
     SourceLost,
+    /// Other filter rules are to be used from now on.
+    NewRules,
 }
 
-/// What has directories watched; nothing does for a run that ends when the mirror is equal to what it saw.
-struct Watched(Option<Coverer>);
-
-impl Cover for Watched {
-    fn cover(&self, dir: &Dir, stat: &Stat) -> std::io::Result<(Option<Key>, bool)> {
-        match &self.0 {
-            Some(coverer) => coverer.cover(dir, stat).map(|covered| (covered.key, covered.degraded)),
-            None => Ok((None, false)),
-        }
-    }
-
-    fn key_at(&self, parent: &Dir, name: Name<'_>, stat: &Stat) -> Option<Key> {
-        self.0.as_ref()?.key_at(parent, name, stat)
-    }
-}
-
-/// The watcher of a live mirror, and what it has seen.
-struct Eyes {
-    batches: Batches,
-    /// Dropped after `batches`.
-    watch: Watch,
-    /// Overflows that were told: the first, and then whenever there are twice as many.
-    overflows: u64,
+/// Why a session is to end.
+enum Over {
+    Done { interrupted: bool },
+    SourceLost,
+    NewRules,
 }
 
 /// See the module's comment.
@@ -88,58 +77,54 @@ pub(super) struct Session<'a> {
     pub(super) stats: &'a Arc<Stats>,
     root: &'a SourceRoot,
     pub(super) planner: Planner,
-    link: Link,
+    pub(super) link: Link,
     checker: ControlClient,
-    payload: Payload,
-    outbox: Outbox,
+    pub(super) payload: Payload,
+    pub(super) outbox: Outbox,
     pub(super) crew: Crew,
     source: Arc<Source>,
-    eyes: Option<Eyes>,
-    epoch: Instant,
-    source_lost: bool,
+    pub(super) eyes: Option<Eyes>,
+    pub(super) epoch: Instant,
+    pub(super) source_lost: bool,
+    /// When the source's name was looked at last.
+    source_seen: u64,
     pub(super) synced: bool,
+    pub(super) catch_up: CatchUp,
+    pub(super) desk: &'a Desk,
+    pub(super) flushing: Flushing,
     pub(super) pump: Pump<'a>,
+    /// Only with a timeout, and a receiver elsewhere.
+    pulse: Option<Pulse>,
     /// Memory that a manifest may make the tree take.
     manifest_bytes_max: u64,
 }
 
 /// Makes the control connection and asks for a session.
-pub(super) fn connect(config: &config::Mirror, peer: &Peer, (module, path): (&str, &RelPath)) -> Result<(Link, Welcomed)> {
+pub(super) fn connect(
+    config: &config::Mirror,
+    (stop, slot): (&Stop, &StopSlot),
+    peer: &Peer,
+    (module, path): (&str, &RelPath),
+) -> Result<(Link, Welcomed)> {
     let mut link = peer.connect()?;
+    slot.wake_by(link.wake());
     let mut payload = Payload::over(link.buffer());
     let wanted = attrs::wanted(&config.options);
     let hello = Hello::control(module, path.clone(), config.threads as u16)?.carrying(wanted).with_writing(config.options.writing);
     payload.hello(&if config.scrub.is_read_only() { hello.read_only() } else { hello });
     flush(&mut link, &mut payload)?;
-    let mut welcome = greet(&mut link)?;
+    let mut welcome = greet(&mut link, peer.patience(), || stop.is_stopped())?;
     tell_abilities(welcome.abilities);
     attrs::tell(wanted, welcome.abilities.attrs);
     welcome.abilities.attrs = welcome.abilities.attrs.and(wanted);
     Ok((link, welcome))
 }
 
-impl Eyes {
-    fn open(config: &config::Mirror, wake: &Wake, stats: &Arc<Stats>, is_local: bool) -> Result<Self> {
-        let (watch, batches) = Watch::start(config.watch, wake.clone(), Arc::clone(stats))?;
-        if is_local {
-            watch.ignore_own_process();
-        }
-        Ok(Self { batches, watch, overflows: stats.overflows.get() })
-    }
-
-    fn tell_overflows(&mut self, overflows: u64) {
-        if overflows > self.overflows.saturating_mul(2) {
-            self.overflows = overflows;
-            tracing::warn!(overflows, "a queue of the kernel overflowed and events were lost: every directory is looked at again");
-        }
-    }
-}
-
 impl<'a> Session<'a> {
     /// Starts watcher and workers over a new connection, and asks for the manifest.
     pub(super) fn start(
         config: &'a config::Mirror,
-        (stop, slot): (&'a Stop, &StopSlot),
+        (stop, desk): (&'a Stop, &'a Desk),
         stats: &'a Arc<Stats>,
         peer: &Arc<Peer>,
         (mut link, welcome): (Link, Welcomed),
@@ -148,7 +133,7 @@ impl<'a> Session<'a> {
     ) -> Result<Self> {
         let payload = Payload::over(link.buffer());
         let wake = link.wake();
-        slot.wake_by(wake.clone());
+        desk.slot().wake_by(wake.clone());
         let eyes = if config.once { None } else { Some(Eyes::open(config, &wake, stats, peer.is_local())?) };
         let coverer = eyes.as_ref().map(|eyes| eyes.watch.coverer());
         let rate = Rate::new(config.scrub.bytes_per_sec);
@@ -163,9 +148,10 @@ impl<'a> Session<'a> {
             small_deltas: !config.once && !matches!(link, Link::Local(_)),
             preallocate: config.options.writing.preallocate,
         });
-        let crew = Crew::start(config.threads, &source, peer, welcome.token, &wake)?;
+        let crew = Crew::start(config.threads, &source, peer, welcome.token, (&wake, || stop.is_stopped()))?;
         tracing::debug!("connected: {}, {} workers", link.describe(), crew.len());
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+        let (waiting, hold) = desk.arrive();
         let mut session = Self {
             config,
             stop,
@@ -181,12 +167,20 @@ impl<'a> Session<'a> {
             eyes,
             epoch: Instant::now(),
             source_lost: false,
+            source_seen: 0,
             synced: false,
+            catch_up: CatchUp::default(),
+            desk,
+            flushing: Flushing::of(waiting),
             pump,
+            pulse: config.timeout.filter(|_| !peer.is_local()).map(|limit| Pulse::new(limit, stats.wire_bytes.get(), Instant::now())),
             manifest_bytes_max: tune::memory_bytes() / MANIFEST_MEMORY_SHARE,
         };
         let mut actions = Vec::new();
         session.planner.connected(welcome.abilities, 0, &mut actions);
+        if let Some(hold) = hold {
+            session.planner.resume_hold(hold, 0);
+        }
         if config.scrub.verify {
             session.planner.verify(config.scrub.repair);
         }
@@ -200,14 +194,45 @@ impl<'a> Session<'a> {
 
     /// Runs until the mirror is equal (once), the run is asked to end, or the connection breaks.
     pub(super) fn run(mut self) -> Result<End> {
+        match self.follow() {
+            Ok(Over::SourceLost) => {
+                self.desk.set_lost(true);
+                self.part(State::Held, &format!("{}; it goes on when it is back, or when another one is approved", self.root.lost()));
+                Ok(End::SourceLost)
+            }
+            Ok(Over::NewRules) => {
+                self.part(State::Syncing, "the filter rules are others now");
+                self.finish(false).map(|_| End::NewRules)
+            }
+            Ok(Over::Done { interrupted }) => {
+                self.part(State::Stopping, "");
+                self.finish(interrupted)
+            }
+            Err(e) => {
+                self.part(State::Reconnecting, &e.to_string());
+                Err(e)
+            }
+        }
+    }
+
+    fn follow(&mut self) -> Result<Over> {
         loop {
             self.take_events();
             self.take_reports()?;
+            if self.desk.is_asked() {
+                self.attend();
+                if self.desk.has_filter() {
+                    return Ok(Over::NewRules);
+                }
+            }
+            if self.now() - self.source_seen >= SOURCE_LOOK_NS {
+                self.look_for_source();
+            }
             if self.source_lost {
-                return Ok(End::SourceLost);
+                return Ok(Over::SourceLost);
             }
             if self.stop.is_stopped() {
-                return self.finish(true);
+                return Ok(Over::Done { interrupted: true });
             }
             let mut actions = Vec::new();
             self.planner.next(self.now(), &mut actions);
@@ -216,12 +241,17 @@ impl<'a> Session<'a> {
             self.act(actions)?;
             self.send()?;
             self.report_troubles();
+            self.tell_guard();
+            let busy = (self.flushing.is_on() && self.flush_on()) || busy;
             let idle = !busy && self.planner.is_idle() && self.outbox.is_empty();
             if idle {
                 self.at_rest()?;
                 if self.config.once && self.pump.verified() != Some(false) {
-                    return self.finish(false);
+                    return Ok(Over::Done { interrupted: false });
                 }
+            }
+            if !idle {
+                self.keep_up()?;
             }
             self.scrub(idle);
             if idle && self.pump.verified() == Some(true) {
@@ -229,11 +259,40 @@ impl<'a> Session<'a> {
             }
             let timeout = if busy { Some(Duration::ZERO) } else { self.time_left() };
             self.wait(timeout)?;
+            self.feel_pulse()?;
         }
     }
 
     fn time_left(&self) -> Option<Duration> {
-        self.planner.next_at().into_iter().chain(self.pump.at()).min().map(|at| Duration::from_nanos(at.saturating_sub(self.now())))
+        let next = self.planner.next_at().into_iter().chain(self.pump.at()).min();
+        let next = next.map(|at| Duration::from_nanos(at.saturating_sub(self.now())));
+        let pulse = self.pulse.as_ref().map(|pulse| pulse.due().saturating_duration_since(Instant::now()));
+        next.into_iter().chain(pulse).min()
+    }
+
+    /// Asks the receiver whether it lives, when it is time.
+    ///
+    /// # Errors
+    /// `Timeout`: it does not.
+    fn feel_pulse(&mut self) -> Result<()> {
+        let Some(pulse) = &mut self.pulse else { return Ok(()) };
+        match pulse.beat(self.stats.wire_bytes.get(), Instant::now()) {
+            Beat::None => Ok(()),
+            Beat::Ask => {
+                self.payload.ping();
+                self.checker.sent_ping();
+                flush(&mut self.link, &mut self.payload)
+            }
+            Beat::Dead => {
+                // What came while this thread was busy, or stopped, counts; a wake-up may hide it once.
+                self.wait(Some(Duration::ZERO))?;
+                self.wait(Some(Duration::ZERO))?;
+                match &self.pulse {
+                    Some(pulse) if pulse.due() <= Instant::now() => Err(Error::Timeout(pulse.limit().as_secs())),
+                    _ => Ok(()),
+                }
+            }
+        }
     }
 
     fn take_events(&mut self) {
@@ -241,6 +300,9 @@ impl<'a> Session<'a> {
         if let Some(eyes) = &mut self.eyes {
             for batch in eyes.batches.by_ref() {
                 batch.for_each(|event| self.planner.event(event, now));
+                if let Some(cookies) = self.flushing.cookies() {
+                    cookies.look(&batch);
+                }
             }
             eyes.tell_overflows(self.stats.overflows.get());
         }
@@ -282,7 +344,7 @@ impl<'a> Session<'a> {
                     self.planner.looked(part, now);
                     self.check_memory()?;
                 }
-                Report::Ready(_) => {}
+                Report::Dialled(_) | Report::Ready => {}
                 Report::Ended(why) => return Err(self.cause(why.unwrap_or_else(crew::unexpected_end))),
             }
         }
@@ -449,6 +511,9 @@ impl<'a> Session<'a> {
     }
 
     fn take_frame(&mut self, frame: &[u8]) -> Result<()> {
+        if let Some(pulse) = &mut self.pulse {
+            pulse.heard(Instant::now());
+        }
         for message in Messages::new(frame) {
             let message = message?;
             let oldest = self.checker.oldest();
@@ -474,36 +539,10 @@ impl<'a> Session<'a> {
         self.check_memory()
     }
 
-    fn report_troubles(&mut self) {
-        for trouble in self.planner.take_reports() {
-            let why = std::io::Error::from_raw_os_error(trouble.errno);
-            tracing::warn!("{}: {}: {why}; it is tried again", trouble.path, trouble.what);
-        }
-    }
-
-    /// The mirror is equal, but for what is in trouble.
-    fn at_rest(&mut self) -> Result<()> {
-        self.stats.dirty.set(0);
-        self.stats.failing.set(self.planner.failing() as u64);
-        if self.synced || self.pump.verified().is_some() {
-            return Ok(());
-        }
-        self.synced = true;
-        // What earlier sessions left of large files was of use, or will not be.
-        if !matches!(self.link, Link::Local(_)) {
-            self.payload.stage_drop(0);
-            flush(&mut self.link, &mut self.payload)?;
-        }
-        self.stats.synced.set(1);
-        let stats = self.stats;
-        tracing::info!(
-            files = stats.files_sent.get(),
-            bytes = stats.bytes_sent.get(),
-            operations = stats.ops_sent.get(),
-            "the mirror is equal to the source{}",
-            if self.planner.failing() > 0 { ", but for the entries named above" } else { "" }
-        );
-        Ok(())
+    /// Looks whether the source's name still names it.
+    pub(super) fn look_for_source(&mut self) {
+        self.source_seen = self.now();
+        self.source_lost |= self.root.is_replaced();
     }
 
     /// Waits until what was sent is acknowledged, and closes.
@@ -523,7 +562,8 @@ impl<'a> Session<'a> {
         }
         self.report_troubles();
         self.tell();
-        let outcome = Outcome { failing: self.planner.failing() as u64, dirty: self.planner.dirty() as u64, interrupted };
+        let held = self.planner.deletions_held(0).map_or(0, |held| held.count);
+        let outcome = Outcome { failing: self.planner.failing() as u64, dirty: self.planner.dirty() as u64, held, interrupted };
         let Self { mut link, mut payload, crew, eyes, .. } = self;
         drop((crew, eyes));
         payload.bye();

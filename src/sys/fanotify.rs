@@ -70,6 +70,15 @@ impl Fanotify {
         low_level::fanotify_mark(self.0.as_raw_fd(), libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM, mask, dir.as_raw_fd(), ".")
     }
 
+    /// Has what appears in and goes from the one directory `dir` reported, until it is removed.
+    ///
+    /// # Errors
+    /// As [`Fanotify::mark_filesystem`].
+    pub fn mark_directory(&self, dir: BorrowedFd<'_>) -> io::Result<()> {
+        let mask = libc::FAN_CREATE | libc::FAN_DELETE | libc::FAN_ONDIR;
+        low_level::fanotify_mark(self.0.as_raw_fd(), libc::FAN_MARK_ADD, mask, dir.as_raw_fd(), ".")
+    }
+
     /// Appends queued events to `buffer`, as many as fit into its spare capacity (4 KiB at least); returns their bytes.
     ///
     /// # Errors

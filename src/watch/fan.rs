@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use crate::limits::HANDLE_SAMPLES_MAX;
@@ -15,6 +15,7 @@ use crate::model::path::Name;
 use crate::sys::dir::Dir;
 use crate::sys::fanotify::{Events, Fanotify, Place, RawEvent, Renames, Role};
 use crate::sys::handle::{self, Filesystem, HANDLE_BYTES_MAX, Handle, InodeAt};
+use crate::watch::cookie::COOKIE_NAME;
 
 /// First byte of every key of this half.
 const KEY_TAG: u8 = 1;
@@ -82,13 +83,20 @@ pub(super) struct Fan {
     group: Fanotify,
     /// The process whose events are left out, or [`NOBODY`].
     ignored_pid: AtomicI32,
+    /// Cookies are waited for: they are not left out.
+    cookies: AtomicBool,
     /// One for each filesystem number: those that are served and whose handles are understood.
     inodes: RwLock<Vec<Inodes>>,
 }
 
 impl Fan {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { group: Fanotify::new()?, ignored_pid: AtomicI32::new(NOBODY), inodes: RwLock::default() })
+        Ok(Self {
+            group: Fanotify::new()?,
+            ignored_pid: AtomicI32::new(NOBODY),
+            cookies: AtomicBool::new(false),
+            inodes: RwLock::default(),
+        })
     }
 
     pub(super) fn ignore_pid(&self, pid: i32) {
@@ -148,8 +156,26 @@ impl Fan {
         key(served.fsid, &handle::of_name(parent, name).ok()?)
     }
 
+    /// From now on, or no longer, cookies are reported, whoever made them.
+    pub(super) fn expect_cookies(&self, on: bool) {
+        self.cookies.store(on, Ordering::SeqCst);
+    }
+
+    /// Has the directory `dir`, which is on no served filesystem, reported for cookies; returns the key of its events.
+    pub(super) fn cover_for_cookie(&self, dir: BorrowedFd<'_>) -> io::Result<Key> {
+        let filesystem = Filesystem::of(dir)?;
+        if filesystem.fsid == [0; 8] || filesystem.is_overlay() {
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
+        let handle = handle::of_fd(dir)?;
+        self.group.mark_directory(dir)?;
+        key(filesystem.fsid, &handle).ok_or_else(|| io::Error::from_raw_os_error(libc::EOVERFLOW))
+    }
+
     fn is_ignored(&self, event: &RawEvent<'_>) -> bool {
-        event.pid == self.ignored_pid.load(Ordering::Relaxed) && !event.is_overflow()
+        event.pid == self.ignored_pid.load(Ordering::Relaxed)
+            && !event.is_overflow()
+            && !(self.cookies.load(Ordering::Relaxed) && event.places().flatten().any(|place| place.name == COOKIE_NAME))
     }
 
     /// Counts the events in `buffer` that are not ignored, and the overflows among them.

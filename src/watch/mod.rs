@@ -5,12 +5,14 @@
 //! The watcher decides nothing, keeps no tree and no path, and never opens or looks at an entry.
 //! `sender` starts it; [`tune`] is called before, since the kernel reads its limits when the objects are made.
 
+mod cookie;
 mod fan;
 mod ino;
 mod reader;
 pub mod tune;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -30,6 +32,7 @@ use crate::stats::Stats;
 use crate::sys::dir::Dir;
 use crate::sys::handle::Filesystem;
 use crate::sys::wake::Wake;
+pub use cookie::Cookies;
 use fan::{Fan, Served};
 use ino::Ino;
 pub use reader::Batch;
@@ -45,8 +48,31 @@ enum Backend {
 #[derive(Debug, Clone)]
 struct Device {
     backend: Backend,
-    /// For people: backend, where, and why not better.
-    text: String,
+    watching: Watching,
+}
+
+/// How one device is watched, for people.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Watching {
+    /// The first directory that was covered there.
+    pub place: String,
+    /// Type of its filesystem.
+    pub filesystem: &'static str,
+    /// `fanotify` or `inotify`.
+    pub backend: &'static str,
+    /// What it can do there, or why it is not a better one; may be empty.
+    pub detail: String,
+}
+
+impl fmt::Display for Watching {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { place, filesystem, backend, detail } = self;
+        if detail.is_empty() {
+            write!(f, "{backend}: {place} {filesystem}")
+        } else {
+            write!(f, "{backend} ({detail}): {place} {filesystem}")
+        }
+    }
 }
 
 /// The kernel's objects. At least one of `fan` and `ino` is there.
@@ -117,12 +143,12 @@ impl Watch {
         }
     }
 
-    /// What is in use, one line for each device seen so far: backend, the first directory covered there, type of filesystem.
-    pub fn backends(&self) -> Vec<String> {
+    /// What is in use, one for each device seen so far.
+    pub fn watching(&self) -> Vec<Watching> {
         let devices = self.shared.kernel.devices.read().unwrap_or_else(PoisonError::into_inner);
-        let mut lines: Vec<String> = devices.values().map(|d| d.text.clone()).collect();
-        lines.sort();
-        lines
+        let mut all: Vec<Watching> = devices.values().map(|d| d.watching.clone()).collect();
+        all.sort();
+        all
     }
 }
 
@@ -245,22 +271,27 @@ impl Kernel {
         let filesystem = Filesystem::of(dir.as_fd())?;
         // The same number on another device: keys of the two could not be told apart.
         let is_double = devices.values().any(|d| matches!(d.backend, Backend::Fan(served) if served.fsid == filesystem.fsid));
-        let (backend, how) = match &self.fan {
-            None => (Backend::Ino, "inotify".to_owned()),
-            Some(_) if is_double => (Backend::Ino, "inotify (another mount has the same filesystem number)".to_owned()),
+        let (backend, detail) = match &self.fan {
+            None => (Backend::Ino, String::new()),
+            Some(_) if is_double => (Backend::Ino, "another mount has the same filesystem number".to_owned()),
             Some(_) if devices.len() >= WATCH_FILESYSTEMS_MAX => return Ok(Backend::Ino),
             Some(fan) => match fan.serve(dir, stat.ident.dev) {
-                Ok(served) => (Backend::Fan(served), format!("fanotify ({})", served.abilities())),
-                Err(e) if fan::is_refusal(&e) => (Backend::Ino, format!("inotify (fanotify: {e})")),
+                Ok(served) => (Backend::Fan(served), served.abilities().to_owned()),
+                Err(e) if fan::is_refusal(&e) => (Backend::Ino, format!("fanotify: {e}")),
                 Err(e) => return Err(e),
             },
         };
-        let text = format!("{how}: {} {}", place(dir), filesystem.type_name().unwrap_or("(unknown file system)"));
+        let name = if matches!(backend, Backend::Fan(_)) { "fanotify" } else { "inotify" };
+        let filesystem = filesystem.type_name().unwrap_or("(unknown file system)");
+        let watching = Watching { place: place(dir), filesystem, backend: name, detail };
         if self.choice == WatchChoice::Fanotify && matches!(backend, Backend::Ino) {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, format!("fanotify cannot serve this filesystem; it could be: {text}")));
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("fanotify cannot serve this filesystem; it could be: {watching}"),
+            ));
         }
-        tracing::info!("watching by {text}");
-        devices.insert(stat.ident.dev, Device { backend, text });
+        tracing::info!("watching by {watching}");
+        devices.insert(stat.ident.dev, Device { backend, watching });
         Ok(backend)
     }
 

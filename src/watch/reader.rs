@@ -52,7 +52,7 @@ impl Shared {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
+pub(super) enum Source {
     Fan,
     Ino,
     /// A read failed: its queue may have lost events.
@@ -61,7 +61,7 @@ enum Source {
 
 /// Events as one read gave them. Dropping it gives the buffer back to the watcher, which has [`WATCH_BATCHES_MAX`] of them in all.
 pub struct Batch {
-    source: Source,
+    pub(super) source: Source,
     buffer: Vec<u8>,
     shared: Arc<Shared>,
 }

@@ -251,8 +251,8 @@ fn tells_objects(tmp: &Path) {
     let mut f = Fixture::new(WatchChoice::Fanotify);
     fs::write(tmp.join("first"), b"content").unwrap();
     let root = f.cover(tmp);
-    assert!(f.watch.backends()[0].contains("inodes"), "{:?}", f.watch.backends());
-    println!("{:?}", f.watch.backends());
+    assert!(f.watch.watching()[0].to_string().contains("inodes"), "{:?}", f.watch.watching());
+    println!("{:?}", f.watch.watching());
     let dir = Dir::open_root(tmp).unwrap();
     let ident = dir.stat_at(Name::new(b"first").unwrap()).unwrap().ident;
     fs::hard_link(tmp.join("first"), tmp.join("second")).unwrap();
@@ -455,8 +455,8 @@ fn falls_back(path: &Path) {
 
     let mut f = Fixture::new(WatchChoice::Auto);
     let key = f.cover(path);
-    assert!(f.watch.backends()[0].starts_with("inotify ("), "{:?}", f.watch.backends());
-    println!("{:?}", f.watch.backends());
+    assert!(f.watch.watching()[0].to_string().starts_with("inotify ("), "{:?}", f.watch.watching());
+    println!("{:?}", f.watch.watching());
     fs::write(path.join("file"), b"content").unwrap();
     f.expect(&key, "file", &[Hint::APPEARED, Hint::CLOSED]);
     fs::OpenOptions::new().append(true).open(path.join("there")).unwrap().write_all(b"more").unwrap();
@@ -479,8 +479,8 @@ fn a_btrfs_subvolume_falls_back_to_inotify() {
         // Both at once: the mark of the top level sees the subvolume's events too, under keys of nobody.
         let mut f = Fixture::new(WatchChoice::Auto);
         let (top_key, sub_key) = (f.cover(&top), f.cover(&subvolume));
-        println!("{:?}", f.watch.backends());
-        assert!(f.watch.backends()[0].starts_with("fanotify"));
+        println!("{:?}", f.watch.watching());
+        assert!(f.watch.watching()[0].to_string().starts_with("fanotify"));
         File::create(subvolume.join("in-sub")).unwrap();
         File::create(top.join("in-top")).unwrap();
         f.expect(&sub_key, "in-sub", &[Hint::APPEARED]);
@@ -529,7 +529,7 @@ fn two_filesystems_with_one_number_are_told_apart() {
         let mut f = Fixture::new(WatchChoice::Auto);
         let (one, two) = (f.cover(&first.join("d")), f.cover(&second.join("d")));
         assert_ne!(one, two);
-        println!("{:?}", f.watch.backends());
+        println!("{:?}", f.watch.watching());
         File::create(second.join("d/two")).unwrap();
         File::create(first.join("d/one")).unwrap();
         f.expect(&one, "one", &[Hint::APPEARED]);
@@ -555,7 +555,7 @@ fn a_filesystem_mounted_in_the_place_of_another_is_watched() {
             keys.insert(key);
             umount2(&at, MntFlags::empty()).unwrap();
         }
-        println!("{} keys, {:?}", keys.len(), f.watch.backends());
+        println!("{} keys, {:?}", keys.len(), f.watch.watching());
     });
 }
 
@@ -592,5 +592,5 @@ fn without_rights_and_watches_directories_are_polled() {
     f.expect(first.key.as_ref().unwrap(), "file", &[Hint::APPEARED]);
     coverer.forget(first.key.as_ref().unwrap());
     assert!(!cover("4").degraded);
-    assert!(f.watch.backends()[0].starts_with("inotify"), "{:?}", f.watch.backends());
+    assert!(f.watch.watching()[0].to_string().starts_with("inotify"), "{:?}", f.watch.watching());
 }

@@ -15,6 +15,7 @@ use crate::sys::wake::Wake;
 pub use crate::wire::local::LocalEnd;
 use crate::wire::local::{self, LocalLink};
 use crate::wire::stream::StreamLink;
+pub use crate::wire::stream::keep_alive;
 
 /// What ended a wait.
 #[derive(Debug)]

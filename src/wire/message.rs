@@ -129,7 +129,7 @@ pub enum Message<'a> {
         at: Spot,
         /// Its metadata.
         meta: Meta,
-        /// Where it has data, in order: 0 to [`PUT_EXTENTS_MAX`], within its size.
+        /// Where it has data, in order: 0 to [`PUT_EXTENTS_MAX`](crate::limits::PUT_EXTENTS_MAX), within its size.
         extents: Vec<Extent>,
         /// What stands there, one behind the other.
         data: &'a [u8],
@@ -144,7 +144,8 @@ pub enum Message<'a> {
         meta: Meta,
         /// Of its content.
         digest: [u8; 32],
-        /// The delta, as [`patched`](crate::delta::patch::patched) takes it: at most [`INLINE_FILE_BYTES_MAX`].
+        /// The delta, as [`patched`](crate::delta::patch::patched) takes it: at most
+        /// [`INLINE_FILE_BYTES_MAX`](crate::limits::INLINE_FILE_BYTES_MAX).
         delta: &'a [u8],
     },
     /// A question for the signature of what the mirror has in a file.

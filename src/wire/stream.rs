@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::error::{Error, Result};
-use crate::limits::{INBOX_BYTES_MAX, SEND_GATHER_BYTES, SEND_QUEUE_BYTES_MAX, SOCKET_SILENCE_MAX};
+use crate::limits::{INBOX_BYTES_MAX, SEND_GATHER_BYTES, SEND_QUEUE_BYTES_MAX, TIMEOUT_SECONDS_MAX};
 use crate::model::options::{Compress, IoChoice};
 use crate::stats::Stats;
 use crate::sys::tcp;
@@ -197,7 +197,8 @@ pub struct StreamLink {
 
 impl StreamLink {
     pub(super) fn new(socket: TcpStream, io: IoChoice, compress: Compress, stats: Option<Arc<Stats>>) -> Result<Self> {
-        tune(&socket).map_err(|e| Error::socket("set up a connection", e))?;
+        // Frames are gathered here already.
+        socket.set_nodelay(true).map_err(|e| Error::socket("set up a connection", e))?;
         let wake = Wake::new().map_err(|e| Error::socket("eventfd", e))?;
         let framer = match compress {
             Compress::Auto => Framer::judged(),
@@ -432,13 +433,16 @@ impl StreamLink {
     }
 }
 
-/// No delay (frames are gathered here already), and an end to peers that went away without a word.
-fn tune(socket: &TcpStream) -> io::Result<()> {
-    socket.set_nodelay(true)?;
+/// Has the kernel end the connection of a host that has gone without a word: one that leaves probes, or what was sent, unanswered for `silence` (whole
+/// seconds, at least 1), or takes nothing more for so long. It wakes no thread.
+///
+/// # Errors
+/// As `setsockopt(2)`.
+pub fn keep_alive(socket: &TcpStream, silence: Duration) -> io::Result<()> {
+    let seconds = silence.as_secs().clamp(1, TIMEOUT_SECONDS_MAX.into()) as u32;
     setsockopt(socket, sockopt::KeepAlive, &true)?;
-    let seconds = SOCKET_SILENCE_MAX.as_secs() as u32;
-    setsockopt(socket, sockopt::TcpKeepIdle, &(seconds / 2))?;
-    setsockopt(socket, sockopt::TcpKeepInterval, &(seconds / 8))?;
+    setsockopt(socket, sockopt::TcpKeepIdle, &(seconds / 2).max(1))?;
+    setsockopt(socket, sockopt::TcpKeepInterval, &(seconds / 8).max(1))?;
     setsockopt(socket, sockopt::TcpKeepCount, &4)?;
     setsockopt(socket, sockopt::TcpUserTimeout, &(seconds * 1000))?;
     Ok(())

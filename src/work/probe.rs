@@ -43,7 +43,11 @@ fn look(source: &Source, probe: &Probe) -> Result<DirSeen, ProbeError> {
             seen.stat = dir.stat().map_err(|e| failure(&e))?;
             let mut names: Vec<NameBuf> = Vec::new();
             if let Err(e) = dir.list(|name| names.push(name.to_owned())) {
-                seen.list_error = Some(errno(&e));
+                match failure(&e) {
+                    // It has been removed.
+                    ProbeError::Stale => return Err(ProbeError::Stale),
+                    ProbeError::Failed(errno) => seen.list_error = Some(errno),
+                }
             }
             // A name that is gone by now is not there.
             let looked = names.into_iter().map(|name| {

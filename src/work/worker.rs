@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use crate::delta::{Outcome, Signature};
 use crate::error::{Error, Result};
-use crate::limits::GREET_TIME_MAX;
 use crate::model::cycle::{AttrsTable, FileBatch, FileDone, Read, StageDone, StageTask};
 use crate::model::op::{Op, Spot};
 use crate::model::path::RelPath;
@@ -55,8 +54,10 @@ pub enum Task {
 /// What a worker did.
 #[derive(Debug)]
 pub enum Report {
-    /// It is connected; this wakes it.
-    Ready(Wake),
+    /// It has a connection; this wakes it.
+    Dialled(Wake),
+    /// It is a part of the session.
+    Ready,
     /// The answer to a question.
     Probed(Probed),
     /// The end of a [`Task::Files`].
@@ -103,8 +104,10 @@ pub struct Worker {
 
 impl Worker {
     /// Runs until the rings close or the connection breaks.
-    pub fn run(mut self, connect: impl FnOnce() -> Result<Link>, hello: Hello) {
-        let result = connect().and_then(|link| self.serve(link, &hello));
+    ///
+    /// `patience` is how long the receiver may take to answer the Hello.
+    pub fn run(mut self, connect: impl FnOnce() -> Result<Link>, hello: Hello, patience: Duration) {
+        let result = connect().and_then(|link| self.serve(link, &hello, patience));
         self.report(Report::Ended(result.err()));
     }
 
@@ -127,12 +130,13 @@ impl Worker {
         }
     }
 
-    fn serve(&mut self, mut link: Link, hello: &Hello) -> Result<()> {
+    fn serve(&mut self, mut link: Link, hello: &Hello, patience: Duration) -> Result<()> {
+        self.report(Report::Dialled(link.wake()));
         let mut payload = Payload::over(link.buffer());
         payload.hello(hello);
         flush(&mut link, &mut payload)?;
-        greet(&mut link)?;
-        self.report(Report::Ready(link.wake()));
+        greet(&mut link, patience, || self.probes.is_closed())?;
+        self.report(Report::Ready);
         let mut desk = Desk {
             link,
             payload,
@@ -498,24 +502,18 @@ pub fn flush(link: &mut Link, payload: &mut Payload) -> Result<()> {
     link.flush()
 }
 
-/// Waits for the server's first message.
+/// Waits for the server's first message, no longer than `patience`, nor after a wake-up for which `over` says that it is of no use any more.
 ///
 /// # Errors
-/// Refused, or not our protocol, or the link's; `Timeout`: nothing came for [`GREET_TIME_MAX`].
-pub fn greet(link: &mut Link) -> Result<crate::wire::session::Welcomed> {
-    greet_within(link, GREET_TIME_MAX)
-}
-
-/// As [`greet`], with another patience.
-///
-/// # Errors
-/// As [`greet`].
-pub fn greet_within(link: &mut Link, patience: Duration) -> Result<crate::wire::session::Welcomed> {
-    let end = Instant::now() + patience;
+/// Refused, or not our protocol, or the link's; `Timeout`.
+pub fn greet(link: &mut Link, patience: Duration, over: impl Fn() -> bool) -> Result<crate::wire::session::Welcomed> {
+    let deadline = Instant::now() + patience;
     loop {
-        let left = end.saturating_duration_since(Instant::now());
+        if over() {
+            return Err(Error::socket("wait for the receiver", std::io::ErrorKind::ConnectionAborted.into()));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
         match link.wait(Some(left))? {
-            Incoming::TimedOut if left.is_zero() => return Err(Error::Timeout(patience.as_secs())),
             Incoming::Frame(frame) => {
                 let first = Messages::new(&frame).next().ok_or_else(|| Error::Protocol("an empty first frame".into()))??;
                 let welcome = welcomed(&first)?;
@@ -523,6 +521,7 @@ pub fn greet_within(link: &mut Link, patience: Duration) -> Result<crate::wire::
                 link.recycle(frame);
                 return Ok(welcome);
             }
+            Incoming::TimedOut if left.is_zero() => return Err(Error::Timeout(patience.as_secs())),
             Incoming::Woken | Incoming::TimedOut => {}
             Incoming::Closed => return Err(closed()),
         }

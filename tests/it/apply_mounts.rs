@@ -4,8 +4,9 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
-use ringsync::apply::Target;
+use ringsync::apply::{FsTarget, Root, Target};
 use ringsync::model::op::{Entry, Op};
 use ringsync::model::path::RelPath;
 
@@ -131,5 +132,75 @@ fn a_listing_shows_what_is_mounted_and_its_border() {
         assert_eq!(all, ["m", "out"]);
         drop(bind);
         assert_eq!(borders(&m.list()), ["m"]);
+    });
+}
+
+/// A test on a disk of its own, which is `path`'s parent.
+fn on_a_disk(name: &str, test: impl FnOnce(&Mounted, &Path) + Send) {
+    privately(name, || {
+        let at = tempfile::tempdir_in(crate::place::base()).unwrap();
+        match Mounted::new(Fs::Tmpfs, at.path()) {
+            Ok(mounted) => test(&mounted, &at.path().join("root")),
+            Err(e) => skipped(name, e),
+        }
+    });
+}
+
+/// A disk that is read-only when a session begins keeps what an earlier one left; it goes once the disk can be written to, without a new session.
+#[test]
+fn what_a_read_only_disk_kept_goes_when_it_can() {
+    on_a_disk("what_a_read_only_disk_kept_goes_when_it_can", |mounted, path| {
+        fs::create_dir_all(path.join(".ringsync-staging")).unwrap();
+        fs::create_dir(path.join("d")).unwrap();
+        for name in [".ringsync-staging/f3", "d/.ringsync-staging-0123456789abcdef", "d/kept"] {
+            fs::write(path.join(name), "x").unwrap();
+        }
+        let mut target = FsTarget::new(Root::open(path, false).unwrap());
+        let ours = || [".ringsync-staging", "d/.ringsync-staging-0123456789abcdef"].map(|name| path.join(name).exists());
+
+        mounted.remount("ro").unwrap();
+        target.list(&RelPath::root(), &mut |_| {}).unwrap();
+        target.end_cycle();
+        assert_eq!(ours(), [true, true]);
+        mounted.remount("rw").unwrap();
+        target.end_cycle();
+        assert_eq!(ours(), [false, false]);
+        assert!(path.join("d/kept").exists());
+    });
+}
+
+/// The sender says once that it needs no parts of large files, and it may say so while the disk is read-only.
+#[test]
+fn a_part_that_nobody_needs_does_not_stay_because_the_disk_was_read_only() {
+    on_a_disk("a_part_that_nobody_needs_does_not_stay_because_the_disk_was_read_only", |mounted, path| {
+        let staging = path.join(".ringsync-staging");
+        fs::create_dir_all(&staging).unwrap();
+        fs::write(staging.join(format!("k{}", "0".repeat(32))), "x").unwrap();
+        let mut target = FsTarget::new(Root::open(path, false).unwrap());
+        mounted.remount("ro").unwrap();
+        target.list(&RelPath::root(), &mut |_| {}).unwrap();
+        target.drop_stage(0);
+        mounted.remount("rw").unwrap();
+        target.end_cycle();
+        assert!(!staging.exists());
+    });
+}
+
+/// What stood in the place of staging, and could not be removed, is not what stands there later.
+#[test]
+fn staging_in_use_is_not_taken_for_what_a_read_only_disk_kept() {
+    on_a_disk("staging_in_use_is_not_taken_for_what_a_read_only_disk_kept", |mounted, path| {
+        let staging = path.join(".ringsync-staging");
+        fs::create_dir(path).unwrap();
+        fs::write(&staging, "somebody's file").unwrap();
+        let mut target = FsTarget::new(Root::open(path, false).unwrap());
+        mounted.remount("ro").unwrap();
+        target.list(&RelPath::root(), &mut |_| {}).unwrap();
+        mounted.remount("rw").unwrap();
+        target.stage(1, 0, b"content").unwrap();
+        target.end_cycle();
+        assert_eq!(fs::read(staging.join("f1")).unwrap(), b"content");
+        target.drop_stage(1);
+        assert!(!staging.exists());
     });
 }

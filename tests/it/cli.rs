@@ -15,7 +15,16 @@ fn stderr(output: &Output) -> String {
 #[test]
 fn help_and_version_are_no_errors() {
     let here = Path::new(".");
-    for args in [&["--help"][..], &["--version"], &["mirror", "--help"], &["serve", "--help"], &["mirror", "--version"]] {
+    for args in [
+        &["--help"][..],
+        &["--version"],
+        &["mirror", "--help"],
+        &["serve", "--help"],
+        &["status", "--help"],
+        &["flush", "--help"],
+        &["approve", "--help"],
+        &["mirror", "--version"],
+    ] {
         let output = ringsync(here, args);
         assert_eq!(output.status.code(), Some(0), "{args:?}");
         assert!(output.stderr.is_empty() && !output.stdout.is_empty(), "{args:?}");
@@ -37,6 +46,12 @@ fn what_is_refused_has_its_exit_code_and_reason() {
         (1, "host::MODULE", &["mirror", "src", "host:path"]),
         (1, "comes later", &["mirror", "src", "rsync://host/module"]),
         (1, "filter rule", &["mirror", "--exclude", "", "src", "dst"]),
+        (1, "percentage", &["mirror", "--max-delete", "101%", "src", "dst"]),
+        (1, "percentage", &["mirror", "--max-delete=-1", "src", "dst"]),
+        (1, "cannot be used with", &["mirror", "--control", "c", "--no-control", "src", "dst"]),
+        (1, "seconds", &["flush", "--timeout", "soon"]),
+        (10, "control socket nowhere", &["status", "--control", "nowhere"]),
+        (10, "something else is at its path", &["mirror", "--control", "file", "src", "dst3"]),
         (11, "rules", &["mirror", "--exclude-from", "nowhere", "src", "dst"]),
         (11, "source missing", &["mirror", "missing", "dst"]),
         (11, "Not a directory", &["mirror", "file", "dst"]),

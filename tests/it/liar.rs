@@ -18,7 +18,7 @@ use ringsync::model::path::{Name, RelPath};
 use ringsync::plan::Planner;
 use ringsync::wire::frame::Framer;
 use ringsync::wire::{Incoming, Link, Message, Messages, Payload, Role};
-use ringsync::work::worker::greet_within;
+use ringsync::work::worker::greet;
 
 use crate::fuzz::document;
 use crate::hostile::memory;
@@ -454,7 +454,7 @@ fn a_silent_receiver_costs_nothing_and_a_run_that_waits_for_it_can_be_ended() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let mut link = Link::tcp(stream, IoChoice::Auto, Compress::None, None).unwrap();
-    let error = greet_within(&mut link, Duration::from_millis(50)).expect_err("nobody answers");
+    let error = greet(&mut link, Duration::from_millis(50), || false).expect_err("nobody answers");
     assert_eq!(error.exit(), Exit::Timeout);
 }
 

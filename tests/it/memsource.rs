@@ -408,7 +408,7 @@ impl MemSource {
         self.forget(id);
     }
 
-    fn is_within(&self, mut id: u64, ancestor: u64) -> bool {
+    pub fn is_within(&self, mut id: u64, ancestor: u64) -> bool {
         while id != ROOT {
             if id == ancestor {
                 return true;

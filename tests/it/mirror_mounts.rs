@@ -147,7 +147,7 @@ fn a_mount_point_that_should_go_is_emptied_and_goes_when_it_is_unmounted() {
         fs::create_dir(src.join("a/m/d")).unwrap();
         fs::write(src.join("a/m/d/f"), "f").unwrap();
         fs::write(src.join("a/g"), "g").unwrap();
-        let mirror = Mirror::start(As::Us, Way::Local, place, &[]);
+        let mirror = Mirror::start(As::Us, Way::Local, place, &["--allow-empty"]);
         mirror.settle("at first");
         fs::remove_dir_all(src.join("a")).unwrap();
         wait(&mirror, "emptied", || !dst.join("a/g").exists() && !dst.join("a/m/d").exists() && said(&mirror, "a") > 0);

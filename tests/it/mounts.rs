@@ -84,7 +84,15 @@ impl Mounted {
 
     /// Gives a tmpfs another size.
     pub fn resize(&self, size: &str) {
-        system("mount", &["-o", &format!("remount,size={size}"), path(&self.at)]).expect("a remount");
+        self.remount(&format!("size={size}")).expect("a remount");
+    }
+
+    /// Changes how it is mounted.
+    ///
+    /// # Errors
+    /// Of `mount(8)`.
+    pub fn remount(&self, options: &str) -> Result<(), String> {
+        system("mount", &["-o", &format!("remount,{options}"), path(&self.at)])
     }
 }
 

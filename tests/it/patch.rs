@@ -193,7 +193,9 @@ fn what_changed_while_nobody_looked_is_sent_as_a_delta() {
     }
     once(As::Us, Way::Tcp, &place, &[], 0);
     let file = OpenOptions::new().write(true).open(&pages).unwrap();
-    [1, 20_000, 60_000].map(|page| file.write_all_at(&random(&mut rng, BLOCK), page * BLOCK as u64).unwrap());
+    for page in [1, 20_000, 60_000] {
+        file.write_all_at(&random(&mut rng, BLOCK), page * BLOCK as u64).unwrap();
+    }
     fs::write(&front, [&b"front"[..], &fs::read(&front).unwrap()].concat()).unwrap();
     let said = once(As::Us, Way::Tcp, &place, &["-v"], 0);
     for delta in [format!("a delta matched={} literal={}", 250_000_000 - 3 * BLOCK, 3 * BLOCK), "a delta matched=700001 literal=5".into()] {

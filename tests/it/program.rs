@@ -41,6 +41,11 @@ pub struct Program {
 impl Program {
     /// Starts `ringsync ARGS`.
     pub fn start(who: As, args: &[&str]) -> Self {
+        Self::start_in(who, &[], args)
+    }
+
+    /// The same with variables of the environment.
+    pub fn start_in(who: As, variables: &[(&str, &str)], args: &[&str]) -> Self {
         let binary = std::env::var_os("RINGSYNC_BIN").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_ringsync")), PathBuf::from);
         let mut copy = None;
         let mut command = if who == As::User && is_root() {
@@ -57,6 +62,7 @@ impl Program {
             Command::new(&binary)
         };
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.envs(variables.iter().copied());
         command.env_remove("RUST_LOG").env_remove("RINGSYNC_LOG").current_dir("/");
         let mut spawned = command.spawn();
         // Another test that starts a program just now may hold the new copy open for writing, until its exec.

@@ -59,7 +59,7 @@ fn large_tree(way: Way, name: &str, entries: &[PathBuf]) {
     let place = Place::new();
     let all = place.src.join("all");
     copy(entries, &all);
-    let mirror = Mirror::start(As::Us, way, &place, &[]);
+    let mirror = Mirror::start(As::Us, way, &place, &["--allow-empty"]);
     let settle = |what: &str| mirror.settle(&format!("{name}, {way:?}: {what}"));
     settle("first sync");
     let archive = place.beside("archive.tar");
@@ -155,7 +155,7 @@ fn git_checkout() {
             git(&["commit", "-q", "-m", "revision"]);
             git(&["tag", &format!("r{revision}")]);
         }
-        let mirror = Mirror::start(As::Us, way, &place, &[]);
+        let mirror = Mirror::start(As::Us, way, &place, &["--allow-empty"]);
         let settle = |what: &str| mirror.settle(&format!("git, {way:?}: {what}"));
         settle("first sync");
         for tag in ["r0", "r1", "r2", "r0", "r2", "r1"] {
@@ -227,7 +227,7 @@ fn cargo_build() {
     for way in WAYS {
         let place = Place::new();
         program_source(&place.src, registry());
-        let mirror = Mirror::start(As::Us, way, &place, &[]);
+        let mirror = Mirror::start(As::Us, way, &place, &["--allow-empty"]);
         let settle = |what: &str| mirror.settle(&format!("cargo, {way:?}: {what}"));
         settle("source");
         tool(&place.src, "cargo", &["build", "--offline", "-q"]);

@@ -23,8 +23,11 @@ use crate::memtarget::MemTarget;
 use crate::place;
 use crate::rng::Rng;
 
+mod flush;
+mod guard;
 mod life;
 mod mounts;
+mod overflow;
 mod quiet;
 mod scrub;
 mod setting;
@@ -83,6 +86,10 @@ struct Sim {
     stays: HashSet<Vec<u8>>,
     /// Whether directories are made unreadable now and then.
     shuts: bool,
+    /// Deletions that are held are approved once all rests.
+    approves: bool,
+    /// Changes are made in this directory only.
+    confined: Option<u64>,
     /// What a scrub asked and is not answered.
     scrub: scrub::Questions,
     /// `RINGSYNC_SIM_TRACE` shows what the mirror is told.
@@ -140,6 +147,8 @@ impl Sim {
             filter,
             stays,
             shuts,
+            approves: true,
+            confined: None,
             scrub: scrub::Questions::default(),
             trace: std::env::var_os("RINGSYNC_SIM_TRACE").is_some(),
         }
@@ -427,6 +436,9 @@ impl Sim {
                 && self.acks.is_empty()
                 && !(self.scrub.is_on() && self.planner.is_scrubbing());
             if quiet && !self.source.has_events() && self.planner.is_idle() {
+                if self.approves && self.planner.approve() > 0 {
+                    continue;
+                }
                 match self.planner.next_at() {
                     // What is to go and is mounted is tried again for good.
                     Some(_) if self.only_mounts_are_left() => return true,

@@ -19,11 +19,14 @@ fn allowed(room: &str) -> Option<Vec<&'static str>> {
         "wire" => with(&["sys", "ring"]),
         "work" | "apply" => with(&["sys", "ring", "wire", "delta"]),
         "config" => with(&[]),
-        "sender" => with(&["sys", "ring", "watch", "plan", "work", "wire", "config", "receiver"]),
-        "receiver" => with(&["sys", "ring", "wire", "apply", "config"]),
-        "cli" => with(&["config", "sender", "receiver"]),
+        "control" => with(&["sys"]),
+        "sender" => with(&["sys", "ring", "watch", "plan", "work", "wire", "config", "control", "receiver"]),
+        "receiver" => with(&["sys", "ring", "wire", "apply", "config", "control"]),
+        "cli" => with(&["config", "control", "sender", "receiver"]),
         // The crate's root and its programs only name rooms.
-        "lib" | "bin" => with(&["cli", "config", "ring", "sys", "watch", "plan", "delta", "work", "wire", "apply", "sender", "receiver"]),
+        "lib" | "bin" => {
+            with(&["cli", "config", "control", "ring", "sys", "watch", "plan", "delta", "work", "wire", "apply", "sender", "receiver"])
+        }
         _ => None,
     }
 }

@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::{Load, Trace};
+use super::{Load, Trace, small};
 use crate::interrupt;
 use crate::problem::{Doing, Result};
 
@@ -128,6 +128,12 @@ pub(super) fn noise(load: &Load, trace: &mut Trace<'_>) -> Result<()> {
 
 pub(super) fn prepare_large(load: &Load, root: &Path) -> Result<()> {
     random_file(load, &root.join(LARGE), large_bytes(load))
+}
+
+/// One file of 4 GiB, of a whole second: GNU tar's usual format carries no parts of it.
+pub(super) fn prepare_copy(load: &Load, root: &Path) -> Result<()> {
+    random_file(load, &root.join(LARGE), load.count(4 << 30))?;
+    small::whole_seconds(root)
 }
 
 pub(super) fn rewrite(load: &Load, trace: &mut Trace<'_>) -> Result<()> {

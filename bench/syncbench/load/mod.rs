@@ -58,6 +58,8 @@ pub enum Name {
     First,
     /// A start on 30,000 small files that are equal already
     Noop,
+    /// The initial copy of one file of 4 GiB
+    Copy,
     /// Nothing for 10 s beside 1,000 files
     Idle,
     /// As latency, beside 1,000,000 files that were equal before
@@ -141,6 +143,7 @@ impl Load {
             Name::Churn => churn::prepare(self, root),
             Name::Append => big::prepare_logs(self, root),
             Name::Rewrite | Name::Insert => big::prepare_large(self, root),
+            Name::Copy => big::prepare_copy(self, root),
             Name::Rename | Name::Delete => small::tree(self, root, self.count(100), 100, Size::Fixed(4096)),
             Name::Latency => latency_directory(root),
             Name::Many => {
@@ -179,7 +182,7 @@ impl Load {
             Name::Untar => tools::untar(self, &mut trace),
             Name::Checkout => tools::checkout(self, &mut trace),
             Name::Steady => hot::burst(self, &mut trace),
-            Name::First | Name::Noop | Name::Idle => Ok(()),
+            Name::First | Name::Noop | Name::Copy | Name::Idle => Ok(()),
         }?;
         Ok(trace.done())
     }

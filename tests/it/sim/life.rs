@@ -4,7 +4,10 @@ use super::*;
 
 impl Sim {
     pub(super) fn change(&mut self) {
-        let dirs = self.source.dirs();
+        let mut dirs = self.source.dirs();
+        if let Some(within) = self.confined {
+            dirs.retain(|dir| self.source.is_within(*dir, within));
+        }
         let dir = self.rng.pick(&dirs);
         let other = self.rng.pick(&dirs);
         let name = format!("{}", self.rng.below(9)).into_bytes();

@@ -1,0 +1,258 @@
+//! Entries that could not be read or written: how often they were tried, why they fail, when they are tried again. Part of the planner.
+//!
+//! A trouble is noted under a name in a directory, so that it outlives the node of an entry that could not be deleted.
+
+use std::collections::HashSet;
+
+use crate::model::cycle::NodeRef;
+use crate::model::path::{Name, RelPath};
+use crate::plan::flight::Flight;
+use crate::plan::planner::Planner;
+use crate::plan::round::Round;
+use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
+
+/// A directory and a name in it; the root has no name.
+pub(super) type TroubleKey = (NodeRef, Box<[u8]>);
+
+/// What fails where a directory of the source cannot be read.
+pub(super) const READ_DIRECTORY: &str = "read the directory";
+
+/// What is noted of one entry.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Failing {
+    tries: u32,
+    errno: i32,
+    what: &'static str,
+    /// 0: when something changes there.
+    next_at: u64,
+}
+
+/// An entry that could not be read or written, or could at last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// The entry.
+    pub path: RelPath,
+    /// What failed.
+    pub what: &'static str,
+    /// Why; the system's error number.
+    pub errno: i32,
+    /// Tries so far.
+    pub tries: u32,
+    /// When it is tried again, on the caller's clock; `None`: when something changes there, or it is healed.
+    pub next_at: Option<u64>,
+    /// What this is about.
+    pub turn: Turn,
+}
+
+/// What a report on an entry in trouble is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// It is the first failure, or the first for this cause.
+    New,
+    /// It failed again for the same cause.
+    Again,
+    /// It is as it should be.
+    Healed,
+}
+
+impl Planner {
+    /// Entries that could not be read or written and wait for another try.
+    pub fn failing(&self) -> usize {
+        self.troubles.keys().filter(|(dir, _)| self.tree.resolve(*dir).is_some()).count()
+    }
+
+    /// The same, and one if a part of the mirror has to be listed again and that is being put off, since it was in vain so often.
+    pub fn unsettled(&self) -> usize {
+        self.failing() + usize::from(!self.wanted_lists.is_empty())
+    }
+
+    /// What is known of at most `max` of them.
+    pub fn failures(&self, max: usize) -> Vec<Trouble> {
+        let known = self.troubles.iter().filter_map(|(key, failing)| {
+            let path = trouble_path(&self.tree, key)?;
+            Some(failing.report(path, Turn::Again))
+        });
+        known.take(max).collect()
+    }
+
+    /// What happened to entries in trouble since the last call.
+    pub fn take_reports(&mut self) -> Vec<Trouble> {
+        let Self { reports, troubles, tree, .. } = self;
+        let told = |(key, mut trouble): (TroubleKey, Trouble)| {
+            if let Some(failing) = troubles.get(&key).filter(|failing| trouble.turn != Turn::Healed && failing.what == trouble.what) {
+                trouble.next_at = failing.next_at();
+            } else if trouble.turn == Turn::Healed && troubles.contains_key(&key) && tree.resolve(key.0).is_some() {
+                // It failed again at once.
+                return None;
+            }
+            Some(trouble)
+        };
+        reports.drain(..).filter_map(told).collect()
+    }
+
+    /// Whoever was in trouble, was part of the cycle and is not to be tried again is healed.
+    pub(super) fn clear_troubles(&mut self, flight: &Flight) {
+        let Planner { troubles, tree, reports, .. } = self;
+        let mut healed = Vec::new();
+        let part: HashSet<NodeRef> = flight.part().collect();
+        troubles.retain(|key, failing| {
+            let (dir, name) = key;
+            let Some(dir_id) = tree.resolve(*dir) else { return false };
+            let id = if name.is_empty() { Some(dir_id) } else { tree.child(dir_id, name) };
+            let again = flag::UNKNOWN | flag::DIRTY | flag::DELAYED | flag::BUSY;
+            let stays = match id {
+                Some(id) => !(part.contains(dir) || part.contains(&tree.reference(id))) || tree.has(id, again),
+                None => !part.contains(dir),
+            };
+            if !stays && let Some(path) = trouble_path(tree, key) {
+                reports.push((key.clone(), failing.report(path, Turn::Healed)));
+                healed.extend(id);
+            }
+            stays
+        });
+        for id in healed {
+            self.wait_no_longer(id);
+        }
+    }
+
+    /// The names of a round that are in trouble.
+    pub(super) fn tried_again(&self, round: &Round) -> Vec<TroubleKey> {
+        if self.troubles.is_empty() {
+            return Vec::new();
+        }
+        let keys = round.slots.iter().map(|slot| (slot.parent, Box::from(slot.name.as_bytes())));
+        keys.filter(|key: &TroubleKey| self.troubles.contains_key(key)).collect()
+    }
+
+    /// After the round: those of them are healed for which nothing was to be done.
+    pub(super) fn heal_settled(&mut self, tried: Vec<TroubleKey>) {
+        if tried.is_empty() {
+            return;
+        }
+        let part: HashSet<NodeRef> = self.flights.iter().flat_map(Flight::part).collect();
+        for key in tried {
+            let Some(dir) = self.tree.resolve(key.0).filter(|_| !part.contains(&key.0)) else { continue };
+            let waits = self.tree.child(dir, &key.1).is_some_and(|id| {
+                let node = self.tree.reference(id);
+                self.tree.has(id, flag::UNKNOWN | flag::DIRTY | flag::DELAYED | flag::BUSY)
+                    || part.contains(&node)
+                    || self.staged.values().any(|staged| staged.waiting.contains(&node))
+                    || self.is_held(node)
+            });
+            if !waits
+                && let Some(failing) = self.troubles.remove(&key)
+                && let Some(path) = trouble_path(&self.tree, &key)
+            {
+                self.reports.push((key, failing.report(path, Turn::Healed)));
+            }
+        }
+    }
+
+    /// The directory has been read: if that was its trouble, it is healed.
+    pub(super) fn heal_read(&mut self, id: NodeId) {
+        if self.troubles.get(&self.trouble_key(id)).is_some_and(|failing| failing.what == READ_DIRECTORY) {
+            self.heal(id);
+        }
+    }
+
+    /// What the node's trouble was is over, and what waits in it for another try has waited long enough.
+    pub(super) fn heal(&mut self, id: NodeId) {
+        if self.troubles.is_empty() {
+            return;
+        }
+        let key = self.trouble_key(id);
+        let Some(failing) = self.troubles.remove(&key) else { return };
+        self.wait_no_longer(id);
+        if let Ok(path) = self.tree.path(id) {
+            self.reports.push((key, failing.report(path, Turn::Healed)));
+        }
+    }
+
+    /// What waits at the node and in it because of its trouble is looked at now.
+    fn wait_no_longer(&mut self, id: NodeId) {
+        let waiting: Vec<NodeId> = self.tree.children(id).chain([id]).filter(|at| self.tree.has(*at, flag::DELAYED)).collect();
+        for at in waiting {
+            if !self.is_troubled(at) {
+                self.dirty.mark(&mut self.tree, at, 0);
+                self.owe(at);
+            }
+        }
+    }
+
+    /// Under what troubles of a node are noted.
+    pub(super) fn trouble_key(&self, id: NodeId) -> TroubleKey {
+        let parent = self.tree.parent(id);
+        (self.tree.reference(if parent == NONE { id } else { parent }), self.tree.name(id).into())
+    }
+
+    /// Whether the node is in trouble.
+    pub(super) fn is_troubled(&self, id: NodeId) -> bool {
+        !self.troubles.is_empty() && self.troubles.contains_key(&self.trouble_key(id))
+    }
+
+    /// Tells of something that failed and is not tried again by itself.
+    pub(super) fn tell_trouble(&mut self, path: RelPath, what: &'static str, errno: i32) {
+        let key = (self.tree.reference(ROOT), Box::default());
+        self.reports.push((key, Trouble { path, what, errno, tries: 1, next_at: None, turn: Turn::New }));
+    }
+
+    /// Whether the node, or the directory that it is in, has failed more than once; or it is listed from time to time only.
+    pub(super) fn is_excused(&self, id: NodeId) -> bool {
+        let again = |id: NodeId| id != NONE && self.troubles.get(&self.trouble_key(id)).is_some_and(|failing| failing.tries > 1);
+        let is_polled = || !self.is_troubled(id) && self.waits_for_cause(id) && self.tree.has(id, flag::UNWATCHED);
+        again(id) || again(self.tree.parent(id)) || is_polled()
+    }
+
+    /// Notes that the node is in trouble and returns the number of tries so far.
+    pub(super) fn trouble(&mut self, id: NodeId, what: &'static str, errno: i32) -> u32 {
+        let key = self.trouble_key(id);
+        let entry = self.troubles.entry(key.clone()).or_insert(Failing { tries: 0, errno, what, next_at: 0 });
+        let news = entry.tries == 0 || entry.errno != errno;
+        *entry = Failing { tries: entry.tries.saturating_add(1), errno, what, next_at: 0 };
+        let entry = *entry;
+        // What was in the way of the first try may have passed: whoever waits for it waits for the second.
+        if entry.tries == 1 {
+            self.owe(id);
+        } else {
+            self.forgive(id);
+        }
+        if let Ok(path) = self.tree.path(id) {
+            self.reports.push((key, entry.report(path, if news { Turn::New } else { Turn::Again })));
+        }
+        entry.tries
+    }
+
+    /// When the node is tried again: after 1, 2, 4 … 64 seconds.
+    pub(super) fn retry_at(&mut self, id: NodeId, now: u64) -> u64 {
+        let key = self.trouble_key(id);
+        let tries = self.troubles.get(&key).map_or(1, |t| t.tries);
+        let at = now + (1_000_000_000 << (tries.max(1) - 1).min(6));
+        self.tried_at(id, at)
+    }
+
+    /// Notes when the node is tried again, and returns that.
+    pub(super) fn tried_at(&mut self, id: NodeId, at: u64) -> u64 {
+        let key = self.trouble_key(id);
+        if let Some(failing) = self.troubles.get_mut(&key) {
+            failing.next_at = at;
+        }
+        at
+    }
+}
+
+impl Failing {
+    fn next_at(&self) -> Option<u64> {
+        (self.next_at > 0).then_some(self.next_at)
+    }
+
+    fn report(&self, path: RelPath, turn: Turn) -> Trouble {
+        let next_at = self.next_at().filter(|_| turn != Turn::Healed);
+        Trouble { path, what: self.what, errno: self.errno, tries: self.tries, next_at, turn }
+    }
+}
+
+/// The path that a trouble is noted under; `None` if its directory is gone.
+fn trouble_path(tree: &Tree, (dir, name): &TroubleKey) -> Option<RelPath> {
+    let dir = tree.path(tree.resolve(*dir)?).ok()?;
+    if name.is_empty() { Some(dir) } else { dir.join(Name::new(name).ok()?).ok() }
+}

@@ -1,0 +1,76 @@
+//! The first time that the mirror is equal: when nothing is left to do, or - where the source never rests - when everything that was known to be left at one moment has been
+//! done. Part of the session.
+
+use crate::error::Result;
+use crate::sender::session::Session;
+use crate::wire::Link;
+use crate::work::worker::flush;
+
+/// So long a session waits for rest before it notes what is left.
+const PATIENCE_NS: u64 = 5_000_000_000;
+/// How often it looks whether that is done.
+const LOOK_EVERY_NS: u64 = 100_000_000;
+
+/// Where it is with that.
+#[derive(Default)]
+pub(super) struct CatchUp {
+    /// The first time that it was not at rest.
+    began: Option<u64>,
+    /// What was left then is noted.
+    noted: bool,
+    looked: u64,
+}
+
+impl Session<'_> {
+    /// Nothing is left to do, but for what is in trouble.
+    pub(super) fn at_rest(&mut self) -> Result<()> {
+        self.stats.dirty.set(0);
+        self.stats.failing.set(self.planner.failing() as u64);
+        self.is_equal("")
+    }
+
+    /// Something is left to do: in a source that never rests, the mirror is equal once it has everything that was left at one moment.
+    pub(super) fn keep_up(&mut self) -> Result<()> {
+        if self.synced || self.config.once || self.pump.verified().is_some() {
+            return Ok(());
+        }
+        let now = self.now();
+        let began = *self.catch_up.began.get_or_insert(now);
+        if now - began < PATIENCE_NS || now - self.catch_up.looked < LOOK_EVERY_NS {
+            return Ok(());
+        }
+        self.catch_up.looked = now;
+        if !self.catch_up.noted {
+            self.catch_up.noted = true;
+            self.planner.owe_all();
+        } else if self.planner.is_paid() {
+            return self.is_equal(", which never rests: it has what was there some seconds ago");
+        }
+        Ok(())
+    }
+
+    /// Says so, once a session.
+    fn is_equal(&mut self, how: &str) -> Result<()> {
+        if self.synced || self.pump.verified().is_some() {
+            return Ok(());
+        }
+        self.synced = true;
+        // What earlier sessions left of large files was of use, or will not be.
+        if !matches!(self.link, Link::Local(_)) {
+            self.payload.stage_drop(0);
+            flush(&mut self.link, &mut self.payload)?;
+        }
+        self.stats.synced.set(1);
+        self.desk.set_behind(None);
+        let stats = self.stats;
+        let held = if self.planner.deletions_held(0).is_some() { ", but for deletions that are held" } else { "" };
+        tracing::info!(
+            files = stats.files_sent.get(),
+            bytes = stats.bytes_sent.get(),
+            operations = stats.ops_sent.get(),
+            "the mirror is equal to the source{how}{held}{}",
+            if self.planner.failing() > 0 { ", but for the entries named above" } else { "" }
+        );
+        Ok(())
+    }
+}

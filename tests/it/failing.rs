@@ -1,0 +1,148 @@
+//! Receivers that cannot take what comes: full, read-only, immutable. The rest goes on, `status` and the failure log tell, and it heals by itself.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::content::whole;
+use crate::control::{flush, live, mirror, socket, until_status};
+use crate::mounts::{Fs, Mounted, privately};
+use crate::place::{Place, deadline, skipped, until};
+use crate::program::{Mirror, Way};
+
+fn run(program: &str, args: &[&str]) {
+    let output = Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}"));
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn log_lines(path: &Path, event: &str, of: &str) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{e}: {line}")));
+    lines.filter(|line| line["event"] == event && line["path"].as_str().is_some_and(|path| path == of)).collect()
+}
+
+/// Plays one cause over a receiver on `fs`: `spoil`, then a change that cannot be made at `path`, then `mend`.
+fn story(
+    name: &'static str,
+    fs: Fs,
+    path: &str,
+    errnos: &[i32],
+    spoil: impl Fn(&Path, &Mounted) + Send + Sync,
+    change: impl Fn(&Path) + Send + Sync,
+    mend: impl Fn(&Path, &Mounted) + Send + Sync,
+) {
+    privately(name, || {
+        for way in [Way::Local, Way::Tcp] {
+            let place = Place::new();
+            let mounted = match Mounted::new(fs, &place.dst) {
+                Ok(mounted) => mounted,
+                Err(e) => return skipped(name, e),
+            };
+            // What mkfs leaves there is gone with the first look.
+            fs::create_dir(place.src.join("d")).unwrap();
+            fs::write(place.src.join("d/old"), "old").unwrap();
+            let log = place.src.parent().unwrap().join("failures");
+            let mirror = mirror(way, &place, &["--failure-log", log.to_str().unwrap()]);
+            let socket = socket(&place);
+            live(&socket);
+            mirror.settle("at first");
+            spoil(&place.dst, &mounted);
+            change(&place.src);
+            let failing = until_status(&socket, "failing", |status| {
+                let failures = status["receivers"][0]["failures"].as_array().cloned().unwrap_or_default();
+                failures
+                    .iter()
+                    .any(|failure| failure["path"] == path && failure["errno"].as_i64().is_some_and(|e| errnos.contains(&(e as i32))))
+            });
+            let failure = failing["receivers"][0]["failures"].as_array().unwrap().iter().find(|f| f["path"] == path).cloned().unwrap();
+            assert!(failure["tries"].as_u64() > Some(0) && !failure["cause"].as_str().unwrap().is_empty(), "{failure:#}");
+            flush(&socket, &["--timeout", "100"], 23, "beside what fails");
+            let lines = log_lines(&log, "failed", path);
+            assert!(!lines.is_empty() && lines[0]["tries"] == 1 && lines[0]["next_try_seconds"].is_number(), "{lines:#?}");
+            assert!(log_lines(&log, "healed", path).is_empty());
+            mend(&place.dst, &mounted);
+            mirror.settle("after the cause has ended");
+            until_status(&socket, "healed", |status| status["receivers"][0]["failing"] == 0);
+            assert_eq!(log_lines(&log, "healed", path).len(), 1, "{}", fs::read_to_string(&log).unwrap());
+            flush(&socket, &[], 0, "after the cause has ended");
+            end(mirror);
+        }
+    });
+}
+
+fn end(mirror: Mirror) {
+    mirror.terminate();
+}
+
+#[test]
+fn a_full_receiver_heals_when_it_has_room() {
+    story(
+        "a_full_receiver_heals_when_it_has_room",
+        Fs::Tmpfs,
+        "d/small",
+        &[libc::ENOSPC],
+        |_, mounted| mounted.resize("64k"),
+        |src| fs::write(src.join("d/small"), whole(1, 1, 300_000)).unwrap(),
+        |_, mounted| mounted.resize("50m"),
+    );
+}
+
+/// What fits goes on while what does not waits, and a large file that does not fit holds up nothing.
+#[test]
+fn what_fits_goes_on_beside_what_does_not() {
+    const NAME: &str = "what_fits_goes_on_beside_what_does_not";
+    privately(NAME, || {
+        let place = Place::new();
+        let mounted = match Mounted::new(Fs::Tmpfs, &place.dst) {
+            Ok(mounted) => mounted,
+            Err(e) => return skipped(NAME, e),
+        };
+        mounted.resize("4m");
+        let mirror = mirror(Way::Tcp, &place, &[]);
+        let socket = socket(&place);
+        live(&socket);
+        fs::write(place.src.join("large"), whole(1, 1, 9 << 20)).unwrap();
+        until_status(&socket, "failing", |status| status["receivers"][0]["failures"][0]["path"] == "large");
+        for n in 0..20 {
+            fs::write(place.src.join(format!("small{n}")), n.to_string()).unwrap();
+            // While the large one is tried again, there is no room for a moment.
+            let came = || fs::read(place.dst.join(format!("small{n}"))).is_ok_and(|bytes| bytes == n.to_string().as_bytes());
+            assert!(until(deadline(), came), "small{n} does not come: {}", mirror.stderr());
+        }
+        flush(&socket, &["--timeout", "100"], 23, "beside a large file that does not fit");
+        mounted.resize("50m");
+        mirror.settle("after room was made");
+        mirror.terminate();
+    });
+}
+
+#[test]
+fn a_receiver_that_is_read_only_for_a_while_heals() {
+    story(
+        "a_receiver_that_is_read_only_for_a_while_heals",
+        Fs::Tmpfs,
+        "d/new",
+        &[libc::EROFS],
+        |dst, _| run("mount", &["-o", "remount,ro", dst.to_str().unwrap()]),
+        |src| fs::write(src.join("d/new"), "new").unwrap(),
+        |dst, _| run("mount", &["-o", "remount,rw", dst.to_str().unwrap()]),
+    );
+}
+
+#[test]
+fn a_file_that_is_immutable_in_the_mirror_heals_when_it_is_not() {
+    story(
+        "a_file_that_is_immutable_in_the_mirror_heals_when_it_is_not",
+        Fs::Ext4,
+        "d/old",
+        &[libc::EPERM],
+        |dst, _| run("chattr", &["+i", dst.join("d/old").to_str().unwrap()]),
+        |src| {
+            fs::write(src.join("d/old"), "another content").unwrap();
+            fs::write(src.join("d/beside"), "x").unwrap();
+        },
+        |dst, _| run("chattr", &["-i", dst.join("d/old").to_str().unwrap()]),
+    );
+}

@@ -1,0 +1,230 @@
+//! Deletions that are held, on real mirrors: a source that is emptied, replaced, unmounted, and `--max-delete`.
+
+use std::fs;
+use std::path::Path;
+
+use crate::control::{ask, flush, live, mirror, socket, status, until_status};
+use crate::mirror::watches;
+use crate::mounts::{Fs, Mounted, privately};
+use crate::place::{Place, deadline, skipped, until};
+use crate::program::{As, Way, once};
+
+fn fill(root: &Path, names: &[&str]) {
+    for name in names {
+        fs::create_dir_all(root.join(name)).unwrap();
+        for n in 0..5 {
+            fs::write(root.join(name).join(n.to_string()), n.to_string()).unwrap();
+        }
+    }
+    // A file that is read within the clock's grain of its last change is not moved but copied, which makes a deletion of a rename.
+    let clock = root.with_file_name("clock");
+    let ticks = || {
+        fs::write(&clock, "").unwrap();
+        fs::metadata(&clock).unwrap().modified().unwrap()
+    };
+    let filled = ticks();
+    assert!(until(deadline(), || ticks() > filled));
+}
+
+fn entries(root: &Path) -> usize {
+    let mut count = 0;
+    let mut todo = vec![root.to_owned()];
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            count += 1;
+            if entry.file_type().unwrap().is_dir() {
+                todo.push(entry.path());
+            }
+        }
+    }
+    count
+}
+
+#[test]
+fn a_source_emptied_at_once_is_held() {
+    for watch in watches() {
+        let place = Place::new();
+        fill(&place.src, &["all"]);
+        let mirror = mirror(Way::Local, &place, &["--watch", watch]);
+        let socket = socket(&place);
+        live(&socket);
+        let aside = place.src.parent().unwrap().join("aside");
+        fs::rename(place.src.join("all"), &aside).unwrap();
+        flush(&socket, &[], 25, "of an emptied source");
+        let held = status(&socket);
+        assert_eq!((held["state"].as_str(), held["receivers"][0]["held"]["cause"].as_str()), (Some("held"), Some("emptied")), "{held:#}");
+        assert_eq!(held["receivers"][0]["held"]["count"].as_u64(), Some(6), "{held:#}");
+        assert_eq!(held["receivers"][0]["held"]["paths"][0].as_str(), Some("all"), "{held:#}");
+        assert_eq!(entries(&place.dst), 6);
+        assert!(until(deadline(), || mirror.stderr().matches("deletions are held").count() == 1), "{}", mirror.stderr());
+        // Back again: nothing was lost, and what changed there meanwhile is found.
+        fs::write(aside.join("new"), "x").unwrap();
+        fs::remove_file(aside.join("0")).unwrap();
+        fs::rename(&aside, place.src.join("all")).unwrap();
+        mirror.settle("after all is back");
+        flush(&socket, &[], 0, "after all is back");
+        // Gone for good, and approved.
+        fs::remove_dir_all(place.src.join("all/1")).unwrap_err();
+        fs::rename(place.src.join("all"), &aside).unwrap();
+        flush(&socket, &[], 25, "of a source emptied again");
+        let (code, said) = ask(&socket, "approve", &[]);
+        assert!(code == 0 && said.contains("6 entries"), "{code} {said}");
+        flush(&socket, &[], 0, "after the approval");
+        assert_eq!(entries(&place.dst), 0);
+        mirror.terminate();
+    }
+}
+
+#[test]
+fn an_empty_source_does_not_empty_a_mirror_by_a_start() {
+    for way in [Way::Local, Way::Tcp] {
+        let place = Place::new();
+        fill(&place.dst, &["backup"]);
+        let said = once(As::Us, way, &place, &[], 25);
+        assert!(said.contains("deletions are held"), "{said}");
+        assert_eq!(entries(&place.dst), 6);
+        once(As::Us, way, &place, &["--allow-empty"], 0);
+        assert_eq!(entries(&place.dst), 0);
+    }
+}
+
+#[test]
+fn ordinary_deletions_are_not_held() {
+    for watch in watches() {
+        let place = Place::new();
+        fill(&place.src, &["a", "b/c", "b/d", "only"]);
+        let mirror = mirror(Way::Local, &place, &["--watch", watch]);
+        let socket = socket(&place);
+        live(&socket);
+        for gone in ["b", "a"] {
+            fs::remove_dir_all(place.src.join(gone)).unwrap();
+            flush(&socket, &[], 0, "of a deleted subtree");
+            assert!(!place.dst.join(gone).exists());
+        }
+        // One file that comes and goes empties the source each time.
+        for n in 0..5 {
+            fs::remove_file(place.src.join("only").join(n.to_string())).unwrap();
+        }
+        flush(&socket, &[], 0, "of an emptied directory");
+        fs::remove_dir(place.src.join("only")).unwrap();
+        flush(&socket, &[], 0, "of the last entry");
+        assert_eq!(entries(&place.dst), 0);
+        mirror.terminate();
+    }
+}
+
+#[test]
+fn too_many_deletions_are_held_until_they_are_approved() {
+    for (watch, most) in watches().iter().flat_map(|watch| ["8", "45%"].map(|most| (*watch, most))) {
+        let place = Place::new();
+        fill(&place.src, &["a", "b", "c"]);
+        let mirror = mirror(Way::Local, &place, &["--watch", watch, "--max-delete", most]);
+        let socket = socket(&place);
+        live(&socket);
+        fs::remove_dir_all(place.src.join("a")).unwrap();
+        flush(&socket, &[], 0, "of 6 deletions");
+        fs::remove_dir_all(place.src.join("b")).unwrap();
+        fs::write(place.src.join("c/new"), "x").unwrap();
+        fs::write(place.src.join("c/1"), "changed").unwrap();
+        fs::rename(place.src.join("c/2"), place.src.join("c/two")).unwrap();
+        flush(&socket, &[], 25, "of 6 more");
+        let left = entries(&place.dst.join("b")) as u64 + 1;
+        assert!(left >= 4, "{watch} {most}: {left}");
+        assert_eq!(fs::read(place.dst.join("c/1")).unwrap(), b"changed");
+        let there = ["new", "two", "2"].map(|name| place.dst.join("c").join(name).exists());
+        assert_eq!(there, [true, true, false], "{watch} {most}: {:#}", status(&socket));
+        let held = status(&socket);
+        let held = &held["receivers"][0]["held"];
+        assert_eq!((held["cause"].as_str(), held["count"].as_u64()), (Some("max_delete"), Some(left)), "{held:#}");
+        assert_eq!(ask(&socket, "approve", &[]).0, 0);
+        flush(&socket, &[], 0, "after the approval");
+        mirror.settle("after the approval");
+        mirror.terminate();
+    }
+}
+
+#[test]
+fn a_source_that_is_another_directory_is_held() {
+    for watch in watches() {
+        let place = Place::new();
+        fill(&place.src, &["all"]);
+        let mirror = mirror(Way::Local, &place, &["--watch", watch]);
+        let socket = socket(&place);
+        live(&socket);
+        let aside = place.src.parent().unwrap().join("aside");
+        fs::rename(&place.src, &aside).unwrap();
+        fs::create_dir(&place.src).unwrap();
+        // A status looks; so does whatever happens, once a second.
+        let lost = status(&socket);
+        assert_eq!((&lost["state"], &lost["receivers"][0]["held"]["cause"]), (&"held".into(), &"source_lost".into()), "{lost:#}");
+        flush(&socket, &["--timeout", "0.1"], 30, "without a source");
+        fs::remove_dir(&place.src).unwrap();
+        let (code, said) = ask(&socket, "approve", &[]);
+        assert!(code == 10 && said.contains("nothing to approve"), "{code} {said}");
+        // Back: it goes on by itself.
+        fs::write(aside.join("new"), "x").unwrap();
+        fs::rename(&aside, &place.src).unwrap();
+        flush(&socket, &[], 0, "once the source is back");
+        mirror.settle("once the source is back");
+        // Another one for good.
+        fs::rename(&place.src, &aside).unwrap();
+        fs::create_dir(&place.src).unwrap();
+        fs::write(place.src.join("another"), "x").unwrap();
+        until_status(&socket, "lost", |status| status["receivers"][0]["held"]["cause"] == "source_lost");
+        assert_eq!(entries(&place.dst), 7);
+        assert_eq!(ask(&socket, "approve", &[]).0, 0);
+        flush(&socket, &[], 0, "of the other source");
+        mirror.settle("with the other source");
+        mirror.terminate();
+    }
+}
+
+#[test]
+fn an_unmounted_source_deletes_nothing() {
+    const NAME: &str = "an_unmounted_source_deletes_nothing";
+    privately(NAME, || {
+        for watch in watches() {
+            let place = Place::new();
+            let mounted = match Mounted::new(Fs::Tmpfs, &place.src) {
+                Ok(mounted) => mounted,
+                Err(e) => return skipped(NAME, e),
+            };
+            fill(&place.src, &["all"]);
+            let mirror = mirror(Way::Local, &place, &["--watch", watch]);
+            let socket = socket(&place);
+            live(&socket);
+            drop(mounted);
+            let held = until_status(&socket, "held", |status| status["state"] == "held");
+            assert_eq!(held["receivers"][0]["held"]["cause"], "source_lost", "{held:#}");
+            assert_eq!(entries(&place.dst), 6);
+            let mut program = mirror.program.lock().unwrap();
+            program.terminate();
+            drop(program);
+            // A start finds an empty directory.
+            once(As::Us, Way::Local, &place, &[], 25);
+            assert_eq!(entries(&place.dst), 6);
+        }
+    });
+}
+
+/// So much is back that the limit is kept: the rest goes without a word, and without anything else that happens.
+#[test]
+fn what_is_back_within_the_limit_ends_it() {
+    for watch in watches() {
+        let place = Place::new();
+        fill(&place.src, &["a", "b"]);
+        let mirror = mirror(Way::Local, &place, &["--watch", watch, "--max-delete", "3"]);
+        let socket = socket(&place);
+        live(&socket);
+        fs::rename(place.src.join("a"), place.src.with_file_name("aside")).unwrap();
+        flush(&socket, &[], 25, "of 6 deletions");
+        fs::create_dir(place.src.join("a")).unwrap();
+        for n in 0..4 {
+            fs::write(place.src.join(format!("a/{n}")), "again").unwrap();
+        }
+        mirror.settle("with 4 of 5 files back");
+        flush(&socket, &[], 0, "within the limit");
+        mirror.terminate();
+    }
+}
