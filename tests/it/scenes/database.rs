@@ -14,37 +14,32 @@ use crate::rng::Rng;
 use crate::tools::{has, tool, tool_with};
 
 const PAGE: usize = 4096;
-/// What a page consists of: small enough that no copy of the processor's tears it.
-const LINE: usize = 64;
 const PAGES_MAX: usize = 2500;
 /// Pages that a look may find half old and half new: such as were written while the sender read them. It reads a file that never rests as any reader would.
 const TORN_MAX: usize = 8;
 
-fn put_line(line: &mut [u8], seed: u64, page: u64, version: u64, number: u64) {
-    let mut rest = Rng::new(seed ^ page.rotate_left(40) ^ version.rotate_left(20) ^ number);
-    let words = [seed, page, version, number, rest.next(), rest.next(), rest.next(), rest.next()];
-    line.chunks_exact_mut(8).zip(words).for_each(|(to, word)| to.copy_from_slice(&word.to_le_bytes()));
+/// Word `at` of a page: its version, and a check of all. A processor's copy does not tear it, as it may tear anything longer.
+fn word(seed: u64, page: u64, version: u64, at: usize) -> [u8; 8] {
+    if version == 0 {
+        return [0; 8];
+    }
+    let check = Rng::new(seed ^ page.rotate_left(44) ^ version.rotate_left(20) ^ at as u64).next();
+    (check << 32 | version & 0xffff_ffff).to_le_bytes()
 }
 
 fn page(seed: u64, page: u64, version: u64) -> [u8; PAGE] {
     let mut bytes = [0; PAGE];
-    bytes.chunks_exact_mut(LINE).enumerate().for_each(|(n, line)| put_line(line, seed, page, version, n as u64));
+    bytes.chunks_exact_mut(8).enumerate().for_each(|(at, to)| to.copy_from_slice(&word(seed, page, version, at)));
     bytes
 }
 
-/// The oldest and the newest version of a page's lines; 0 for those that were never written.
+/// The oldest and the newest version of a page's words; 0 for those that were never written.
 fn versions(seed: u64, number: u64, bytes: &[u8]) -> Result<(u64, u64), String> {
     let (mut oldest, mut newest) = (u64::MAX, 0);
-    let mut expected = [0; LINE];
-    for (n, line) in bytes.chunks(LINE).enumerate() {
-        let version = line.get(16..24).and_then(|word| word.try_into().ok()).map_or(0, u64::from_le_bytes);
-        if version > 0 {
-            put_line(&mut expected, seed, number, version, n as u64);
-        } else {
-            expected.fill(0);
-        }
-        if *line != expected {
-            return Err(format!("page {number}, line {n}: {line:02x?}"));
+    for (at, found) in bytes.chunks(8).enumerate() {
+        let version = found[..4].try_into().map_or(0, |version| u64::from(u32::from_le_bytes(version)));
+        if found != word(seed, number, version, at) {
+            return Err(format!("page {number}, word {at}: {found:02x?}"));
         }
         (oldest, newest) = (oldest.min(version), newest.max(version));
     }
@@ -57,7 +52,7 @@ fn pages_that_never_were_are_recognised() {
     assert_eq!(versions(1, 7, &old), Ok((3, 3)));
     assert_eq!(versions(1, 7, &[&new[..1024], &old[1024..]].concat()), Ok((3, 4)));
     assert_eq!(versions(1, 7, &[&[0; 1024], &old[1024..]].concat()), Ok((0, 3)));
-    assert!(versions(1, 7, &[&new[..1000], &old[1000..]].concat()).is_err(), "torn where it cannot be");
+    assert!(versions(1, 7, &[&new[..1001], &old[1001..]].concat()).is_err(), "torn where it cannot be");
     assert!(versions(1, 8, &old).is_err() && versions(2, 7, &old).is_err(), "another page, another file");
     assert!(versions(1, 7, &[&old[64..], &old[..64]].concat()).is_err(), "moved");
 }

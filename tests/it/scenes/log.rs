@@ -125,7 +125,10 @@ fn logs(way: Way) {
         for name in ["log", "log.1"] {
             let path = place.dst.join("renamed").join(name);
             if let Ok(text) = fs::read(&path) {
-                lines(&text).map_err(|e| format!("{name}: {e}"))?;
+                // A write that goes over the end of a page is two for readers.
+                let cut = if text.len() % 4096 == 0 { text.iter().rposition(|byte| *byte == b'\n') } else { None };
+                let whole = cut.map_or(text.len(), |end| end + 1);
+                lines(&text[..whole]).map_err(|e| format!("{name}, {} bytes: {e}", text.len()))?;
             }
         }
         Ok(())
