@@ -74,7 +74,8 @@ pub enum Op {
         /// Number of the staged file.
         stage: u64,
     },
-    /// POST. Make `to` another name of the object at `from`, replacing what is there if it is not a directory.
+    /// PRE or POST. Make `to` another name of the object at `from`, replacing what is there if it is not a directory. In PRE it is a move of a file whose old name is taken
+    /// by another: it stays there until that one comes. Where the filesystem cannot link it, it is moved.
     Link {
         /// The existing name.
         from: Spot,

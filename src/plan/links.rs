@@ -73,16 +73,21 @@ impl Emit<'_> {
         let node = self.tree().child_or_insert(parent, to.name.as_name());
         self.push_post(Op::Link { from, to }, parent);
         self.made(node, stat);
-        if self.planner.tree.group(base) == 0 {
-            self.planner.next_group += 1;
-            let group = self.planner.next_group;
-            self.tree().set_group(base, group);
-        }
-        let (group, meta) = (self.planner.tree.group(base), self.planner.tree.meta(base));
+        let (group, meta) = (self.group_of(base), self.planner.tree.meta(base));
         if let Some(meta) = meta {
             self.record(node, at, &meta);
         }
         self.tree().set_group(node, group);
         self.tree().copy_doubts(node, base);
+    }
+
+    /// The hard-link group of a node that gets, or may soon have, a second name.
+    pub(super) fn group_of(&mut self, node: NodeId) -> u32 {
+        if self.planner.tree.group(node) == 0 {
+            self.planner.next_group += 1;
+            let group = self.planner.next_group;
+            self.tree().set_group(node, group);
+        }
+        self.planner.tree.group(node)
     }
 }

@@ -3,6 +3,7 @@
 use crate::model::meta::Kind;
 use crate::model::op::Op;
 use crate::model::path::NameBuf;
+use crate::model::probe::Seen;
 use crate::plan::emit::{Emit, State};
 use crate::plan::reconcile::Want;
 use crate::plan::tree::{NONE, NodeId, ROOT, flag};
@@ -34,17 +35,43 @@ impl Emit<'_> {
         };
         self.clear_name(parent, at);
         self.inherit_debt(at, source);
-        let name = to.name.clone();
-        self.push_pre_from(Op::Move { from, to }, parent, old_parent);
+        let (old_name, name) = (from.name.clone(), to.name.clone());
+        let succeeded = self.is_succeeded(source);
+        let op = if succeeded { Op::Link { from, to } } else { Op::Move { from, to } };
+        self.push_pre_from(op, parent, old_parent);
         self.leaves(source);
         // Its trouble was at its old name: whether it is still in any is seen at the new one.
         self.planner.heal(source);
         self.tree().reparent(source, parent, name.as_name());
+        if succeeded {
+            self.leave_behind(source, old_parent, &old_name);
+        }
         if filtered {
             self.planner.dirty.mark(&mut self.planner.tree, source, flag::SCAN | flag::DEEP);
         }
         self.claims.remove(&source);
         self.state[at] = State::Done;
+    }
+
+    /// Whether the source has another entry at the old name of a file that moves, and had one all the time for all we know, as when an editor links a file to
+    /// its backup's name and renames the new one over it. Then readers of the mirror find the old one there until the new one takes its place.
+    fn is_succeeded(&self, file: NodeId) -> bool {
+        let tree = &self.planner.tree;
+        let Some(at) = self.round.slot_of.get(&tree.reference(file)) else { return false };
+        let slot = &self.round.slots[*at];
+        let still = tree.resolve(slot.parent) == Some(tree.parent(file)) && tree.name(file) == slot.name.as_bytes();
+        still && tree.kind(file) == Some(Kind::File) && matches!(&slot.seen, Seen::Present { stat, .. } if stat.meta.kind != Kind::Dir)
+    }
+
+    /// Notes that the mirror has the object of `node` at another name too, where nothing of it is of use.
+    fn leave_behind(&mut self, node: NodeId, parent: NodeId, name: &NameBuf) {
+        let Some(meta) = self.planner.tree.meta(node) else { return };
+        let group = self.group_of(node);
+        let tree = self.tree();
+        let left = tree.child_or_insert(parent, name.as_name());
+        tree.set_meta(left, &meta);
+        tree.set_group(left, group);
+        tree.set(left, flag::UNKNOWN);
     }
 
     /// A move that cannot be made becomes a copy.

@@ -266,7 +266,7 @@ impl<'a> Conn<'a> {
                 control.section = Section::Pre;
             }
             Message::Op(op) => {
-                if let Err(errno) = self.target.op(&op) {
+                if let Err(errno) = self.ordered(&op, control.section) {
                     tracing::debug!(what = op.verb(), errno, "an operation failed");
                     control.failures.push(OpError { section: control.section, index: control.index, errno });
                 }
@@ -308,6 +308,16 @@ impl<'a> Conn<'a> {
             _ => return Err(crate::wire::WireError::Order("not allowed on a control connection").into()),
         }
         Ok(())
+    }
+
+    fn ordered(&mut self, op: &Op, section: Section) -> std::result::Result<(), i32> {
+        match (self.target.op(op), op) {
+            // The old name is to be taken by another file: readers of it miss it for a moment.
+            (Err(libc::EPERM | libc::EMLINK | libc::EOPNOTSUPP | libc::ENOSYS), Op::Link { from, to }) if section == Section::Pre => {
+                self.target.op(&Op::Move { from: from.clone(), to: to.clone() })
+            }
+            (done, _) => done,
+        }
     }
 
     fn list(&mut self, dir: &RelPath) -> std::result::Result<(), Stop> {

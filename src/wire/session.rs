@@ -297,7 +297,16 @@ impl ContentServer {
 }
 
 fn stands_in_pre(op: &Op) -> bool {
-    matches!(op, Op::Move { .. } | Op::Park { .. } | Op::Mkdir { .. } | Op::Symlink { .. } | Op::Special { .. } | Op::Unlink { .. })
+    matches!(
+        op,
+        Op::Move { .. }
+            | Op::Park { .. }
+            | Op::Mkdir { .. }
+            | Op::Symlink { .. }
+            | Op::Special { .. }
+            | Op::Link { .. }
+            | Op::Unlink { .. }
+    )
 }
 
 fn stands_in_post(op: &Op) -> bool {

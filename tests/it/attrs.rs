@@ -42,7 +42,7 @@ fn get(path: &Path, name: &str) -> Option<Vec<u8>> {
 }
 
 /// Whether a tree there can have `user.*` and access control lists.
-fn can_have(test: &str, path: &Path) -> bool {
+pub fn can_have(test: &str, path: &Path) -> bool {
     let mut none = [0; 0];
     let lacks = |name| getxattr(path, name, &mut none[..]) == Err(rustix::io::Errno::NOTSUP);
     let lacking = ["user.x", "system.posix_acl_access"].into_iter().any(lacks);
@@ -53,7 +53,7 @@ fn can_have(test: &str, path: &Path) -> bool {
 }
 
 /// A tree with all that an ordinary user can have.
-fn grow(root: &Path) {
+pub fn grow(root: &Path) {
     let at = |name: &str| root.join(name);
     fs::create_dir_all(at("d/inherits")).unwrap();
     for (name, size) in [("plain", 10), ("small", 3000), ("mapped", 300_000), ("staged", 2_000_000), ("read only", 5), ("d/inner", 7)] {
@@ -81,7 +81,7 @@ fn grow(root: &Path) {
 }
 
 /// And what only root can.
-fn grow_as_root(root: &Path) {
+pub fn grow_as_root(root: &Path) {
     let at = |name: &str| root.join(name);
     set(&at("small"), "trusted.t", b"t");
     set(&at("d"), "trusted.t", b"d");
@@ -97,9 +97,9 @@ fn grow_as_root(root: &Path) {
 }
 
 /// What rsync would change.
-fn by_rsync(place: &Place) -> String {
+pub fn by_rsync(place: &Place) -> String {
     let (src, dst) = (format!("{}/", text(&place.src)), format!("{}/", text(&place.dst)));
-    tool("rsync", &["-aHAXn", "--checksum", "--delete", "--itemize-changes", &src, &dst])
+    tool("rsync", &["-aHAXSn", "--checksum", "--delete", "--itemize-changes", &src, &dst])
 }
 
 fn a_tree(name: &str, who: As, rules: &Rules) {

@@ -8,34 +8,9 @@ use std::process::Command;
 
 use crate::place::{Place, heavy, number, skipped};
 use crate::program::{As, Mirror, Way, once};
+use crate::tools::{has, tool};
 
 const WAYS: [Way; 2] = [Way::Local, Way::Tcp];
-
-/// Runs a tool to its end, in `dir`.
-///
-/// # Panics
-/// When it fails: the source is not as the test thinks.
-fn tool(dir: &Path, program: &str, args: &[&str]) {
-    // A build inside the source, not in our own target directory; a repository without this user's settings.
-    let output = Command::new(program)
-        .args(args)
-        .current_dir(dir)
-        .env_remove("CARGO_TARGET_DIR")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .envs(["GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"].map(|name| (name, "it")))
-        .output();
-    let output = output.unwrap_or_else(|e| panic!("{program}: {e}"));
-    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Whether this machine has the tool; says so when it does not.
-fn has(test: &str, program: &str) -> bool {
-    let found = Command::new(program).arg("--version").output().is_ok();
-    if !found {
-        skipped(test, format_args!("{program} is not installed"));
-    }
-    found
-}
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("a path without surprises")
@@ -155,7 +130,7 @@ fn git_checkout() {
     let crates = bounded(&registry);
     for way in WAYS {
         let place = Place::new();
-        let git = |args: &[&str]| tool(&place.src, "git", args);
+        let git = |args: &[&str]| drop(tool(&place.src, "git", args));
         git(&["init", "-q", "-b", "main"]);
         // Revisions far apart: other crates, the same crates elsewhere, other contents of the same files.
         let third = crates.len() / 3;

@@ -22,15 +22,16 @@ use crate::rng::Rng;
 const MIB: u64 = 1 << 20;
 const TIB: u64 = 1 << 40;
 
-fn allocated(path: &Path) -> u64 {
+/// Bytes that a file takes.
+pub fn allocated(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |meta| meta.blocks() * 512)
 }
 
 /// Where pages of data are, and what is in them.
-type Pages = Vec<(u64, Vec<u8>)>;
+pub type Pages = Vec<(u64, Vec<u8>)>;
 
 /// The length of a file, and its data.
-fn data(path: &Path) -> Option<(u64, Pages)> {
+pub fn data(path: &Path) -> Option<(u64, Pages)> {
     let file = File::open(path).ok()?;
     let len = file.metadata().ok()?.len();
     let (mut holes, mut at, mut found) = (Holes::of(&file, len), 0, Vec::new());

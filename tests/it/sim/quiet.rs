@@ -1,5 +1,6 @@
 //! Nothing is sent where nothing differs: after a reconnect, and after a manifest of a part that was asked for in vain.
 
+use ringsync::limits::INLINE_FILE_BYTES_MAX;
 use ringsync::model::op::Section;
 
 use super::*;
@@ -81,5 +82,37 @@ fn what_is_moved_is_not_sent_again() {
         sim.source.rename(d, b"y", new, b"y");
         assert!(sim.rest());
         assert_eq!((sim.differences(), sim.puts - before), (vec![], 0), "seed {seed}, {watcher:?}");
+    }
+}
+
+/// An editor links a file to its backup's name and renames the new text over it: the source has a file at the name at every moment, and so has the mirror, however long the
+/// new text is on its way.
+#[test]
+fn a_file_whose_backup_is_linked_and_then_replaced_is_there_all_the_time() {
+    for (seed, watcher) in (0..40).flat_map(|seed| [(seed, Watcher::Fanotify), (seed, Watcher::Inotify)]) {
+        for len in [100, INLINE_FILE_BYTES_MAX + 1] {
+            let mut sim = mirrored(seed, watcher);
+            let d = sim.source.entries(sim.source.dirs()[0])[&b"d"[..]];
+            let (old, text) = (sim.source.entries(d)[&b"x"[..]], Arc::new(vec![b'n'; len]));
+            // The new text may be mirrored under its first name before it is in its place.
+            sim.source.create(d, b"new", Body::File(text), Kind::File, 0o644).unwrap();
+            (0..seed).for_each(|_| sim.step());
+            sim.source.link(d, b"x~", old);
+            sim.source.rename(d, b"new", d, b"x");
+            let told = format!("seed {seed}, {watcher:?}, {len} bytes");
+            let is = |sim: &Sim, name: &[u8], len: usize| sim.target.snapshot().get(name).is_some_and(|seen| seen.content.len() == len);
+            for steps in 0.. {
+                assert!(steps < 400_000, "{told}: it never comes");
+                let moves = |op: &Op| matches!(op, Op::Move { from, .. } | Op::Park { from, .. } if from.name.as_name().as_bytes() == b"x");
+                let away = sim.sent.iter().any(|sent| matches!(sent, Sent::Cycle(under) if under.cycle.pre.iter().any(moves)));
+                assert!(!away && sim.target.snapshot().contains_key(&b"d/x"[..]), "{told}: it is not there");
+                if is(&sim, b"d/x", len) && is(&sim, b"d/x~", 1) {
+                    break;
+                }
+                sim.step();
+            }
+            assert!(sim.rest());
+            assert_eq!(sim.differences(), [""; 0], "{told}");
+        }
     }
 }
