@@ -105,6 +105,9 @@ pub const DURABLE_FILES_BY_ONE: usize = 2;
 /// Operations of a cycle that failed and are held until it is acknowledged; with more of them the next cycle waits for that.
 pub const DURABLE_FAILURES_MAX: usize = 64 * 1024;
 
+/// Objects of a mirror that are known to have kept an old content; with more of them no object's metadata is set for some cycles.
+pub const OUTDATED_MAX: usize = 64 * 1024;
+
 /// Cycles that may be on their way, not acknowledged. Enough to hide a round trip, few enough to forget after a lost link.
 pub const CYCLES_IN_FLIGHT_MAX: usize = 16;
 

@@ -191,8 +191,8 @@ impl Temps {
         let waiting = std::mem::take(&mut self.waiting);
         let written = write_out(root, &waiting);
         let settled = waiting.into_iter().zip(written).map(|(mut file, written)| {
-            written?;
-            file.settle(root, &mut self.names).map_err(|e| errno(&e))
+            let done = written.and_then(|()| file.settle(root, &mut self.names).map_err(|e| errno(&e)));
+            root.outdated.note_if_failed(&file.held.dir, file.name.as_name(), done)
         });
         settled.collect()
     }

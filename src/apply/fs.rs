@@ -161,6 +161,7 @@ impl FsTarget {
             let attrs = target.attrs_of(meta)?;
             put(&target.root, &dir, &mut target.temps, at.name.as_name(), Finish { meta, attrs: attrs.as_deref() }, data)
         });
+        let done = self.content_came(at, done);
         self.noted(done, false)
     }
 
@@ -255,7 +256,8 @@ impl FsTarget {
             Op::SetMeta { at, meta } => {
                 require(may_name(at) && meta.kind != Kind::Dir)?;
                 let dir = self.held(&at.dir)?;
-                let have = dir.dir.stat_at(at.name.as_name())?.meta;
+                let Stat { ident, meta: have, .. } = dir.dir.stat_at(at.name.as_name())?;
+                self.root.outdated.check(&ident)?;
                 match have.kind {
                     Kind::Dir => fail(libc::EISDIR),
                     kind if kind != meta.kind => fail(libc::ESTALE),
@@ -486,7 +488,10 @@ impl Target for FsTarget {
             | Op::Rmdir { at } => [(&at.dir, None); 2],
             Op::DirMeta { dir, .. } => [(dir, None); 2],
         };
-        let done = self.with_access(&paths, |target| target.run(op));
+        let mut done = self.with_access(&paths, |target| target.run(op));
+        if let Op::Place { at, .. } = op {
+            done = self.content_came(at, done);
+        }
         self.noted(done, !durable::is_of_dirs(op))
     }
 
@@ -513,6 +518,7 @@ impl Target for FsTarget {
             let finish = Finish { meta, attrs: attrs.as_deref() };
             file::put_sparse(&target.root, &dir, &mut target.temps, at.name.as_name(), finish, (extents, data))
         });
+        let done = self.content_came(at, done);
         self.noted(done, false)
     }
 
@@ -522,11 +528,12 @@ impl Target for FsTarget {
             return Err(libc::EINVAL);
         }
         let mut content = Vec::new();
-        self.with_access(&[(&at.dir, None)], |target| {
+        let done = self.with_access(&[(&at.dir, None)], |target| {
             let dir = target.held(&at.dir)?;
             content = file::patched(&dir, at.name.as_name(), meta.size, digest, delta)?;
             Ok(())
-        })?;
+        });
+        self.content_came(at, done)?;
         self.put(at, meta, &content)
     }
 
@@ -564,6 +571,7 @@ impl Target for FsTarget {
     fn end_cycle(&mut self) {
         self.dirs.clear();
         self.root.leftovers.retry(&self.root);
+        self.root.outdated.end_cycle();
         self.root.staging.remove_if_empty(&self.root);
         self.root.loosened.restore_all();
     }

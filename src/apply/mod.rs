@@ -13,6 +13,7 @@ mod inplace;
 mod leftovers;
 mod manifest;
 mod meta;
+mod outdated;
 pub mod partial;
 mod patch;
 pub mod root;

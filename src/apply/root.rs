@@ -12,6 +12,7 @@ use crate::apply::attrs::Keeper;
 use crate::apply::durable::{Changes, Touched};
 use crate::apply::leftovers::Leftovers;
 use crate::apply::meta::Identity;
+use crate::apply::outdated::Outdated;
 use crate::apply::staging::Staging;
 use crate::model::attrs::Namespaces;
 use crate::model::meta::Ident;
@@ -26,6 +27,7 @@ pub struct Root {
     pub(super) staging: Staging,
     pub(super) loosened: Loosened,
     pub(super) leftovers: Leftovers,
+    pub(super) outdated: Outdated,
     pub(super) attrs: Keeper,
     pub(super) read_only: bool,
     pub(super) writing: Writing,
@@ -54,6 +56,7 @@ impl Root {
             staging: Staging::new(),
             loosened: Loosened::new(),
             leftovers: Leftovers::default(),
+            outdated: Outdated::default(),
             read_only,
             writing,
             changes: Changes::default(),

@@ -211,6 +211,25 @@ fn set_meta_changes_what_it_expects_and_nothing_else() {
     m.fails(&set("no/f", Kind::File), libc::ENOENT);
 }
 
+/// Cycles that were on their way when a content failed to come must not make the old one look like it.
+#[test]
+fn an_old_content_does_not_get_the_metadata_of_one_that_failed() {
+    let mut m = Mirror::new();
+    m.put("f", b"old");
+    let set = Op::SetMeta { at: spot("g"), meta: Meta { mtime: Time { sec: 9, nsec: 9 }, ..file_meta(b"new") } };
+    m.target.stage(1, 1, b"ew").unwrap();
+    m.fails(&Op::Place { at: spot("f"), meta: file_meta(b"new"), stage: 1 }, libc::ENODATA);
+    m.target.end_cycle();
+    m.ok(&rename("f", "g"));
+    m.fails(&set, libc::ENODATA);
+    assert_eq!(mtime(&m.at("g")), WHEN);
+    m.put("g", b"new");
+    m.ok(&set);
+    m.target.stage(1, 0, b"n").unwrap();
+    m.ok(&Op::Place { at: spot("g"), meta: file_meta(b"new"), stage: 1 });
+    m.ok(&set);
+}
+
 #[test]
 fn a_staged_file_is_placed_when_it_is_complete() {
     let mut m = Mirror::new();

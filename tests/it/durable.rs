@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ringsync::apply::{FsTarget, Root, Target};
+use ringsync::error::Result as Done;
 use ringsync::model::meta::{Kind, Meta, Time};
 use ringsync::model::op::Op;
 use ringsync::model::options::{Durability, Writing};
@@ -102,13 +103,14 @@ impl Churn<'_> {
         self.changed.insert(name.to_owned(), state);
     }
 
-    /// One cycle: PRE, FILES and POST.
-    fn cycle(&mut self, cycle: u64, content: &mut [Client], control: &mut Client) {
+    /// One cycle: PRE, FILES and POST. An error if the session has ended.
+    fn cycle(&mut self, cycle: u64, content: &mut [Client], control: &mut Client) -> Done<()> {
         let (mut pre, mut post) = (Vec::new(), Vec::new());
         let mut files: Vec<Payload> = (0..3).map(|_| Payload::new()).collect();
         files[1].files_of(cycle);
         files[2].files_of(cycle);
-        let (mut inline, mut index) = (Vec::new(), 0);
+        // Sent once the cycle is open: a connection takes so many frames of one that is not.
+        let (mut inline, mut held, mut index) = (Vec::new(), [Vec::new(), Vec::new()], 0);
         for gone in ["a/gone", "m/gone"] {
             // A directory that comes and goes with all that is in it.
             if self.state(gone) == State::Absent && self.rng.chance(30) {
@@ -165,7 +167,7 @@ impl Churn<'_> {
                     for (n, piece) in data.chunks(500_000).enumerate() {
                         let mut frame = Payload::new();
                         frame.stage(self.stage, n as u64 * 500_000, piece.len()).copy_from_slice(piece);
-                        if way == 0 { control.frame(frame) } else { content[way - 1].frame(frame) }
+                        if way == 0 { control.offer(frame)? } else { held[way - 1].push(frame) }
                     }
                     files[way].file(index, &Op::Place { at: spot(&name), meta: at_time(file_meta(&data), op), stage: self.stage });
                     index += 1;
@@ -181,7 +183,7 @@ impl Churn<'_> {
                     self.change(&name, State::File { content: op, len, time: op });
                     if files[way].is_full() {
                         let frame = std::mem::replace(&mut files[way], Payload::new());
-                        if way == 0 { inline.push(frame) } else { content[way - 1].frame(frame) }
+                        if way == 0 { inline.push(frame) } else { held[way - 1].push(frame) }
                     }
                 }
             }
@@ -195,21 +197,18 @@ impl Churn<'_> {
         }
         self.now.extend(changed);
         self.record.sent.store(cycle, Ordering::SeqCst);
-        for (client, payload) in content.iter_mut().zip(files.drain(1..)) {
-            client.frame(payload);
+        let (mut begin, mut end) = (Payload::new(), Payload::new());
+        begin.begin(cycle);
+        sectioned(&mut begin, &pre);
+        begin.open();
+        end.close(index);
+        sectioned(&mut end, &post);
+        end.commit();
+        control.offer(begin)?;
+        for ((client, held), last) in content.iter_mut().zip(held).zip(files.drain(1..)) {
+            held.into_iter().chain([last]).try_for_each(|frame| client.offer(frame))?;
         }
-        inline.append(&mut files);
-        control.say(|p| {
-            p.begin(cycle);
-            sectioned(p, &pre);
-            p.open();
-        });
-        inline.into_iter().for_each(|frame| control.frame(frame));
-        control.say(|p| {
-            p.close(index);
-            sectioned(p, &post);
-            p.commit();
-        });
+        inline.into_iter().chain(files).chain([end]).try_for_each(|frame| control.offer(frame))
     }
 
     /// Takes what has come; `false` when something failed, or the session ended.
@@ -248,19 +247,28 @@ fn churn(root: &Path, durability: Durability, seed: u64, record: &Record) {
         if record.over.load(Ordering::SeqCst) {
             break;
         }
-        churn.cycle(cycle, &mut content, &mut control);
+        if churn.cycle(cycle, &mut content, &mut control).is_err() {
+            // Why is said behind what was acknowledged.
+            while churn.hear(&mut control, true) {}
+            record.failed.store(true, Ordering::SeqCst);
+        }
         if !churn.hear(&mut control, false) {
             break;
         }
-        while cycle - record.acked.load(Ordering::SeqCst) >= WINDOW && churn.hear(&mut control, true) {}
+        while cycle - record.acked.load(Ordering::SeqCst) >= WINDOW {
+            if !churn.hear(&mut control, true) {
+                break;
+            }
+        }
         if record.failed.load(Ordering::SeqCst) {
             break;
         }
     }
-    while !record.failed.load(Ordering::SeqCst)
-        && record.acked.load(Ordering::SeqCst) < record.sent.load(Ordering::SeqCst)
-        && churn.hear(&mut control, true)
-    {}
+    while !record.failed.load(Ordering::SeqCst) && record.acked.load(Ordering::SeqCst) < record.sent.load(Ordering::SeqCst) {
+        if !churn.hear(&mut control, true) {
+            break;
+        }
+    }
     drop((control, content));
     assert!(receiver.shutdown(deadline()), "the receiver does not end");
 }

@@ -1,13 +1,13 @@
 //! A strict mirror in memory that does what `FsTarget` does as root on a filesystem of its own, or several, with faults on demand.
 //! It never touches a disk. The simulation of the planner runs on it, and a random comparison with `FsTarget` keeps it honest.
 
+mod outdated;
 mod staged;
 
 use std::collections::{BTreeMap, HashMap};
 
 use ringsync::apply::target::{is_at_or_beneath, may_name, may_name_dir};
 use ringsync::apply::{Errno, Listed, Target};
-use ringsync::delta::patch::patched;
 use ringsync::limits::LINK_TARGET_BYTES_MAX;
 use ringsync::model::meta::{Extent, Kind, Meta, Time};
 use ringsync::model::op::{Entry, Op, Spot};
@@ -73,6 +73,9 @@ pub struct MemTarget {
     next: u64,
     staged: HashMap<u64, Staged>,
     clock: i64,
+    cycle: u64,
+    /// Objects whose new content failed to come: the error, and the cycle.
+    outdated: HashMap<u64, (Errno, u64)>,
     fault: Option<Fault>,
 }
 
@@ -87,7 +90,15 @@ impl MemTarget {
     pub fn new() -> Self {
         let meta = Meta { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, mtime: Time::default(), size: 0, rdev: 0, attrs: 0 };
         let root = Node { meta, body: Body::Dir(BTreeMap::new()), nlink: 1, volume: 0 };
-        Self { nodes: HashMap::from([(ROOT, root)]), next: ROOT + 1, staged: HashMap::new(), clock: TOUCHED_SEC, fault: None }
+        Self {
+            nodes: HashMap::from([(ROOT, root)]),
+            next: ROOT + 1,
+            staged: HashMap::new(),
+            clock: TOUCHED_SEC,
+            cycle: 0,
+            outdated: HashMap::new(),
+            fault: None,
+        }
     }
 
     /// Sets or clears the hook that makes operations fail.
@@ -98,6 +109,7 @@ impl MemTarget {
     /// The end of a session: staged files go; parked entries stay until the first listing of the next.
     pub fn end_session(&mut self) {
         self.staged.clear();
+        self.outdated.clear();
         self.remove_empty_staging();
     }
 
@@ -334,6 +346,9 @@ impl MemTarget {
     fn set_meta(&mut self, at: &Spot, meta: &Meta) -> Result<(), Errno> {
         let dir = self.resolve(&at.dir)?;
         let ino = self.lookup(dir, at.name.as_name()).ok_or(libc::ENOENT)?;
+        if let Some((errno, _)) = self.outdated.get(&ino) {
+            return Err(*errno);
+        }
         let node = self.nodes.get_mut(&ino).unwrap();
         if node.meta.kind == Kind::Dir {
             return Err(libc::EISDIR);
@@ -395,9 +410,8 @@ fn require(condition: bool) -> Result<(), Errno> {
     if condition { Ok(()) } else { Err(libc::EINVAL) }
 }
 
-impl Target for MemTarget {
-    fn op(&mut self, op: &Op) -> Result<(), Errno> {
-        self.faulty(Act::Op(op))?;
+impl MemTarget {
+    fn run(&mut self, op: &Op) -> Result<(), Errno> {
         match op {
             Op::Move { from, to } => {
                 allowed(from)?;
@@ -470,16 +484,24 @@ impl Target for MemTarget {
             }
         }
     }
+}
+
+impl Target for MemTarget {
+    fn op(&mut self, op: &Op) -> Result<(), Errno> {
+        let done = self.faulty(Act::Op(op)).and_then(|()| self.run(op));
+        if let Op::Place { at, .. } = op { self.content_came(at, done) } else { done }
+    }
 
     fn put(&mut self, at: &Spot, meta: &Meta, data: &[u8]) -> Result<(), Errno> {
-        self.faulty(Act::Put(at))?;
         allowed(at)?;
         require(meta.kind == Kind::File && meta.size == data.len() as u64)?;
+        let faulty = self.faulty(Act::Put(at));
+        self.content_came(at, faulty)?;
         let dir = self.resolve(&at.dir)?;
         if self.lookup(dir, at.name.as_name()).is_some_and(|there| self.is_dir(there)) {
             // The temporary file was made and removed again.
             self.touch(dir);
-            return Err(libc::EISDIR);
+            return self.content_came(at, Err(libc::EISDIR));
         }
         let ino = self.create(*meta, Body::File(data.to_vec()));
         self.attach(dir, at.name.as_bytes(), ino);
@@ -494,11 +516,10 @@ impl Target for MemTarget {
 
     fn put_patch(&mut self, at: &Spot, meta: &Meta, digest: &[u8; 32], delta: &[u8]) -> Result<(), Errno> {
         allowed(at)?;
-        let dir = self.resolve(&at.dir)?;
-        let there = self.lookup(dir, at.name.as_name()).ok_or(libc::ENOENT)?;
-        let Body::File(base) = &self.nodes[&there].body else { return Err(libc::ESTALE) };
-        let made = patched(base, delta, meta.size, digest).map_err(|_| libc::EPROTO)?.ok_or(libc::ESTALE)?;
-        self.put(at, meta, &made)
+        match self.patched(at, meta, digest, delta) {
+            Ok(made) => self.put(at, meta, &made),
+            Err(errno) => self.content_came(at, Err(errno)),
+        }
     }
 
     fn stage_hole(&mut self, id: u64, offset: u64, len: u64) -> Result<(), Errno> {
@@ -548,6 +569,7 @@ impl Target for MemTarget {
     fn end_frame(&mut self) {}
 
     fn end_cycle(&mut self) {
+        self.forget_outdated();
         self.remove_empty_staging();
     }
 }

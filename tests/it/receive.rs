@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ringsync::error::Exit;
+use ringsync::error::{Exit, Result};
 use ringsync::model::meta::Kind;
 use ringsync::model::op::{Op, OpError, Section};
 use ringsync::model::options::{Compress, IoChoice};
@@ -61,16 +61,21 @@ impl Client {
     pub fn say(&mut self, build: impl FnOnce(&mut Payload)) {
         let mut payload = Payload::new();
         build(&mut payload);
-        self.link.send(payload.take()).unwrap();
-        self.link.flush().unwrap();
+        self.frame(payload);
     }
 
     /// Sends a payload, if there is something in it.
-    pub fn frame(&mut self, mut payload: Payload) {
-        if !payload.is_empty() {
-            self.link.send(payload.take()).unwrap();
-            self.link.flush().unwrap();
+    pub fn frame(&mut self, payload: Payload) {
+        self.offer(payload).unwrap();
+    }
+
+    /// The same, where the session may have ended.
+    pub fn offer(&mut self, mut payload: Payload) -> Result<()> {
+        if payload.is_empty() {
+            return Ok(());
         }
+        self.link.send(payload.take())?;
+        self.link.flush()
     }
 
     /// What content connections join with.
