@@ -12,6 +12,7 @@ mod control;
 mod crew;
 mod eyes;
 mod failures;
+mod feeder;
 mod outbox;
 mod pulse;
 mod root;

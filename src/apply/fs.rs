@@ -307,6 +307,7 @@ impl FsTarget {
             return from_dir.stat_at(name).map(drop);
         }
         require(!is_at_or_beneath(&to.dir, from))?;
+        self.root.outdated.check_at(from_dir, name)?;
         match from_dir.rename_new(name, to_dir, new_name) {
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {}
             done => {
@@ -390,6 +391,7 @@ impl FsTarget {
         let to_dir = self.held(&to.dir)?;
         let (from_dir, to_dir) = (&from_dir.dir, &to_dir.dir);
         let (name, new_name) = (from.name.as_name(), to.name.as_name());
+        self.root.outdated.check_at(from_dir, name)?;
         match from_dir.link(name, to_dir, new_name) {
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {}
             done => return done,

@@ -1,5 +1,5 @@
-//! Objects of the mirror that kept their content because a new one did not come: cycles that were on their way by then may give them the new one's metadata. They
-//! must not. If the connection is lost before the failure is known, the next manifest would tell of an old content with the new one's time.
+//! Objects of the mirror that kept their content because a new one did not come: cycles that were on their way by then may give them the new one's metadata, or its
+//! other names. They must not. If the connection is lost before the failure is known, the next manifest would tell of an old content with the new one's time.
 //!
 //! Bounded in time by how many cycles a client may have on their way, and in number: beyond, no object is trusted. Costs an atomic load while there is nothing.
 
@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::apply::fs::FsTarget;
 use crate::apply::target::Errno;
 use crate::limits::{CYCLES_IN_FLIGHT_MAX, OUTDATED_MAX};
-use crate::model::meta::Ident;
+use crate::model::meta::{Ident, Kind};
 use crate::model::op::Spot;
 use crate::model::path::Name;
 use crate::sys::dir::Dir;
@@ -59,13 +59,22 @@ impl Outdated {
     pub(super) fn note_if_failed(&self, dir: &Dir, name: Name<'_>, done: Result<(), Errno>) -> Result<(), Errno> {
         if let Err(errno) = done
             && let Ok(stat) = dir.stat_at(name)
+            && stat.meta.kind != Kind::Dir
         {
             self.note(stat.ident, errno);
         }
         done
     }
 
-    /// Whether the object may get other metadata.
+    /// As [`Outdated::check`] for what is at the name; where nothing is, that is found by who wants it.
+    pub(super) fn check_at(&self, dir: &Dir, name: Name<'_>) -> io::Result<()> {
+        if !self.any.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        dir.stat_at(name).map_or(Ok(()), |stat| self.check(&stat.ident))
+    }
+
+    /// Whether the object may get other metadata, or another name.
     ///
     /// # Errors
     /// What its content failed with.

@@ -1,9 +1,11 @@
 //! Cycles that were sent and are not acknowledged, and what to do about operations that failed. Part of the planner.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::model::cycle::{Cycle, NodeRef};
 use crate::model::op::{Op, OpError, Section, Spot};
+use crate::model::path::{NameBuf, RelPath};
 use crate::plan::aftermath::Failures;
 use crate::plan::planner::Planner;
 use crate::plan::tree::{NONE, NodeId, ROOT, flag};
@@ -190,6 +192,28 @@ impl Planner {
             self.relist(parent);
         }
         self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
+    }
+
+    /// All files of a cycle are reported: which operations of POST must not be done, by index. A name that was to be linked to a file that was not sent would get
+    /// whatever the mirror has at that file's name. That neither is as the tree says was noted with the report.
+    pub fn unfit(&mut self, cycle: &Cycle) -> Vec<u32> {
+        let flight = self.flights.iter_mut().find(|f| f.cycle.number == cycle.number && !f.failures.unsent.is_empty());
+        let Some(flight) = flight else { return Vec::new() };
+        let unsent = &flight.failures.unsent;
+        let files = cycle.batches.iter().flat_map(|batch| batch.files.iter().map(move |task| (&batch.dir, task)));
+        let mut lost: HashSet<(&RelPath, &NameBuf)> =
+            files.filter(|(_, task)| unsent.contains(&task.node)).map(|(dir, task)| (dir, &task.name)).collect();
+        let mut unfit = Vec::new();
+        for (index, op) in cycle.post.iter().enumerate() {
+            if let Op::Link { from, to } = op
+                && lost.contains(&(&from.dir, &from.name))
+            {
+                lost.insert((&to.dir, &to.name));
+                unfit.push(index as u32);
+            }
+        }
+        flight.failures.ops.extend(unfit.iter().map(|index| (Section::Post, *index)));
+        unfit
     }
 
     /// A cycle and all before it are applied.

@@ -272,6 +272,7 @@ impl<'a> Conn<'a> {
                 }
                 control.index += 1;
             }
+            Message::Skip => control.index += 1,
             Message::Open => {
                 self.target.end_frame();
                 self.session.open(cycle);

@@ -27,6 +27,18 @@ enum Item {
     List(RelPath),
 }
 
+/// What the outbox asks for when it comes to it.
+pub(super) trait Feed {
+    /// Reads and packs the batches of a cycle that are not with workers; how many files were sent.
+    ///
+    /// # Errors
+    /// Of the link.
+    fn pack(&mut self, link: &mut Link, payload: &mut Payload, cycle: &Cycle) -> Result<u32>;
+
+    /// All files of the cycle are reported: which operations of POST cannot be done, by index, rising.
+    fn unfit(&mut self, cycle: &Cycle) -> Vec<u32>;
+}
+
 /// See the module's comment.
 #[derive(Default)]
 pub(super) struct Outbox {
@@ -66,17 +78,11 @@ impl Outbox {
         }
     }
 
-    /// Sends what can be sent now. `inline` reads and packs the batches of a cycle that are not with workers and says how many files were sent.
+    /// Sends what can be sent now.
     ///
     /// # Errors
     /// Of the link.
-    pub(super) fn send(
-        &mut self,
-        link: &mut Link,
-        payload: &mut Payload,
-        checker: &mut ControlClient,
-        mut inline: impl FnMut(&mut Link, &mut Payload, &Cycle) -> Result<u32>,
-    ) -> Result<()> {
+    pub(super) fn send(&mut self, link: &mut Link, payload: &mut Payload, checker: &mut ControlClient, feed: &mut impl Feed) -> Result<()> {
         while let Some(item) = self.queue.front_mut() {
             match item {
                 Item::List(dir) => {
@@ -88,12 +94,13 @@ impl Outbox {
                         going.begun = true;
                         checker.sent_begin(going.cycle.number);
                         begin(link, payload, going)?;
-                        going.sent += inline(link, payload, &going.cycle)?;
+                        going.sent += feed.pack(link, payload, &going.cycle)?;
                     }
                     if going.outstanding > 0 {
                         break;
                     }
-                    end(link, payload, going)?;
+                    let unfit = feed.unfit(&going.cycle);
+                    end(link, payload, going, &unfit)?;
                 }
             }
             self.queue.pop_front();
@@ -120,11 +127,15 @@ fn begin(link: &mut Link, payload: &mut Payload, going: &mut Going) -> Result<()
     Ok(())
 }
 
-fn end(link: &mut Link, payload: &mut Payload, going: &Going) -> Result<()> {
+fn end(link: &mut Link, payload: &mut Payload, going: &Going, unfit: &[u32]) -> Result<()> {
     payload.close(going.sent);
-    for op in &going.cycle.post {
-        payload.attrs_of(op, &going.cycle.attrs);
-        payload.op(op);
+    for (index, op) in going.cycle.post.iter().enumerate() {
+        if unfit.binary_search(&(index as u32)).is_ok() {
+            payload.skip();
+        } else {
+            payload.attrs_of(op, &going.cycle.attrs);
+            payload.op(op);
+        }
         send_if_full(link, payload)?;
     }
     payload.commit();

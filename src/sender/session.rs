@@ -19,6 +19,7 @@ use crate::sender::catch_up::CatchUp;
 use crate::sender::control::Desk;
 use crate::sender::crew::{self, Crew};
 use crate::sender::eyes::{Eyes, Watched};
+use crate::sender::feeder::{Feeder, files_done, is_small};
 use crate::sender::outbox::Outbox;
 use crate::sender::pulse::{Beat, Pulse};
 use crate::sender::root::SourceRoot;
@@ -30,13 +31,9 @@ use crate::watch::tune;
 use crate::wire::session::{ControlClient, Welcomed, fatal};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
 use crate::work::rate::Rate;
-use crate::work::worker::{Report, Task, closed, flush, greet, send};
-use crate::work::{Carried, Signatures, Source, files, probe};
+use crate::work::worker::{Report, Task, closed, flush, greet};
+use crate::work::{Carried, Signatures, Source, probe};
 
-/// A cycle of so few files is read by the planner's thread itself: handing it over costs more.
-const INLINE_FILES_MAX: usize = 4;
-/// And of so few bytes.
-const INLINE_BYTES_MAX: u64 = 64 * 1024;
 /// So few names are looked at by the planner's thread itself.
 const INLINE_NAMES_MAX: usize = 16;
 /// The source's name is looked at so often, when there is anything to be done at all.
@@ -383,18 +380,7 @@ impl<'a> Session<'a> {
     /// Tells the planner what became of files, and says how many were sent.
     fn files_done(&mut self, done: &[FileDone]) -> u32 {
         let now = self.now();
-        let mut sent = 0;
-        let mut bytes = 0;
-        for file in done {
-            if let Read::Sent { meta, .. } = file.read {
-                sent += 1;
-                bytes += meta.size;
-            }
-            self.planner.file_done(file, now);
-        }
-        self.stats.files_sent.add(u64::from(sent));
-        self.stats.bytes_sent.add(bytes);
-        sent
+        files_done(&mut self.planner, self.stats, done, now)
     }
 
     /// Does what the planner wants, and what it wants in turn.
@@ -474,20 +460,8 @@ impl<'a> Session<'a> {
         if self.outbox.is_empty() {
             return Ok(());
         }
-        let mut done = Vec::new();
-        let source = &self.source;
-        self.outbox.send(&mut self.link, &mut self.payload, &mut self.checker, |link, payload, cycle| {
-            let mut sent = 0;
-            if is_small(cycle) {
-                for batch in &cycle.batches {
-                    let of_batch = files::pack(source, batch, payload, |payload| send(link, payload))?;
-                    sent += of_batch.iter().filter(|d| matches!(d.read, Read::Sent { .. })).count() as u32;
-                    done.extend(of_batch);
-                }
-            }
-            Ok::<_, Error>(sent)
-        })?;
-        self.files_done(&done);
+        let mut feeder = Feeder { source: &self.source, planner: &mut self.planner, stats: self.stats, epoch: self.epoch };
+        self.outbox.send(&mut self.link, &mut self.payload, &mut self.checker, &mut feeder)?;
         self.link.flush()
     }
 
@@ -572,20 +546,6 @@ impl<'a> Session<'a> {
         }
         Ok(End::Done(outcome))
     }
-}
-
-/// Whether the files of a cycle are read by the planner's thread.
-fn is_small(cycle: &Cycle) -> bool {
-    let mut files = 0;
-    let mut bytes = 0;
-    for batch in &cycle.batches {
-        files += batch.files.len();
-        bytes += batch.files.iter().map(|f| f.stat.meta.size).sum::<u64>();
-        if files > INLINE_FILES_MAX || bytes > INLINE_BYTES_MAX {
-            return false;
-        }
-    }
-    true
 }
 
 fn tell_abilities(abilities: Abilities) {

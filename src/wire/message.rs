@@ -94,6 +94,8 @@ pub enum Message<'a> {
         /// Number of File and Put messages of this cycle.
         files: u32,
     },
+    /// An operation of POST that is left out, since what it needs was not sent; its index counts.
+    Skip,
     /// POST is complete: an Ack is due.
     Commit,
     /// On a content connection: the File and Put that follow belong to this cycle.
@@ -499,6 +501,7 @@ impl<'a> Messages<'a> {
             tag::OP => Message::Op(self.op()?),
             tag::OPEN => Message::Open,
             tag::CLOSE => Message::Close { files: self.rest.varint_u32()? },
+            tag::SKIP => Message::Skip,
             tag::COMMIT => Message::Commit,
             tag::FILES_OF => Message::FilesOf { cycle: self.rest.varint()? },
             tag::FILE => Message::File { index: self.rest.varint_u32()?, op: self.op()? },

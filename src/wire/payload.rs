@@ -284,6 +284,11 @@ impl Payload {
         self.varint(files.into());
     }
 
+    /// [`Message::Skip`]
+    pub fn skip(&mut self) {
+        self.bytes.push(tag::SKIP);
+    }
+
     /// [`Message::Commit`]
     pub fn commit(&mut self) {
         self.bytes.push(tag::COMMIT);
@@ -529,6 +534,7 @@ impl Payload {
             Message::Op(op) => self.op(op),
             Message::Open => self.open(),
             Message::Close { files } => self.close(*files),
+            Message::Skip => self.skip(),
             Message::Commit => self.commit(),
             Message::FilesOf { cycle } => self.files_of(*cycle),
             Message::File { index, op } => self.file(*index, op),

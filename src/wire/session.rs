@@ -224,6 +224,7 @@ impl ControlServer {
                 At::Post
             }
             (At::Post, Message::Op(op)) if stands_in_post(op) => self.count(At::Post)?,
+            (At::Post, Message::Skip) => self.count(At::Post)?,
             (At::Post, Message::Commit) => At::Idle,
             (_, Message::Op(_)) => return Err(WireError::Order("an operation outside its list")),
             _ => return Err(WireError::Order("not allowed in this state of a control connection")),

@@ -13,6 +13,7 @@ pub const PUT: u8 = 0x0a;
 pub const PUT_NEW: u8 = 0x18;
 pub const PUT_PATCH: u8 = 0x19;
 pub const SIGN: u8 = 0x1a;
+pub const SKIP: u8 = 0x1b;
 pub const STAGE: u8 = 0x0b;
 pub const STAGE_DROP: u8 = 0x0c;
 pub const PING: u8 = 0x0d;

@@ -293,6 +293,7 @@ impl MemTarget {
         if is_at_or_beneath(&to.dir, from) {
             return Err(libc::EINVAL);
         }
+        self.current(ino)?;
         self.within(from_dir, to_dir)?;
         if let Some(there) = self.lookup(to_dir, to.name.as_name()) {
             match (self.is_dir(ino), self.is_dir(there)) {
@@ -346,9 +347,7 @@ impl MemTarget {
     fn set_meta(&mut self, at: &Spot, meta: &Meta) -> Result<(), Errno> {
         let dir = self.resolve(&at.dir)?;
         let ino = self.lookup(dir, at.name.as_name()).ok_or(libc::ENOENT)?;
-        if let Some((errno, _)) = self.outdated.get(&ino) {
-            return Err(*errno);
-        }
+        self.current(ino)?;
         let node = self.nodes.get_mut(&ino).unwrap();
         if node.meta.kind == Kind::Dir {
             return Err(libc::EISDIR);
@@ -366,6 +365,7 @@ impl MemTarget {
     fn link(&mut self, from: &Spot, to: &Spot) -> Result<(), Errno> {
         let (from_dir, to_dir) = (self.resolve(&from.dir)?, self.resolve(&to.dir)?);
         let ino = self.lookup(from_dir, from.name.as_name()).ok_or(libc::ENOENT)?;
+        self.current(ino)?;
         if self.is_dir(ino) {
             return Err(libc::EPERM);
         }

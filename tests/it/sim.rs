@@ -77,6 +77,8 @@ struct Sim {
     calm: Arc<Mutex<bool>>,
     moves: usize,
     puts: usize,
+    /// Operations that were left out.
+    skipped: usize,
     cycles: usize,
     mounts: usize,
     blinded: bool,
@@ -140,6 +142,7 @@ impl Sim {
             calm,
             moves: 0,
             puts: 0,
+            skipped: 0,
             cycles: 0,
             mounts: 0,
             blinded: false,
@@ -406,7 +409,9 @@ impl Sim {
             let op = Op::Place { at: place.at.clone(), meta: place.meta, stage: place.stage };
             note(Section::Files, place.index as usize, self.target.op(&op), &op);
         }
-        for (at, op) in cycle.post.iter().enumerate() {
+        let unfit = self.planner.unfit(cycle);
+        self.skipped += unfit.len();
+        for (at, op) in cycle.post.iter().enumerate().filter(|(at, _)| !unfit.contains(&(*at as u32))) {
             note(Section::Post, at, self.target.op(op), op);
         }
         self.target.end_cycle();

@@ -94,6 +94,7 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
         ("op-dir-meta", one(Message::Op(Op::DirMeta { dir: RelPath::root(), meta: meta(Kind::Dir, 0o1777, 0) }))),
         ("open", one(Message::Open)),
         ("close", one(Message::Close { files: 2 })),
+        ("skip", one(Message::Skip)),
         ("commit", one(Message::Commit)),
         ("files-of", one(Message::FilesOf { cycle: 1 })),
         ("file-set-meta", one(Message::File { index: 0, op: Op::SetMeta { at: spot("", "x"), meta: meta(Kind::File, 0o4755, 0) } })),

@@ -12,10 +12,15 @@ impl MemTarget {
     pub(super) fn content_came(&mut self, at: &Spot, done: Result<(), Errno>) -> Result<(), Errno> {
         if let Err(errno) = done
             && let Some(there) = self.resolve(&at.dir).ok().and_then(|dir| self.lookup(dir, at.name.as_name()))
+            && !self.is_dir(there)
         {
             self.outdated.insert(there, (errno, self.cycle));
         }
         done
+    }
+
+    pub(super) fn current(&self, ino: u64) -> Result<(), Errno> {
+        self.outdated.get(&ino).map_or(Ok(()), |(errno, _)| Err(*errno))
     }
 
     pub(super) fn forget_outdated(&mut self) {

@@ -116,3 +116,36 @@ fn a_file_whose_backup_is_linked_and_then_replaced_is_there_all_the_time() {
         }
     }
 }
+
+/// Two names become one new object, and the one that carries its content is gone before that is read: the other is not linked to what the mirror has there.
+#[test]
+fn a_name_is_not_linked_to_what_was_there_before() {
+    let mut skipped = 0;
+    for (seed, watcher) in (0..200).flat_map(|seed| [(seed, Watcher::Fanotify), (seed, Watcher::Inotify)]) {
+        let mut sim = mirrored(seed, watcher);
+        let d = sim.source.entries(sim.source.dirs()[0])[&b"d"[..]];
+        let old = sim.target.snapshot();
+        let new = sim.source.create(d, b"new", Body::File(Arc::new(b"new".to_vec())), Kind::File, 0o644).unwrap();
+        for name in [b"x", b"y"] {
+            sim.source.remove(d, name);
+            sim.source.link(d, name, new);
+        }
+        sim.source.remove(d, b"new");
+        let gone = (seed % 40) as usize;
+        for steps in 0..2000 {
+            if steps == gone {
+                sim.source.remove(d, if seed % 2 == 0 { b"x" } else { b"y" });
+            }
+            sim.step();
+            let now = sim.target.snapshot();
+            for (name, other) in [(&b"d/x"[..], &b"d/y"[..]), (b"d/y", b"d/x")] {
+                let wrong = now.get(name).is_some_and(|seen| seen.content == old[other].content);
+                assert!(!wrong, "seed {seed}, {watcher:?}: a name has what another one had");
+            }
+        }
+        skipped += sim.skipped;
+        assert!(sim.rest());
+        assert_eq!(sim.differences(), [""; 0], "seed {seed}, {watcher:?}");
+    }
+    assert!(skipped > 0, "it never came to that");
+}
