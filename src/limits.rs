@@ -20,14 +20,17 @@ pub const INLINE_FILE_BYTES_MAX: usize = 512 * 1024;
 /// Two shapes, each a number and a byte.
 pub const SHAPES_BYTES_MAX: usize = 22;
 
-/// What a receiver copies or reads back for a patch before it looks for other work: some milliseconds.
+/// What a receiver copies and hashes for a patch before it looks for other work: some milliseconds.
 pub const PATCH_SLICE_BYTES: u64 = 8 * 1024 * 1024;
 
-/// Patches of one session that are not sealed or not read back, each with two open files. What is beyond waits for one that is sealed, or is sent whole.
+/// Patches of one session that are not complete, each with two open files. What is beyond waits for one that is sealed, or is sent whole.
 pub const PATCHES_MAX: usize = 256;
 
-/// Copies of a patch that wait; what is beyond is done at once.
-pub const PATCH_COPIES_MAX: usize = 64 * 1024;
+/// Copies and holes of a patch that wait; what is beyond is done at once.
+pub const PATCH_PIECES_MAX: usize = 64 * 1024;
+
+/// What of a patch is read, hashed and written at a time: it stays in the processor's second-level cache between those.
+pub const PATCH_BUFFER_BYTES: u64 = 128 * 1024;
 
 /// Ranges that one patch of a file that is written in place may have: 16 MiB of memory. A patch of more is refused, and the file comes whole.
 pub const PATCH_RANGES_MAX: usize = 1024 * 1024;

@@ -1,8 +1,8 @@
 //! Files made from a delta: pieces of what the mirror holds, and literals, in staging.
 //!
-//! Literals are written when they come. Copies, and the reading back for the digest, wait until their thread has nothing else to do and are done in
-//! slices, so that a file of any size holds up no other. What is placed has the digest that the sender took of its source; what the base was is
-//! not asked beforehand, for a base that was another one shows in the digest too.
+//! Literals are written when they come. Copies, and the digest over all of it, wait until their thread has nothing else to do and are done in slices, in the
+//! order of the content and while its later steps are still to come, so that a file of any size holds up no other and each byte of the base is read once. What is
+//! placed has the digest that the sender took of its source; what the base was is not asked beforehand, for a base that was another one shows in the digest too.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -17,7 +17,7 @@ use crate::apply::target::Errno;
 use crate::delta::code::{Steps, take_shape};
 use crate::delta::patch::check;
 use crate::delta::{Digester, Flaw, Shape, Step};
-use crate::limits::{DELTA_LITERAL_BYTES_MAX, HOLE_BYTES_MIN, PATCH_COPIES_MAX, PATCH_SLICE_BYTES, PATCHES_MAX};
+use crate::limits::{HOLE_BYTES_MIN, PATCH_BUFFER_BYTES, PATCH_PIECES_MAX, PATCH_SLICE_BYTES, PATCHES_MAX};
 use crate::model::meta::Kind;
 use crate::model::path::Name;
 use crate::sys::copy;
@@ -33,20 +33,23 @@ const HOLE_PASS_SPEEDUP: u64 = 64;
 
 /// A staged file in the making.
 ///
-/// Invariant: the steps so far make the content before `at`; what of it is not in `copies` is written.
+/// Invariant: the steps so far make the content before `at`; that before `done` is in the digest, and written. What of the rest is not in `pieces` are literals,
+/// which are written.
 struct Patch {
     base: File,
     base_shape: Shape,
     file: File,
     shape: Shape,
     at: u64,
-    copies: VecDeque<Copy>,
+    done: u64,
+    pieces: VecDeque<Piece>,
+    digester: Digester,
     /// The base's bytes are at the same places already: they share its blocks.
     cloned: bool,
     /// What nothing is written to is no hole of itself: it is cloned, or room was taken for it.
     filled: bool,
-    /// Once it is sealed: what is expected, and how far the reading back is.
-    sealed: Option<Sealed>,
+    /// Once all steps have come: what the digest has to be.
+    sealed: Option<[u8; 32]>,
     base_holes: Holes,
     /// If it goes over its base in place: what of it is another content than the base's. Only that is in `file`.
     overlay: Option<Overlay>,
@@ -54,21 +57,32 @@ struct Patch {
     _open: Arc<()>,
 }
 
-/// The reading back of a patch: what is before `at` was taken into the digest.
-struct Sealed {
-    expected: [u8; 32],
-    digester: Digester,
+/// A part of the content that is no literal, from `at` on.
+struct Piece {
     at: u64,
-    holes: Holes,
-    /// Which range of the overlay comes next.
-    next: usize,
+    len: u64,
+    what: What,
 }
 
-/// A part of the base and where it goes.
-struct Copy {
-    at: u64,
-    from: u64,
-    len: u64,
+impl Piece {
+    fn pass(&mut self, len: u64) {
+        self.at += len;
+        self.len -= len;
+        if let What::Copy(from) = &mut self.what {
+            *from += len;
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    /// Written already.
+    Literal,
+    Hole,
+    /// The base from there on, which has to be written.
+    Copy(u64),
+    /// The base at the same place, which need not be.
+    Stays,
 }
 
 /// The patches of one thread, and those that came to their end.
@@ -124,8 +138,22 @@ impl Patches {
         let filled = cloned || (overlay.is_none() && root.writing.preallocate && holes::allocate(&file, shape.len())?);
         file.set_len(shape.len())?;
         let base_holes = Holes::of(&base, base_shape.len());
-        let (copies, _open) = (VecDeque::new(), Arc::clone(&root.patches));
-        let patch = Patch { base, base_shape, file, shape, at: 0, copies, cloned, filled, sealed: None, base_holes, overlay, _open };
+        let patch = Patch {
+            base,
+            base_shape,
+            file,
+            shape,
+            at: 0,
+            done: 0,
+            pieces: VecDeque::new(),
+            digester: Digester::new(shape),
+            cloned,
+            filled,
+            sealed: None,
+            base_holes,
+            overlay,
+            _open: Arc::clone(&root.patches),
+        };
         self.open.insert(id, patch);
         Ok(())
     }
@@ -135,7 +163,7 @@ impl Patches {
         self.open.remove(&id);
         self.overlays.remove(&id);
         root.staging.drop_file(root, id);
-        if self.failed.len() < PATCH_COPIES_MAX {
+        if self.failed.len() < PATCH_PIECES_MAX {
             self.failed.insert(id, errno);
         }
     }
@@ -144,7 +172,7 @@ impl Patches {
     pub(super) fn steps(&mut self, id: u64, data: &[u8]) -> io::Result<()> {
         let Some(patch) = self.open.get_mut(&id).filter(|patch| patch.sealed.is_none()) else { return Ok(()) };
         for step in Steps::new(data).map_err(flawed)? {
-            patch.step(&step.map_err(flawed)?)?;
+            patch.step(&step.map_err(flawed)?, &mut self.buffer)?;
         }
         Ok(())
     }
@@ -156,9 +184,7 @@ impl Patches {
         }
         match self.open.get_mut(&id) {
             Some(patch) if patch.at == patch.shape.len() && patch.sealed.is_none() => {
-                // What is a hole is known once all is copied.
-                let (holes, next) = (Holes::none(0), 0);
-                patch.sealed = Some(Sealed { expected: digest, digester: Digester::new(patch.shape), at: 0, holes, next });
+                patch.sealed = Some(digest);
                 None
             }
             _ => Some(libc::EPROTO),
@@ -179,7 +205,7 @@ impl Patches {
 
     /// Whether [`Patches::work`] has something to do.
     pub(super) fn has_work(&self) -> bool {
-        !self.ended.is_empty() || self.open.values().any(|patch| patch.sealed.is_some() || !patch.copies.is_empty())
+        !self.ended.is_empty() || self.open.values().any(Patch::has_work)
     }
 
     /// Does a slice of what is to be done; who came to an end by that, and how.
@@ -188,7 +214,7 @@ impl Patches {
     }
 
     fn slice(&mut self, root: &Root) -> Option<(u64, Result<(), Errno>)> {
-        let (id, patch) = self.open.iter_mut().find(|(_, patch)| patch.sealed.is_some() || !patch.copies.is_empty())?;
+        let (id, patch) = self.open.iter_mut().find(|(_, patch)| patch.has_work())?;
         let (id, sealed) = (*id, patch.sealed.is_some());
         let ended = match patch.slice(&mut self.buffer) {
             Ok(false) => return None,
@@ -213,112 +239,101 @@ impl Patches {
     }
 }
 
-impl Sealed {
-    /// Whether what comes next is the base's, and how far that, or what is not, goes on.
-    fn source(&mut self, len: u64, overlay: Option<&Overlay>) -> (bool, u64) {
-        let Some(overlay) = overlay else { return (false, len - self.at) };
-        while let Some(range) = overlay.ranges.get(self.next) {
-            if self.at < range.at {
-                return (true, range.at - self.at);
-            }
-            if self.at < range.at + range.len {
-                return (false, range.at + range.len - self.at);
-            }
-            self.next += 1;
-        }
-        (true, len - self.at)
-    }
-}
-
 impl Patch {
-    fn step(&mut self, step: &Step<'_>) -> io::Result<()> {
+    fn has_work(&self) -> bool {
+        self.sealed.is_some() || self.done < self.at
+    }
+
+    fn step(&mut self, step: &Step<'_>, buffer: &mut Vec<u8>) -> io::Result<()> {
         check(step, self.base_shape, self.shape, self.at).map_err(flawed)?;
         let stays = matches!(step, Step::Copy { at, from, .. } if at == from);
         if let Some(overlay) = self.overlay.as_mut().filter(|_| !stays) {
             overlay.push(step.at(), step.len())?;
         }
-        match *step {
-            Step::Literal { bytes, .. } => self.file.write_all_at(bytes, self.at)?,
-            Step::Hole { at, len } if self.filled => holes::punch(&self.file, at, len)?,
-            Step::Hole { .. } => {}
-            Step::Copy { at, from, len } => {
-                if !(stays && (self.cloned || self.overlay.is_some())) {
-                    if self.copies.len() >= PATCH_COPIES_MAX {
-                        self.copy(u64::MAX)?;
-                    }
-                    self.copies.push_back(Copy { at, from, len });
-                }
+        let what = match *step {
+            Step::Literal { bytes, .. } => {
+                self.file.write_all_at(bytes, self.at)?;
+                What::Literal
             }
+            Step::Hole { at, len } => {
+                if self.filled {
+                    holes::punch(&self.file, at, len)?;
+                }
+                What::Hole
+            }
+            Step::Copy { .. } if stays && (self.cloned || self.overlay.is_some()) => What::Stays,
+            Step::Copy { from, .. } => What::Copy(from),
+        };
+        if !matches!(what, What::Literal) {
+            if self.pieces.len() >= PATCH_PIECES_MAX {
+                self.advance(u64::MAX, buffer)?;
+            }
+            self.pieces.push_back(Piece { at: self.at, len: step.len(), what });
         }
         self.at += step.len();
         Ok(())
     }
 
-    /// Copies at most about `budget` bytes; what is left of it.
-    fn copy(&mut self, mut budget: u64) -> io::Result<u64> {
-        while budget > 0
-            && let Some(part) = self.copies.front_mut()
-        {
-            let hole = self.base_holes.hole(&self.base, part.from).min(part.len);
-            let done = if hole > 0 {
-                if self.filled {
-                    holes::punch(&self.file, part.at, hole)?;
-                }
-                // It costs little, however long it is.
-                budget -= HOLE_BYTES_MIN.min(budget);
-                hole
-            } else {
-                let data = self.base_holes.data(&self.base, part.from).max(1);
-                let done = copy::copy_range(&self.base, part.from, &self.file, part.at, part.len.min(budget).min(data))?;
-                if done == 0 {
-                    // The base has become shorter.
-                    return Err(stale());
-                }
-                budget -= done.min(budget);
-                done
-            };
-            part.at += done;
-            part.from += done;
-            part.len -= done;
-            if part.len == 0 {
-                self.copies.pop_front();
-            }
-        }
-        Ok(budget)
+    /// A slice of what is to be done; true at the end.
+    fn slice(&mut self, buffer: &mut Vec<u8>) -> io::Result<bool> {
+        self.advance(PATCH_SLICE_BYTES, buffer)?;
+        let Some(expected) = self.sealed.filter(|_| self.done == self.shape.len()) else { return Ok(false) };
+        let digester = std::mem::replace(&mut self.digester, Digester::new(self.shape));
+        if digester.finish().map_err(flawed)?.0 == expected { Ok(true) } else { Err(stale()) }
     }
 
-    /// A slice of the copies, or of the reading back; true at the end.
-    fn slice(&mut self, buffer: &mut Vec<u8>) -> io::Result<bool> {
-        let mut budget = self.copy(PATCH_SLICE_BYTES)?;
-        let Some(mut sealed) = self.sealed.take() else { return Ok(false) };
-        if budget > 0 && sealed.at == 0 {
-            sealed.holes = Holes::of(&self.file, self.shape.len());
-        }
-        while budget > 0 && sealed.at < self.shape.len() {
-            let (of_base, most) = sealed.source(self.shape.len(), self.overlay.as_ref());
-            let (file, holes) = if of_base { (&self.base, &mut self.base_holes) } else { (&self.file, &mut sealed.holes) };
-            let hole = holes.hole(file, sealed.at).min(most);
-            let len = if hole > 0 {
-                sealed.digester.zeros(hole).map_err(flawed)?;
-                // A slice of the time that its bytes would take: a hash for each block.
-                budget -= (hole / HOLE_PASS_SPEEDUP).max(HOLE_BYTES_MIN).min(budget);
-                hole
-            } else {
-                let len = holes.data(file, sealed.at).max(1).min(most).min(DELTA_LITERAL_BYTES_MAX as u64);
-                buffer.resize(len as usize, 0);
-                file.read_exact_at(buffer, sealed.at)?;
-                sealed.digester.update(buffer).map_err(flawed)?;
-                budget -= len.min(budget);
-                len
+    /// Writes what is to be written, and takes it into the digest, of at most about `budget` bytes.
+    fn advance(&mut self, mut budget: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
+        while budget > 0 && self.done < self.at {
+            let (what, most) = match self.pieces.front() {
+                Some(piece) if piece.at == self.done => (piece.what, piece.len),
+                next => (What::Literal, next.map_or(self.at, |piece| piece.at) - self.done),
             };
-            sealed.at += len;
+            let (passed, cost) = self.pass(what, most, budget, buffer)?;
+            budget -= cost.min(budget);
+            self.done += passed;
+            if let Some(piece) = self.pieces.front_mut().filter(|piece| piece.at < self.done) {
+                piece.pass(passed);
+                if piece.len == 0 {
+                    self.pieces.pop_front();
+                }
+            }
         }
-        if sealed.at < self.shape.len() || !self.copies.is_empty() {
-            self.sealed = Some(sealed);
-            return Ok(false);
+        Ok(())
+    }
+
+    /// Passes at most `most` bytes of one kind; how many, and what they cost of the budget.
+    fn pass(&mut self, what: What, most: u64, budget: u64, buffer: &mut Vec<u8>) -> io::Result<(u64, u64)> {
+        let (source, from) = match what {
+            What::Hole => return self.zeros(most),
+            What::Literal => (&self.file, self.done),
+            What::Stays => (&self.base, self.done),
+            What::Copy(from) => (&self.base, from),
+        };
+        let mut len = most.min(budget).min(PATCH_BUFFER_BYTES - self.done % PATCH_BUFFER_BYTES);
+        if !matches!(what, What::Literal) {
+            let hole = self.base_holes.hole(&self.base, from).min(most);
+            if hole > 0 {
+                if self.filled && matches!(what, What::Copy(_)) {
+                    holes::punch(&self.file, self.done, hole)?;
+                }
+                return self.zeros(hole);
+            }
+            len = len.min(self.base_holes.data(&self.base, from).max(1));
         }
-        let Sealed { expected, digester, .. } = sealed;
-        let digest = digester.finish().map_err(flawed)?;
-        if digest.0 == expected { Ok(true) } else { Err(stale()) }
+        buffer.resize(len as usize, 0);
+        // The base has become shorter.
+        source.read_exact_at(buffer, from).map_err(|e| if e.kind() == io::ErrorKind::UnexpectedEof { stale() } else { e })?;
+        self.digester.update(buffer).map_err(flawed)?;
+        if matches!(what, What::Copy(_)) {
+            self.file.write_all_at(buffer, self.done)?;
+        }
+        Ok((len, len))
+    }
+
+    fn zeros(&mut self, len: u64) -> io::Result<(u64, u64)> {
+        self.digester.zeros(len).map_err(flawed)?;
+        // A slice of the time that its bytes would take: a hash for each block.
+        Ok((len, (len / HOLE_PASS_SPEEDUP).max(HOLE_BYTES_MIN)))
     }
 }
