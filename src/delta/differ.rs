@@ -3,7 +3,7 @@
 //! Reads only through the reader it is given and keeps no content. Used by `work`.
 
 use crate::delta::index::Index;
-use crate::delta::roll::{self, Roller};
+use crate::delta::roll::{self, Roller, Sums};
 use crate::delta::strong::{self, LANE_BYTES, LANES, Lanes, Strong};
 use crate::delta::window::Window;
 use crate::delta::{Shape, Signature, Signer, Step};
@@ -200,8 +200,8 @@ struct Search<'a, R, S> {
     ends: i64,
     /// Strong hashes of eight blocks from a position on.
     ahead: Option<(u64, [Strong; LANES])>,
-    /// A position and the rolling hash of the block that begins there.
-    rolled: Option<(u64, u64)>,
+    /// A position and the sums of the block that begins there.
+    rolled: Option<(u64, Sums)>,
     /// What the rolling search needs, made when it begins.
     tools: Option<(Index<'a>, Roller)>,
     /// Positions to search before the next are skipped.
@@ -321,10 +321,10 @@ where
         if self.one_grid && self.shape.starts(self.at) && self.shape.len_at(self.at) == len {
             return self.signer.blocks()[self.shape.number(self.at)].strong == block.strong;
         }
-        if let Some((at, hash)) = self.rolled
+        if let Some((at, sums)) = self.rolled
             && at == self.at
             && len == self.block
-            && roll::kept(hash) != block.weak
+            && roll::kept(sums.mixed()) != block.weak
         {
             return false;
         }
@@ -426,18 +426,18 @@ where
         let len = (end - self.at + self.block).min(self.shape.len() - self.at);
         let bytes = self.window.get(self.at, len);
         let start = self.at;
-        let mut hash = match self.rolled {
-            Some((at, hash)) if at == start => hash,
-            _ => roll::extend(0, &bytes[..block]),
+        let mut sums = match self.rolled {
+            Some((at, sums)) if at == start => sums,
+            _ => Sums::default().extend(&bytes[..block]),
         };
         let mut offset = 0;
         let count = (end - start) as usize;
         let found = loop {
-            hash = pass(index, roller, hash, &bytes[..count], &bytes[block..], &mut offset);
+            sums = pass(index, roller, sums, &bytes[..count], &bytes[block..], &mut offset);
             if offset == count {
                 break None;
             }
-            let mut suspects = index.find(hash).peekable();
+            let mut suspects = index.find(sums.mixed()).peekable();
             let searched = self.work.searched + offset as u64;
             let allowed = DELTA_CHECKS_FREE + 2 * self.work.hits + searched / self.block;
             if suspects.peek().is_some() && self.work.checks < allowed {
@@ -451,7 +451,7 @@ where
             }
             // The last window has no byte behind it to roll on to.
             if let Some(new) = bytes.get(block + offset) {
-                hash = roller.roll(hash, bytes[offset], *new);
+                sums = roller.roll(sums, bytes[offset], *new);
             }
             offset += 1;
             if offset == count {
@@ -460,36 +460,40 @@ where
         };
         self.at = start + offset as u64;
         self.work.searched += offset as u64;
-        self.rolled = (offset < count || len == end - start + self.block).then_some((self.at, hash));
+        self.rolled = (offset < count || len == end - start + self.block).then_some((self.at, sums));
         found
     }
 }
 
 /// Rolls on from `offset` to the first position whose hash is in the index, or to the end of `old`. `new` is what follows the windows: as long as `old` or longer, or
 /// one byte shorter, and then the hash is not rolled beyond the last position.
-fn pass(index: &Index<'_>, roller: &Roller, mut hash: u64, old: &[u8], new: &[u8], offset: &mut usize) -> u64 {
+fn pass(index: &Index<'_>, roller: &Roller, mut sums: Sums, old: &[u8], new: &[u8], offset: &mut usize) -> Sums {
     let groups = old[*offset..].as_chunks::<4>().0.iter().zip(new[*offset..].as_chunks::<4>().0);
     for (old, new) in groups {
-        let next = roller.roll_four(hash, *old, *new);
-        let four = [hash, next[0], next[1], next[2]];
-        if index.may_have_any(four)
-            && let Some(at) = four.iter().position(|hash| index.has(*hash))
+        let mut next = sums;
+        let four: [Sums; 4] = std::array::from_fn(|at| {
+            let this = next;
+            next = roller.roll(this, old[at], new[at]);
+            this
+        });
+        if index.may_have_any(four.map(Sums::mixed))
+            && let Some(at) = four.iter().position(|sums| index.has(sums.mixed()))
         {
             *offset += at;
             return four[at];
         }
-        hash = next[3];
+        sums = next;
         *offset += 4;
     }
     for (old, new) in old[*offset..].iter().zip(&new[*offset..]) {
-        if index.has(hash) {
-            return hash;
+        if index.has(sums.mixed()) {
+            return sums;
         }
-        hash = roller.roll(hash, *old, *new);
+        sums = roller.roll(sums, *old, *new);
         *offset += 1;
     }
-    if *offset < old.len() && !index.has(hash) {
+    if *offset < old.len() && !index.has(sums.mixed()) {
         *offset += 1;
     }
-    hash
+    sums
 }

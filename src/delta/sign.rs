@@ -2,7 +2,7 @@
 //!
 //! Reads nothing itself. Used by `work` for what it sends and by `apply` for what it holds.
 
-use crate::delta::roll;
+use crate::delta::roll::{self, Sums};
 use crate::delta::strong::{self, LANE_BYTES, LANES, Lanes, Strong};
 use crate::delta::{Flaw, Shape};
 
@@ -186,7 +186,7 @@ struct Core {
     /// Bytes of the block that is not complete; its hashes so far.
     part: u64,
     part_strong: blake3::Hasher,
-    part_weak: u64,
+    part_weak: Sums,
     /// Blocks complete.
     done: usize,
     lanes: Lanes,
@@ -198,7 +198,17 @@ struct Core {
 impl Core {
     fn new(shape: Shape) -> Self {
         let part_strong = blake3::Hasher::new();
-        Self { shape, taken: 0, part: 0, part_strong, part_weak: 0, done: 0, lanes: Lanes::new(), total: Total::new(shape), zero: None }
+        Self {
+            shape,
+            taken: 0,
+            part: 0,
+            part_strong,
+            part_weak: Sums::default(),
+            done: 0,
+            lanes: Lanes::new(),
+            total: Total::new(shape),
+            zero: None,
+        }
     }
 
     /// Takes bytes and tells each block that they complete. Rolling hashes only where `like` is given.
@@ -226,15 +236,15 @@ impl Core {
                 let (some, rest) = bytes.split_at(missing.min(bytes.len()));
                 self.part_strong.update(some);
                 if like.is_some() {
-                    self.part_weak = roll::extend(self.part_weak, some);
+                    self.part_weak = self.part_weak.extend(some);
                 }
                 self.taken += some.len() as u64;
                 self.part += some.len() as u64;
                 if self.part == block {
                     let strong = strong::cut(self.part_strong.finalize().as_bytes());
-                    self.complete(Block { strong, weak: roll::kept(self.part_weak) }, tell);
+                    self.complete(Block { strong, weak: roll::kept(self.part_weak.mixed()) }, tell);
                     self.part_strong.reset();
-                    (self.part, self.part_weak) = (0, 0);
+                    (self.part, self.part_weak) = (0, Sums::default());
                 }
                 bytes = rest;
             }
@@ -273,7 +283,7 @@ impl Core {
     fn push(&mut self, strong: Strong, bytes: &[u8], like: Option<&[Block]>, tell: &mut impl FnMut(Block)) {
         let weak = like.map_or(0, |like| match like.get(self.done) {
             Some(block) if block.strong == strong => block.weak,
-            _ => roll::kept(roll::extend(0, bytes)),
+            _ => roll::of_block(bytes),
         });
         self.taken += bytes.len() as u64;
         self.complete(Block { strong, weak }, tell);
@@ -312,7 +322,7 @@ mod tests {
         whole.update(&bytes).expect("as long as it is");
         let whole = whole.finish().expect("complete");
         for (block, bytes) in whole.blocks().iter().zip(bytes.chunks(4096)) {
-            assert_eq!(*block, Block { strong: strong::hash(bytes), weak: roll::kept(roll::extend(0, bytes)) });
+            assert_eq!(*block, Block { strong: strong::hash(bytes), weak: roll::of_block(bytes) });
         }
         assert_eq!(whole.blocks().len(), 25);
         for piece in [1, 63, 4095, 4096, 4097, 40_000] {
