@@ -17,6 +17,9 @@ const LISTEN_DEFAULT: &str = ":8730";
 pub(super) fn run(args: &ServeArgs) -> Result<Exit> {
     let config = config(args)?;
     let log = log::start(&args.log, ProgressBar::hidden())?;
+    // Before anything is said that somebody may wait for to send one.
+    let stop = Stop::new();
+    signals::listen(&stop, move || log.reopen())?;
     config.prepare()?;
     for address in config.exposed() {
         tracing::warn!("listening on {address}: there is no authentication yet, whoever reaches it may use the modules");
@@ -24,8 +27,6 @@ pub(super) fn run(args: &ServeArgs) -> Result<Exit> {
     if config.exposed().next().is_none() {
         tracing::info!("listening on loopback only; --listen ADDR:PORT opens it to others");
     }
-    let stop = Stop::new();
-    signals::listen(&stop, move || log.reopen())?;
     receiver::run(&config, &stop)?;
     Ok(if stop.is_stopped() { Exit::Signal } else { Exit::Ok })
 }
