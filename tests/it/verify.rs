@@ -201,7 +201,7 @@ fn a_scrub_during_churn_accuses_nobody() {
         let place = Place::new();
         let seed = seed();
         println!("RINGSYNC_SEED={seed}");
-        let mirror = Mirror::start(As::Us, way, &place, &["--scrub-interval", "1s"]);
+        let mirror = Mirror::start(As::Us, way, &place, &["--scrub-interval", "1s", "--nice", "0"]);
         let mut ops = Ops::new(&place.src, seed, Choice::usual());
         ops.run(1500);
         let scrubs = || mirror.stderr().matches("the mirror was scrubbed").count();
