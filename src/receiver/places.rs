@@ -26,10 +26,10 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Whether what it writes may be above or below what the other does.
+    /// Whether what it writes may be what the other does, under whatever name, or above or below it.
     fn overlaps(&self, other: &Self) -> bool {
         match (&self.path, &other.path) {
-            (Some(path), Some(other)) => path.starts_with(other) || other.starts_with(path),
+            (Some(path), Some(there)) => self.ident == other.ident || path.starts_with(there) || there.starts_with(path),
             _ => true,
         }
     }
@@ -94,6 +94,10 @@ mod tests {
             places.begin(writer(2, 8, other), &[0; 16]);
             assert!(!places.begin(writer(3, 7, "/m/a/b"), &[1; 16]), "{other}");
         }
+        let mut places = Places::default();
+        places.begin(writer(1, 7, "/m/a/b"), &[0; 16]);
+        places.begin(writer(2, 7, "/mounted/elsewhere"), &[0; 16]);
+        assert!(!places.begin(writer(3, 7, "/m/a/b"), &[1; 16]), "the same under another name");
         for other in ["/m/a/bc", "/m/a/c", "/n"] {
             let mut places = Places::default();
             places.begin(writer(1, 7, "/m/a/b"), &[0; 16]);
