@@ -146,6 +146,9 @@ pub const GREET_TIME_MAX: Duration = Duration::from_secs(45);
 /// Sessions of one receiver: each has up to [`THREADS_MAX`] threads.
 pub const SESSIONS_MAX: usize = 128;
 
+/// Directories of which a receiver remembers who wrote to them last; of more, clients that come back begin with a manifest. Some 100 bytes each.
+pub const PLACES_MAX: usize = 64;
+
 /// How long a new session waits for an older one of the same directory, which it has ended, to be gone. One file operation on a slow disk fits.
 pub const TAKEOVER_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(30);
 

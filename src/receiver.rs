@@ -8,6 +8,7 @@ mod control;
 mod daemon;
 mod durable;
 mod handshakes;
+mod places;
 mod serve;
 mod session;
 
@@ -34,6 +35,7 @@ use crate::model::attrs::Namespaces;
 use crate::model::options::{Compress, IoChoice, Writing};
 use crate::model::path::{Name, RelPath, Shown};
 use crate::receiver::handshakes::{Handshake, Handshakes};
+use crate::receiver::places::{Places, Writer};
 use crate::receiver::serve::Conn;
 use crate::receiver::session::{Session, Stop};
 use crate::sys::dir::Dir;
@@ -71,6 +73,8 @@ struct Inner {
     /// A session is gone from the table.
     gone: Condvar,
     handshakes: Arc<Handshakes>,
+    /// Taken while `sessions` is, if both are.
+    places: Mutex<Places>,
 }
 
 /// A receiver. Clones are the same one.
@@ -92,6 +96,9 @@ impl Drop for Member<'_> {
         }
         if self.session.leave() {
             self.session.root.end_session(!self.session.ended_well());
+            if self.session.is_in_doubt() || self.session.root.has_leftovers() {
+                self.inner.places().forget(&self.session.token);
+            }
             self.inner.table().remove(&self.session.token);
             self.inner.gone.notify_all();
         }
@@ -101,7 +108,14 @@ impl Drop for Member<'_> {
 impl Receiver {
     /// A receiver of these modules; nothing runs yet.
     pub fn new(modules: Vec<Module>, sockets: Sockets) -> Self {
-        Self(Arc::new(Inner { modules, sockets, sessions: Mutex::default(), gone: Condvar::new(), handshakes: Arc::default() }))
+        Self(Arc::new(Inner {
+            modules,
+            sockets,
+            sessions: Mutex::default(),
+            gone: Condvar::new(),
+            handshakes: Arc::default(),
+            places: Mutex::default(),
+        }))
     }
 
     /// A connection inside the process; a thread serves its other end.
@@ -211,6 +225,10 @@ impl Inner {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits until the table is as `done` says; `None` when `patience` is over.
     fn wait_until<'a>(
         &self,
@@ -275,7 +293,7 @@ impl Inner {
         let mut member = member;
         let session = Arc::clone(&member.session);
         let mut out = Payload::over(link.buffer());
-        out.welcome(version, &session.token, session.root.abilities());
+        out.welcome(version, &session.token, session.root.abilities(), session.continued && index.is_none());
         let conn = Conn::new(link, &session, out);
         let ended = match index {
             Some(_) => conn.content(messages),
@@ -292,8 +310,8 @@ impl Inner {
     fn admit(&self, first: Message<'_>, link: &Link) -> std::result::Result<(Member<'_>, u16, Option<u16>), Refusal> {
         let (version, role) = greet(first)?;
         let (session, index) = match role {
-            Role::Control { module, path, threads, attrs, read_only, writing } => {
-                (self.open((&module, &path), (threads, read_only), (attrs, writing), link.wake())?, None)
+            Role::Control { module, path, threads, attrs, read_only, writing, continues } => {
+                (self.open((&module, &path), (threads, read_only, &continues), (attrs, writing), link.wake())?, None)
             }
             Role::Content { token, index } => {
                 let found = self.table().get(&token).cloned();
@@ -309,7 +327,7 @@ impl Inner {
     fn open(
         &self,
         (module, path): (&str, &RelPath),
-        (threads, read_only): (u16, bool),
+        (threads, read_only, last): (u16, bool, &Token),
         how: (Namespaces, Writing),
         wake: Wake,
     ) -> std::result::Result<Arc<Session>, Refusal> {
@@ -341,7 +359,14 @@ impl Inner {
             return Err(refusal(Exit::Socket, format!("max connections ({SESSIONS_MAX}) reached -- try again later")));
         }
         let about = (module.name.clone(), path.to_string());
-        let session = Arc::new(Session::new(token, Root::new(dir, read_only, how), place, threads, about));
+        let writer = (!read_only).then(|| Writer { token, ident, path: dir.place(), how });
+        let continued = writer.is_some_and(|writer| self.places().begin(writer, last));
+        let root = Root::new(dir, read_only, how);
+        if continued {
+            tracing::info!(module = module.name, %path, "a client goes on where it was");
+            root.goes_on();
+        }
+        let session = Arc::new(Session::new(token, root, (place, continued), threads, about));
         session.join(None, wake).map_err(|why| refusal(Exit::Socket, why))?;
         sessions.insert(token, Arc::clone(&session));
         Ok(session)

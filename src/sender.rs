@@ -1,7 +1,7 @@
 //! The sender: joins watch → plan → work → wire for one mirror.
 //!
-//! One thread runs the planner and the control link; workers run beside it. A session lasts as long as its connection; after a loss everything is
-//! forgotten and the next session starts from the receiver's manifest, so that start, restart and resume are one path. What the files of it do:
+//! One thread runs the planner and the control link; workers run beside it. A session lasts as long as its connection. After a loss the next one goes on with the tree if the receiver
+//! says that the mirror is as it was left (`sender::memory`); otherwise everything is forgotten and it starts from the receiver's manifest, as the first one does. What the files of it do:
 //! `sender` runs sessions one after another, `sender::session` is one session, `sender::outbox` sends cycles in order, `sender::crew` hands work to workers.
 
 mod attend;
@@ -13,6 +13,7 @@ mod crew;
 mod eyes;
 mod failures;
 mod feeder;
+mod memory;
 mod outbox;
 mod pulse;
 mod root;
@@ -38,8 +39,8 @@ use crate::stop::Stop;
 use crate::sys::nice;
 use crate::sys::wake::Wake;
 use crate::watch::tune;
-use crate::wire::Link;
 use crate::wire::link::keep_alive;
+use crate::wire::{Link, LocalEnd};
 use backoff::Backoff;
 pub use control::Controls;
 use control::Desk;
@@ -75,6 +76,12 @@ pub(crate) enum Peer {
     Tcp { host: String, port: u16, io: IoChoice, compress: Compress, timeout: Option<Duration>, stats: Arc<Stats> },
 }
 
+/// The other end, reached.
+enum Dialled {
+    Local(LocalEnd),
+    Tcp(TcpStream),
+}
+
 impl Peer {
     fn new(config: &config::Mirror, stats: &Arc<Stats>) -> Result<(Self, String, RelPath)> {
         let dest = config.dests.first().ok_or_else(|| Error::Usage("no destination".into()))?;
@@ -103,10 +110,31 @@ impl Peer {
     /// # Errors
     /// The server cannot be reached.
     pub(crate) fn connect(&self) -> Result<Link> {
+        self.dial().and_then(|dialled| self.link(dialled))
+    }
+
+    /// Reaches the other end, in any thread.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    fn dial(&self) -> Result<Dialled> {
         match self {
-            Self::Local(receiver) => Ok(Link::local(receiver.connect_local()?)),
-            Self::Tcp { host, port, io, compress, timeout, stats } => {
-                let stream = dial(host, *port, timeout.unwrap_or(CONNECT_TIMEOUT).min(CONNECT_TIMEOUT))?;
+            Self::Local(receiver) => receiver.connect_local().map(Dialled::Local),
+            Self::Tcp { host, port, timeout, .. } => {
+                dial(host, *port, timeout.unwrap_or(CONNECT_TIMEOUT).min(CONNECT_TIMEOUT)).map(Dialled::Tcp)
+            }
+        }
+    }
+
+    /// Makes a link over what was dialled, in the thread that will use it.
+    ///
+    /// # Errors
+    /// `Socket`: it is broken already, or the system lacks something.
+    fn link(&self, dialled: Dialled) -> Result<Link> {
+        match (self, dialled) {
+            (_, Dialled::Local(end)) => Ok(Link::local(end)),
+            (Self::Local(_), Dialled::Tcp(stream)) => Link::tcp(stream, IoChoice::default(), Compress::None, None),
+            (Self::Tcp { io, compress, timeout, stats, .. }, Dialled::Tcp(stream)) => {
                 keep_alive(&stream, timeout.unwrap_or(SOCKET_SILENCE_MAX)).map_err(|e| Error::socket("set up a connection", e))?;
                 let is_local = stream.peer_addr().is_ok_and(|peer| peer.ip().is_loopback());
                 Link::tcp(stream, *io, compress.towards(is_local), Some(Arc::clone(stats)))
@@ -195,16 +223,20 @@ fn sessions(
     let mut connected_once = false;
     // Only what has worked once and does not any more may work again by itself.
     let mut worked_once = false;
+    // Of a session that was lost; the next one takes it.
+    let mut memory = None;
     loop {
         if let Some(filter) = desk.take_filter() {
             config.filter = filter;
+            memory = None;
         }
-        let connection = session::connect(&config, (stop, desk.slot()), peer, module);
+        let connection = session::connect(&config, (stop, desk), peer, module, (&mut memory, stats));
         let began = connection.is_ok().then(Instant::now);
         connected_once |= connection.is_ok();
-        let started = connection.and_then(|connection| Session::start(&config, (stop, desk), stats, peer, connection, &root, hearer));
+        let started =
+            connection.and_then(|connection| Session::start(&config, (stop, desk), stats, peer, (connection, &mut memory), &root, hearer));
         worked_once |= started.is_ok();
-        let ended = started.and_then(Session::run);
+        let ended = started.and_then(|session| session.run(&mut memory));
         let why = match ended {
             Ok(End::Done(outcome)) => return Ok(outcome),
             Ok(End::NewRules) => continue,
@@ -232,7 +264,7 @@ fn sessions(
         tracing::warn!("{why}; connecting again in {} ms", wait.as_millis());
         desk.leave(State::Reconnecting, &why.to_string(), None);
         stats.reconnects.add(1);
-        if desk.slot().rest(stop, wait) {
+        if memory::rest(&mut memory, (stop, desk), stats, wait) {
             return Ok(Outcome { interrupted: true, ..Outcome::default() });
         }
     }

@@ -56,6 +56,8 @@ pub struct Stats {
     pub wire_bytes: Counter,
     /// Connections made again after a loss.
     pub reconnects: Counter,
+    /// Sessions that went on with what was known of the mirror.
+    pub resumed: Counter,
     /// Files whose content is to be compared by the scrub or verification that is under way (gauge).
     pub compare_files: Counter,
     /// Their bytes.

@@ -33,6 +33,8 @@ struct State {
 #[derive(Default)]
 pub(super) struct Leftovers {
     any: AtomicBool,
+    /// There was something, noted or not.
+    ever: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -45,12 +47,18 @@ impl Leftovers {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Something could not be removed.
+    pub(super) fn tell(&self, name: Name<'_>, e: &io::Error) {
+        self.ever.store(true, Ordering::Relaxed);
+        left_behind(name, e);
+    }
+
     /// The name could not be removed from `dir`. Between cycles nothing else of ours gets it, unless it is the staging directory's.
     pub(super) fn note(&self, dir: &Dir, name: Name<'_>, e: &io::Error) {
         if name.as_bytes() == STAGING_NAME {
             return self.note_staged(name, e);
         }
-        left_behind(name, e);
+        self.tell(name, e);
         let mut state = self.lock();
         if may_end(e)
             && state.names.len() < LEFTOVERS_MAX
@@ -65,11 +73,16 @@ impl Leftovers {
 
     /// The staging directory, or something in it, could not be removed.
     pub(super) fn note_staged(&self, name: Name<'_>, e: &io::Error) {
-        left_behind(name, e);
+        self.tell(name, e);
         if may_end(e) {
             self.lock().staged = true;
             self.any.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Whether there ever was something, noted or not.
+    pub(super) fn were_any(&self) -> bool {
+        self.ever.load(Ordering::Relaxed)
     }
 
     /// Tries all of it again. No cycle is open.

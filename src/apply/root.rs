@@ -102,6 +102,16 @@ impl Root {
         self.loosened.restore_all();
     }
 
+    /// It is as an earlier session of this process left it, and perhaps never listed in this one.
+    pub fn goes_on(&self) {
+        self.staging.goes_on();
+    }
+
+    /// Whether something of ours could not be removed at some time: it may be there, and be found by a first listing only.
+    pub fn has_leftovers(&self) -> bool {
+        self.leftovers.were_any()
+    }
+
     /// Whether a file may be made without a name and get one later, as far as is known.
     pub(super) fn can_be_unnamed(&self) -> bool {
         !self.named_only.load(Ordering::Relaxed)

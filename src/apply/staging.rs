@@ -12,7 +12,6 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::apply::manifest::errno;
-use crate::apply::meta::left_behind;
 use crate::apply::partial::{self, Key};
 use crate::apply::root::Root;
 use crate::apply::sweep;
@@ -253,6 +252,11 @@ impl Staging {
         self.lock().leave(root);
     }
 
+    /// An earlier session of this process may have left parts of large files, which no listing will tell of.
+    pub(super) fn goes_on(&self) {
+        self.lock().made = true;
+    }
+
     /// Removes what earlier sessions left and this one has not taken up.
     pub(super) fn forget_partials(&self, root: &Root) {
         let mut state = self.lock();
@@ -321,7 +325,7 @@ impl State {
             Err(e) if e.kind() == io::ErrorKind::NotFound => self.made = false,
             // Somebody else's.
             Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {}
-            Err(e) => left_behind(staging_name(), &e),
+            Err(e) => root.leftovers.tell(staging_name(), &e),
             Ok(()) => {}
         }
     }

@@ -120,6 +120,8 @@ pub struct ReceiverStatus {
     pub retries: u64,
     /// Connections made again.
     pub reconnects: u64,
+    /// How often the mirror was gone on with after that, without its manifest.
+    pub resumed: u64,
     /// Entries that fail now.
     pub failing: u64,
     /// Some of them.

@@ -65,7 +65,11 @@ impl Display for ReceiverStatus {
             "files     {} of {} sent, {} of {} bytes; {} other operations, {} deleted; {} bytes on the wire",
             self.files_sent, self.files_found, self.bytes_sent, self.bytes_found, self.operations, self.deleted, self.wire_bytes
         )?;
-        writeln!(f, "faults    {} retries, {} reconnects, {} entries fail", self.retries, self.reconnects, self.failing)?;
+        writeln!(
+            f,
+            "faults    {} retries, {} reconnects ({} resumed), {} entries fail",
+            self.retries, self.reconnects, self.resumed, self.failing
+        )?;
         for failure in &self.failures {
             let next = failure.next_try_seconds.map_or("when it changes".to_owned(), |s| format!("in {}", Span(s)));
             writeln!(f, "  {}: {}: {}; {} tries, again {next}", failure.path, failure.operation, failure.cause, failure.tries)?;

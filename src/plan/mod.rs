@@ -27,6 +27,7 @@ mod reports;
 pub mod round;
 mod screen;
 pub mod scrub;
+mod suspend;
 mod sweep;
 mod told;
 pub mod tree;

@@ -116,7 +116,9 @@ pub struct Planner {
     pub(super) told_lost: bool,
     /// Empty: room for the names of one object.
     pub(super) names_told: Vec<NodeId>,
-    online: bool,
+    pub(super) online: bool,
+    /// There is no connection, and the tree is kept for the next: see `suspend`.
+    pub(super) suspended: bool,
     pub(super) scrub: crate::plan::scrub::Scrub,
     seed: u64,
 }
@@ -159,6 +161,7 @@ impl Planner {
             told_lost: false,
             names_told: Vec::new(),
             online: false,
+            suspended: false,
             scrub: Default::default(),
         }
     }
@@ -237,7 +240,7 @@ impl Planner {
 
     /// An event of a watcher.
     pub fn event(&mut self, event: Event<'_>, now: u64) {
-        if !self.online {
+        if !self.online && !self.suspended {
             return;
         }
         let Event::At { key, name, hint, object } = event else {
@@ -298,9 +301,16 @@ impl Planner {
         }
     }
 
+    /// No listing is out that could bring the directory of one.
+    pub(super) fn forget_unknown_keys(&mut self) {
+        self.unknown_keys.clear();
+        self.unknown_keys_lost = false;
+    }
+
     /// What is to be done next. Called after inputs, and when the time of [`Planner::next_at`] has come.
     pub fn next(&mut self, now: u64, actions: &mut Vec<Action>) {
         if !self.online {
+            self.pass_time(now);
             return;
         }
         actions.extend(self.drops.drain(..).map(|(worker, stage)| Action::DropStage { worker, stage }));
@@ -324,8 +334,7 @@ impl Planner {
 
     /// Takes dirty nodes and asks what the source has at their names.
     fn begin_round(&mut self, now: u64, actions: &mut Vec<Action>) {
-        self.unknown_keys.clear();
-        self.unknown_keys_lost = false;
+        self.forget_unknown_keys();
         self.all_queued = false;
         self.round = Some(Round { oldest: self.oldest_dirty(), ..Round::default() });
         let mut names: NodeMap<NodeId, Vec<NodeId>> = NodeMap::default();

@@ -106,7 +106,7 @@ fn run(session: &Session) {
         if let Err(e) = touched.sync() {
             let why = not_durable(&e);
             tracing::error!("{why}");
-            return session.end(Some(why));
+            return session.end_in_doubt(why);
         }
         // Nothing of it may keep a filesystem busy.
         drop(touched);

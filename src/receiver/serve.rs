@@ -351,7 +351,7 @@ impl<'a> Conn<'a> {
         });
         sent?;
         if durable && let Err(e) = self.target.sync_seen(&tops) {
-            self.session.end(Some(not_durable(&e)));
+            self.session.end_in_doubt(not_durable(&e));
             return self.session.check_alive();
         }
         if let Err(errno) = listed {

@@ -54,6 +54,8 @@ struct State {
     wakes: Vec<Wake>,
     /// Connections' threads.
     members: usize,
+    /// What was acknowledged may not be so.
+    in_doubt: bool,
 }
 
 /// A session. Invariant: `open` is `None` or `latest`; FILES run only while it is `Some`.
@@ -62,6 +64,8 @@ pub(super) struct Session {
     pub(super) root: Arc<Root>,
     /// Device and inode of the root: one session a directory.
     pub(super) place: (u64, u64),
+    /// The mirror is as the session left it that the client had before.
+    pub(super) continued: bool,
     threads: u16,
     /// Module and directory, and since when: for people.
     about: (String, String, Instant),
@@ -72,10 +76,16 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(token: Token, root: Arc<Root>, place: (u64, u64), threads: u16, (module, path): (String, String)) -> Self {
+    pub(super) fn new(
+        token: Token,
+        root: Arc<Root>,
+        (place, continued): ((u64, u64), bool),
+        threads: u16,
+        (module, path): (String, String),
+    ) -> Self {
         let about = (module, path, Instant::now());
         let syncer = root.is_durable().then(Syncer::default);
-        Self { token, root, place, threads, about, state: Mutex::default(), changed: Condvar::new(), syncer }
+        Self { token, root, place, continued, threads, about, state: Mutex::default(), changed: Condvar::new(), syncer }
     }
 
     /// What `status` tells of it.
@@ -128,6 +138,17 @@ impl Session {
     /// Whether it has ended because the client said so.
     pub(super) fn ended_well(&self) -> bool {
         self.lock().ended == Some(None)
+    }
+
+    /// Ends the session because storage failed: what it left is not gone on from.
+    pub(super) fn end_in_doubt(&self, why: String) {
+        self.lock().in_doubt = true;
+        self.end(Some(why));
+    }
+
+    /// Whether it ended so.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.lock().in_doubt
     }
 
     /// Ends the session for all its connections. The first reason stays.

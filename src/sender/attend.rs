@@ -212,6 +212,7 @@ impl Session<'_> {
             wire_bytes: stats.wire_bytes.get(),
             retries: stats.failures.get(),
             reconnects: stats.reconnects.get(),
+            resumed: stats.resumed.get(),
             failing: planner.failing() as u64,
             failures: failures.collect(),
             held,

@@ -258,6 +258,11 @@ impl Desk {
         self.lock().filter.take()
     }
 
+    /// How many wait for a flush.
+    pub(super) fn flushes(&self) -> usize {
+        self.lock().flushes.len()
+    }
+
     /// Whether there are such rules.
     pub(super) fn has_filter(&self) -> bool {
         self.lock().filter.is_some()

@@ -49,7 +49,7 @@ impl Crew {
         source: &Arc<Source>,
         peer: &Arc<Peer>,
         token: Token,
-        (sender, over): (&Wake, impl Fn() -> bool),
+        (sender, over): (&Wake, impl FnMut() -> bool),
     ) -> Result<Self> {
         let mut crew = Self { hands: Vec::new() };
         for index in 0..count {
@@ -87,7 +87,7 @@ impl Crew {
         Ok(crew)
     }
 
-    fn wait_until_ready(&mut self, sender: &Wake, over: impl Fn() -> bool) -> Result<()> {
+    fn wait_until_ready(&mut self, sender: &Wake, mut over: impl FnMut() -> bool) -> Result<()> {
         let deadline = Instant::now() + READY_TIMEOUT;
         loop {
             for hand in &mut self.hands {

@@ -9,7 +9,7 @@ use crate::model::meta::Stat;
 use crate::model::path::Name;
 use crate::stats::Stats;
 use crate::sys::dir::Dir;
-use crate::sys::wake::Wake;
+use crate::sys::wake::{Bell, Wake};
 use crate::watch::{Batches, Coverer, Watch};
 use crate::work::Cover;
 
@@ -32,6 +32,8 @@ impl Cover for Watched {
 /// The watcher of a live mirror, and what it has seen.
 pub(super) struct Eyes {
     pub(super) batches: Batches,
+    /// Rings whoever takes `batches` now.
+    pub(super) bell: Bell,
     /// Dropped after `batches`.
     pub(super) watch: Watch,
     /// Overflows that were told: the first, and then whenever there are twice as many.
@@ -44,11 +46,12 @@ impl Eyes {
     /// # Errors
     /// As [`Watch::start`].
     pub(super) fn open(config: &config::Mirror, wake: &Wake, stats: &Arc<Stats>, is_local: bool) -> Result<Self> {
-        let (watch, batches) = Watch::start(config.watch, wake.clone(), Arc::clone(stats))?;
+        let bell = Bell::new(wake.clone());
+        let (watch, batches) = Watch::start(config.watch, bell.clone(), Arc::clone(stats))?;
         if is_local {
             watch.ignore_own_process();
         }
-        Ok(Self { batches, watch, overflows: stats.overflows.get() })
+        Ok(Self { batches, bell, watch, overflows: stats.overflows.get() })
     }
 
     /// Says that there were so many overflows, if that is news.

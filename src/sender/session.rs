@@ -20,16 +20,17 @@ use crate::sender::control::Desk;
 use crate::sender::crew::{self, Crew};
 use crate::sender::eyes::{Eyes, Watched};
 use crate::sender::feeder::{Feeder, files_done, is_small};
+use crate::sender::memory::{self, Memory};
 use crate::sender::outbox::Outbox;
 use crate::sender::pulse::{Beat, Pulse};
 use crate::sender::root::SourceRoot;
 use crate::sender::scrub::{Hearer, Pump};
-use crate::sender::{Outcome, Peer, StopSlot};
+use crate::sender::{Outcome, Peer};
 use crate::stats::Stats;
 use crate::stop::Stop;
 use crate::watch::tune;
 use crate::wire::session::{ControlClient, Welcomed, fatal};
-use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
+use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload, Token};
 use crate::work::rate::Rate;
 use crate::work::worker::{Report, Task, closed, flush, greet};
 use crate::work::{Carried, Signatures, Source, probe};
@@ -78,6 +79,8 @@ pub(super) struct Session<'a> {
     pub(super) payload: Payload,
     pub(super) outbox: Outbox,
     pub(super) crew: Crew,
+    /// Of the session, for the next one.
+    pub(super) token: Token,
     source: Arc<Source>,
     pub(super) eyes: Option<Eyes>,
     pub(super) epoch: Instant,
@@ -98,40 +101,63 @@ pub(super) struct Session<'a> {
 /// Makes the control connection and asks for a session.
 pub(super) fn connect(
     config: &config::Mirror,
-    (stop, slot): (&Stop, &StopSlot),
-    peer: &Peer,
+    (stop, desk): (&Stop, &Desk),
+    peer: &Arc<Peer>,
     (module, path): (&str, &RelPath),
+    (memory, stats): (&mut Option<Memory>, &Stats),
 ) -> Result<(Link, Welcomed)> {
-    let mut link = peer.connect()?;
-    slot.wake_by(link.wake());
+    let mut link = match memory {
+        Some(memory) => memory::connect(memory, peer, (stop, desk), stats)?,
+        None => peer.connect()?,
+    };
+    desk.slot().wake_by(link.wake());
     let mut payload = Payload::over(link.buffer());
     let wanted = attrs::wanted(&config.options);
     let hello = Hello::control(module, path.clone(), config.threads as u16)?.carrying(wanted).with_writing(config.options.writing);
+    let hello = match memory {
+        Some(memory) => {
+            memory.eyes.bell.wake_by(link.wake());
+            hello.continuing(memory.token)
+        }
+        None => hello,
+    };
     payload.hello(&if config.scrub.is_read_only() { hello.read_only() } else { hello });
     flush(&mut link, &mut payload)?;
-    let mut welcome = greet(&mut link, peer.patience(), || stop.is_stopped())?;
+    let mut welcome = greet(&mut link, peer.patience(), || {
+        memory::listen(memory, stats);
+        stop.is_stopped()
+    })?;
     tell_abilities(welcome.abilities);
     attrs::tell(wanted, welcome.abilities.attrs);
     welcome.abilities.attrs = welcome.abilities.attrs.and(wanted);
+    match memory {
+        Some(memory) if welcome.continued && memory.fits(welcome.abilities) => memory.token = welcome.token,
+        Some(_) => {
+            tracing::info!("the mirror may be another than it was: its manifest is asked for");
+            *memory = None;
+        }
+        None => {}
+    }
     Ok((link, welcome))
 }
 
 impl<'a> Session<'a> {
-    /// Starts watcher and workers over a new connection, and asks for the manifest.
+    /// Starts workers over a new connection, and goes on with what is in memory; without that, starts a watcher and asks for the manifest.
     pub(super) fn start(
         config: &'a config::Mirror,
         (stop, desk): (&'a Stop, &'a Desk),
         stats: &'a Arc<Stats>,
         peer: &Arc<Peer>,
-        (mut link, welcome): (Link, Welcomed),
+        ((mut link, welcome), memory): ((Link, Welcomed), &mut Option<Memory>),
         root: &'a SourceRoot,
         hearer: Hearer<'a>,
     ) -> Result<Self> {
         let payload = Payload::over(link.buffer());
         let wake = link.wake();
         desk.slot().wake_by(wake.clone());
-        let eyes = if config.once { None } else { Some(Eyes::open(config, &wake, stats, peer.is_local())?) };
-        let coverer = eyes.as_ref().map(|eyes| eyes.watch.coverer());
+        let is_new = memory.is_none() && !config.once;
+        let eyes = if is_new { Some(Eyes::open(config, &wake, stats, peer.is_local())?) } else { None };
+        let coverer = eyes.as_ref().or(memory.as_ref().map(|memory| &memory.eyes)).map(|eyes| eyes.watch.coverer());
         let rate = Rate::new(config.scrub.bytes_per_sec);
         let pump = Pump::new(&config.scrub, hearer, config.threads, rate.part_bytes());
         let source = Arc::new(Source {
@@ -144,16 +170,25 @@ impl<'a> Session<'a> {
             small_deltas: !config.once && !matches!(link, Link::Local(_)),
             preallocate: config.options.writing.preallocate,
         });
-        let crew = Crew::start(config.threads, &source, peer, welcome.token, (&wake, || stop.is_stopped()))?;
+        let over = || {
+            memory::listen(memory, stats);
+            stop.is_stopped()
+        };
+        let crew = Crew::start(config.threads, &source, peer, welcome.token, (&wake, over))?;
         tracing::debug!("connected: {}, {} workers", link.describe(), crew.len());
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
         let (waiting, hold) = desk.arrive();
+        let (planner, eyes, epoch) = match memory.take() {
+            Some(Memory { planner, eyes, epoch, .. }) => (planner, Some(eyes), epoch),
+            None => (Planner::new(config.options.clone(), Arc::clone(&config.filter), seed), eyes, Instant::now()),
+        };
         let mut session = Self {
             config,
             stop,
             stats,
             root,
-            planner: Planner::new(config.options.clone(), Arc::clone(&config.filter), seed),
+            planner,
+            token: welcome.token,
             link,
             checker: ControlClient::new(),
             payload,
@@ -161,7 +196,7 @@ impl<'a> Session<'a> {
             crew,
             source,
             eyes,
-            epoch: Instant::now(),
+            epoch,
             source_lost: false,
             source_seen: 0,
             synced: false,
@@ -172,6 +207,11 @@ impl<'a> Session<'a> {
             pulse: config.timeout.filter(|_| !peer.is_local()).map(|limit| Pulse::new(limit, stats.wire_bytes.get(), Instant::now())),
             manifest_bytes_max: tune::memory_bytes() / MANIFEST_MEMORY_SHARE,
         };
+        if session.planner.resume(welcome.abilities) {
+            stats.resumed.add(1);
+            tracing::info!(dirty = session.planner.dirty(), "the mirror is as it was left: it is gone on with");
+            return Ok(session);
+        }
         let mut actions = Vec::new();
         session.planner.connected(welcome.abilities, 0, &mut actions);
         if let Some(hold) = hold {
@@ -188,8 +228,8 @@ impl<'a> Session<'a> {
         self.epoch.elapsed().as_nanos() as u64
     }
 
-    /// Runs until the mirror is equal (once), the run is asked to end, or the connection breaks.
-    pub(super) fn run(mut self) -> Result<End> {
+    /// Runs until the mirror is equal (once), the run is asked to end, or the connection breaks; then `memory` gets what the next session may go on with.
+    pub(super) fn run(mut self, memory: &mut Option<Memory>) -> Result<End> {
         match self.follow() {
             Ok(Over::SourceLost) => {
                 self.desk.set_lost(true);
@@ -206,6 +246,7 @@ impl<'a> Session<'a> {
             }
             Err(e) => {
                 self.part(State::Reconnecting, &e.to_string());
+                *memory = self.keep(&e);
                 Err(e)
             }
         }

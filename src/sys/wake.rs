@@ -5,8 +5,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -83,6 +83,32 @@ impl Wake {
     }
 }
 
+/// Rings whoever waits now: a [`Wake`] that can be exchanged for another while others hold it. Clones are the same bell. Costs a lock that nobody else takes, but for
+/// whoever exchanges it.
+#[derive(Debug, Clone)]
+pub struct Bell(Arc<Mutex<Wake>>);
+
+impl Bell {
+    /// One that wakes `wake`.
+    pub fn new(wake: Wake) -> Self {
+        Self(Arc::new(Mutex::new(wake)))
+    }
+
+    /// Wakes who is to be woken now.
+    pub fn ring(&self) {
+        self.lock().wake();
+    }
+
+    /// From the return on it wakes `wake`. What was rung for before has to be looked for once more.
+    pub fn wake_by(&self, wake: Wake) {
+        *self.lock() = wake;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Wake> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl AsFd for Wake {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.fd.as_fd()
@@ -127,6 +153,17 @@ mod tests {
         wake.wake();
         assert!(wake.clear());
         assert!(!wake.clear());
+    }
+
+    #[test]
+    fn a_bell_rings_whoever_it_was_given_last() {
+        let (first, second) = (Wake::new().unwrap(), Wake::new().unwrap());
+        let bell = Bell::new(first.clone());
+        bell.clone().ring();
+        assert!(first.clear());
+        bell.wake_by(second.clone());
+        bell.clone().ring();
+        assert!(!first.is_set() && second.is_set());
     }
 
     /// A lost wake-up would leave the waiter asleep with work in the queue: the deadline fails the test then.

@@ -14,7 +14,7 @@ pub mod tune;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +31,7 @@ use crate::ring::{Consumer, ring};
 use crate::stats::Stats;
 use crate::sys::dir::Dir;
 use crate::sys::handle::Filesystem;
-use crate::sys::wake::Wake;
+use crate::sys::wake::Bell;
 pub use cookie::Cookies;
 use fan::{Fan, Served};
 use ino::Ino;
@@ -111,17 +111,17 @@ pub struct Batches {
 }
 
 impl Watch {
-    /// Starts watching; nothing is reported before the first directory is covered. `wake` is called whenever there is a new batch.
+    /// Starts watching; nothing is reported before the first directory is covered. `bell` is rung whenever there is a new batch.
     ///
     /// Under fanotify the whole filesystem of a covered directory is reported, so events of directories that nobody covered come too.
     ///
     /// # Errors
     /// [`Error::File`] when the chosen backend (with [`WatchChoice::Auto`]: both) or the thread cannot be made.
-    pub fn start(choice: WatchChoice, wake: Wake, stats: Arc<Stats>) -> Result<(Self, Batches)> {
+    pub fn start(choice: WatchChoice, bell: Bell, stats: Arc<Stats>) -> Result<(Self, Batches)> {
         let kernel = Arc::new(Kernel::new(choice)?);
         let shared = Shared::new(kernel).map_err(|e| Error::file("making the watcher's eventfd", e))?;
         let (producer, consumer) = ring(WATCH_BATCHES_MAX);
-        let reader = Reader { shared: Arc::clone(&shared), ring: producer, planner: wake, stats };
+        let reader = Reader { shared: Arc::clone(&shared), ring: producer, planner: bell, stats };
         let thread = std::thread::Builder::new()
             .name("watch".into())
             .spawn(move || reader.run())
@@ -316,7 +316,7 @@ impl Kernel {
 
 /// Where a held directory is now, for people.
 fn place(dir: &Dir) -> String {
-    let path = std::fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd())).unwrap_or_else(|_| PathBuf::from("?"));
+    let path = dir.place().unwrap_or_else(|| PathBuf::from("?"));
     Shown(path.as_os_str().as_bytes()).to_string()
 }
 

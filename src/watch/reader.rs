@@ -18,7 +18,7 @@ use crate::limits::{WATCH_BATCH_BYTES, WATCH_BATCHES_MAX, WATCH_EAGER_READS, WAT
 use crate::model::event::Event;
 use crate::ring::Producer;
 use crate::stats::Stats;
-use crate::sys::wake::{Wake, wait_readable};
+use crate::sys::wake::{Bell, Wake, wait_readable};
 
 /// What the reader shares with the batches that it made.
 pub(super) struct Shared {
@@ -87,7 +87,7 @@ impl Drop for Batch {
 pub(super) struct Reader {
     pub(super) shared: Arc<Shared>,
     pub(super) ring: Producer<Batch>,
-    pub(super) planner: Wake,
+    pub(super) planner: Bell,
     pub(super) stats: Arc<Stats>,
 }
 
@@ -229,7 +229,7 @@ impl Reader {
         // The ring has a place for every buffer that exists, so it takes this one. A planner that is gone reads nothing.
         let refused = self.ring.push(batch).is_err();
         debug_assert!(!refused, "more batches than buffers");
-        self.planner.wake();
+        self.planner.ring();
     }
 
     /// A queue could not be read: whatever was in it has to be looked for.

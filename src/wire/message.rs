@@ -60,6 +60,8 @@ pub enum Role {
         read_only: bool,
         /// How files are to be written.
         writing: Writing,
+        /// The session that this one is to go on from; zeros: none.
+        continues: Token,
     },
     /// Joins a session.
     Content {
@@ -254,6 +256,8 @@ pub enum Message<'a> {
         token: Token,
         /// What the receiver can set.
         abilities: Abilities,
+        /// The mirror is as the session left it that the Hello named.
+        continued: bool,
     },
     /// The answer to a [`Message::Seal`].
     Sealed {
@@ -460,7 +464,7 @@ impl<'a> Messages<'a> {
                 }
                 let (path, threads) = (self.dir()?, self.rest.u16()?);
                 let (attrs, read_only, writing) = (self.namespaces()?, self.access()?, self.writing()?);
-                Role::Control { module: module.into(), path, threads, attrs, read_only, writing }
+                Role::Control { module: module.into(), path, threads, attrs, read_only, writing, continues: self.rest.array()? }
             }
             tag::ROLE_CONTENT => Role::Content { token: self.rest.array()?, index: self.rest.u16()? },
             _ => return Err(WireError::Value("unknown role")),
@@ -547,7 +551,11 @@ impl<'a> Messages<'a> {
                 }
                 let (chown, mknod) = (bits & tag::ABILITY_CHOWN != 0, bits & tag::ABILITY_MKNOD != 0);
                 let abilities = Abilities { chown, mknod, attrs: self.namespaces()? };
-                Message::Welcome { version, token, abilities }
+                let continued = match self.rest.u8()? {
+                    continued @ 0..=1 => continued == 1,
+                    _ => return Err(WireError::Value("unknown continuation")),
+                };
+                Message::Welcome { version, token, abilities, continued }
             }
             tag::REFUSED => Message::Refused { code: self.rest.u8()?, text: self.rest.text(TEXT_BYTES_MAX)? },
             tag::LISTING => Message::Listing { dir: self.dir()?, meta: self.meta_told(|kind| kind == Kind::Dir)? },

@@ -171,7 +171,7 @@ impl Payload {
         self.u16(hello.version_min);
         self.u16(hello.version_max);
         match &hello.role {
-            Role::Control { module, path, threads, attrs, read_only, writing } => {
+            Role::Control { module, path, threads, attrs, read_only, writing, continues } => {
                 self.bytes.push(tag::ROLE_CONTROL);
                 put_text(&mut self.bytes, module, MODULE_BYTES_MAX);
                 self.dir(path);
@@ -186,6 +186,7 @@ impl Payload {
                     Durability::File => tag::WRITING_DURABLE_FILE,
                 };
                 self.bytes.push(in_place | preallocate | durability);
+                self.bytes.extend_from_slice(continues);
             }
             Role::Content { token, index } => {
                 self.bytes.push(tag::ROLE_CONTENT);
@@ -452,13 +453,13 @@ impl Payload {
     }
 
     /// [`Message::Welcome`]
-    pub fn welcome(&mut self, version: u16, token: &Token, abilities: Abilities) {
+    pub fn welcome(&mut self, version: u16, token: &Token, abilities: Abilities, continued: bool) {
         self.bytes.push(tag::WELCOME);
         self.u16(version);
         self.bytes.extend_from_slice(token);
         let chown = if abilities.chown { tag::ABILITY_CHOWN } else { 0 };
         let mknod = if abilities.mknod { tag::ABILITY_MKNOD } else { 0 };
-        self.bytes.extend_from_slice(&[chown | mknod, abilities.attrs.bits()]);
+        self.bytes.extend_from_slice(&[chown | mknod, abilities.attrs.bits(), continued.into()]);
     }
 
     /// [`Message::Refused`]. Control characters in `text` become `?`; what is beyond [`TEXT_BYTES_MAX`] is cut.
@@ -559,7 +560,7 @@ impl Payload {
             Message::Looked(part) => self.looked(part.id, part.last, &part.dir, &part.entries),
             Message::Ping => self.ping(),
             Message::Bye => self.bye(),
-            Message::Welcome { version, token, abilities } => self.welcome(*version, token, *abilities),
+            Message::Welcome { version, token, abilities, continued } => self.welcome(*version, token, *abilities, *continued),
             Message::Refused { code, text } => self.refused(*code, text),
             Message::Listing { dir, meta } => self.listing(dir, meta),
             Message::Entry(entry) => self.entry(entry),

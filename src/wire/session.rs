@@ -34,6 +34,7 @@ impl Hello {
             attrs: Namespaces::NONE,
             read_only: false,
             writing: Writing::default(),
+            continues: Token::default(),
         }))
     }
 
@@ -51,6 +52,15 @@ impl Hello {
     pub fn read_only(mut self) -> Self {
         if let Role::Control { read_only, .. } = &mut self.role {
             *read_only = true;
+        }
+        self
+    }
+
+    /// The same, of a session that goes on from the one that had this token, if it can. Nothing for a content connection.
+    #[must_use]
+    pub fn continuing(mut self, token: Token) -> Self {
+        if let Role::Control { continues, .. } = &mut self.role {
+            *continues = token;
         }
         self
     }
@@ -110,6 +120,8 @@ pub struct Welcomed {
     pub token: Token,
     /// What the receiver can set.
     pub abilities: Abilities,
+    /// The mirror is as the session left it that the Hello named.
+    pub continued: bool,
 }
 
 /// The client's reading of the first message of a server.
@@ -118,9 +130,9 @@ pub struct Welcomed {
 /// `Handshake`, or `Socket` if the server says that another try may help: refused, with its words. `Protocol`: anything but Welcome or Refused.
 pub fn welcomed(first: &Message<'_>) -> Result<Welcomed> {
     match *first {
-        Message::Welcome { version, token, abilities } => {
+        Message::Welcome { version, token, abilities, continued } => {
             if (VERSION_MIN..=VERSION_MAX).contains(&version) {
-                Ok(Welcomed { version, token, abilities })
+                Ok(Welcomed { version, token, abilities, continued })
             } else {
                 Err(WireError::Order("a Welcome to a version that was not offered").into())
             }

@@ -180,6 +180,6 @@ fn the_highest_common_version_is_spoken_or_the_reason_is_said() {
     assert_eq!((error.exit(), error.to_string().as_str()), (Exit::Handshake, "Unknown module 'x'"));
     let busy = welcomed(&Message::Refused { code: 10, text: "max connections (2) reached -- try again later" }).unwrap_err();
     assert!(busy.is_retryable() && busy.exit() == Exit::Socket);
-    assert!(welcomed(&Message::Welcome { version: 9, token: [0; 16], abilities: Abilities::default() }).is_err());
+    assert!(welcomed(&Message::Welcome { version: 9, token: [0; 16], abilities: Abilities::default(), continued: false }).is_err());
     assert!(Hello::control("a\n", RelPath::root(), 1).is_err());
 }

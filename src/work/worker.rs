@@ -506,7 +506,7 @@ pub fn flush(link: &mut Link, payload: &mut Payload) -> Result<()> {
 ///
 /// # Errors
 /// Refused, or not our protocol, or the link's; `Timeout`.
-pub fn greet(link: &mut Link, patience: Duration, over: impl Fn() -> bool) -> Result<crate::wire::session::Welcomed> {
+pub fn greet(link: &mut Link, patience: Duration, mut over: impl FnMut() -> bool) -> Result<crate::wire::session::Welcomed> {
     let deadline = Instant::now() + patience;
     loop {
         if over() {

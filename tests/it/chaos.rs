@@ -78,6 +78,8 @@ struct Counts {
     /// As the killed and living senders told.
     overflows: u64,
     reconnects: usize,
+    /// Of these, how often the mirror was gone on with.
+    resumes: usize,
     timeouts: usize,
     /// Senders that ended because their first connection failed, as they should.
     unreachable: usize,
@@ -202,6 +204,7 @@ impl World {
         if who == "sender" {
             self.counts.overflows += overflows(&log);
             self.counts.reconnects += log.matches("connecting again").count();
+            self.counts.resumes += log.matches("it is gone on with").count();
             self.counts.timeouts += log.matches("io timeout").count();
         }
         self.logs.push(format!("--- an earlier {who}:\n{}", end(&log, 3000)));
@@ -401,11 +404,24 @@ impl World {
             self.note("receiver", program);
         }
         let reads = self.readers.take().map_or(0, Readers::end);
-        let Counts { rounds, operations, kills, stops, cuts, fills, read_only, overflows, reconnects, timeouts, unreachable, slowest } =
-            self.counts;
+        let Counts {
+            rounds,
+            operations,
+            kills,
+            stops,
+            cuts,
+            fills,
+            read_only,
+            overflows,
+            reconnects,
+            resumes,
+            timeouts,
+            unreachable,
+            slowest,
+        } = self.counts;
         println!(
             "chaos, RINGSYNC_SEED={}: {rounds} rounds, {operations} operations, {kills} kills, {stops} stops, {cuts} cuts, \
-             {fills} full and {read_only} read-only disks, at least {overflows} overflows, {reconnects} reconnects, {timeouts} timeouts, {unreachable} starts without a receiver, {reads} whole files read, \
+             {fills} full and {read_only} read-only disks, at least {overflows} overflows, {reconnects} reconnects, {resumes} of them gone on with, {timeouts} timeouts, {unreachable} starts without a receiver, {reads} whole files read, \
              slowest {:.1} s, 0 differences",
             self.seed,
             slowest.as_secs_f64()

@@ -193,13 +193,13 @@ impl Connection {
         let abilities = Abilities { chown: true, mknod: true, ..Abilities::default() };
         match self.lie {
             Lie::Noise => self.say(|p| p.ack(1)),
-            Lie::Version => self.say(|p| p.welcome(9, &[7; 16], abilities)),
+            Lie::Version => self.say(|p| p.welcome(9, &[7; 16], abilities, false)),
             Lie::Refused(code) => self.say(|p| p.refused(code, "a reason")),
             Lie::LooseSealed if !is_control => {
-                self.say(|p| p.welcome(1, &[7; 16], abilities))?;
+                self.say(|p| p.welcome(1, &[7; 16], abilities, false))?;
                 self.say(|p| p.sealed(3, 0))
             }
-            _ => self.say(|p| p.welcome(1, &[7; 16], abilities)),
+            _ => self.say(|p| p.welcome(1, &[7; 16], abilities, false)),
         }
     }
 

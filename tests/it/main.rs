@@ -3,6 +3,7 @@
 mod apply;
 mod apply_mounts;
 mod attrs;
+mod away;
 mod bench;
 mod chaos;
 mod cli;

@@ -1,4 +1,4 @@
-//! Stands between a sender and a receiver: counts what content connections carry, holds them up, and cuts all connections.
+//! Stands between a sender and a receiver: counts what content connections carry and what the receiver says, holds them up, cuts all connections and refuses new ones.
 //!
 //! Knows of the protocol only where a Hello says what a connection is for.
 
@@ -16,6 +16,11 @@ struct State {
     budget: u64,
     /// Bytes that they carried.
     carried: u64,
+    /// Bytes that the receiver said, on all connections.
+    told: u64,
+    /// New connections are closed, so many so far.
+    refuses: bool,
+    refused: usize,
     /// Connections that wait for a larger budget.
     held: usize,
     open: Vec<TcpStream>,
@@ -36,6 +41,13 @@ impl Proxy {
         let ours = Arc::clone(&shared);
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
+                {
+                    let mut state = ours.0.lock().expect("no holder panics");
+                    if state.refuses {
+                        state.refused += 1;
+                        continue;
+                    }
+                }
                 if let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)) {
                     join(client, server, &ours);
                 }
@@ -56,6 +68,21 @@ impl Proxy {
     /// Bytes that content connections carried to the receiver.
     pub fn carried(&self) -> u64 {
         self.lock().carried
+    }
+
+    /// Bytes that the receiver said, on all connections.
+    pub fn told(&self) -> u64 {
+        self.lock().told
+    }
+
+    /// From now on new connections are closed, or are made.
+    pub fn refuse(&self, refuses: bool) {
+        self.lock().refuses = refuses;
+    }
+
+    /// How many were closed.
+    pub fn refused(&self) -> usize {
+        self.lock().refused
     }
 
     /// Whether one of them has used its budget up and wants to carry more.
@@ -84,8 +111,15 @@ fn join(client: TcpStream, server: TcpStream, shared: &Arc<(Mutex<State>, Condva
     let both = [&client, &server].map(|stream| stream.try_clone().expect("a descriptor"));
     shared.0.lock().expect("no holder panics").open.extend(both);
     let (mut from, mut to) = (server.try_clone().expect("a descriptor"), client.try_clone().expect("a descriptor"));
+    let counted = Arc::clone(shared);
     std::thread::spawn(move || {
-        let _ = std::io::copy(&mut from, &mut to);
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(len @ 1..) = from.read(&mut buffer) {
+            counted.0.lock().expect("no holder panics").told += len as u64;
+            if to.write_all(&buffer[..len]).is_err() {
+                break;
+            }
+        }
         let _ = to.shutdown(Shutdown::Both);
     });
     let shared = Arc::clone(shared);

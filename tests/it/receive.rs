@@ -16,6 +16,7 @@ use ringsync::wire::{Hello, Incoming, Link, Message, Messages, Payload, Token};
 
 use crate::fixture::{Mirror, file_meta, meta, mkdir, rel, rename, spot, unlink};
 
+mod continued;
 mod questions;
 
 /// Far more than any of this takes.

@@ -29,6 +29,7 @@ mod life;
 mod mounts;
 mod overflow;
 mod quiet;
+mod resume;
 mod scrub;
 mod setting;
 
@@ -90,6 +91,12 @@ struct Sim {
     shuts: bool,
     /// Deletions that are held are approved once all rests.
     approves: bool,
+    /// With every so many operations the connection is lost, and what is known of the mirror kept; 0: never.
+    cut_every: usize,
+    /// The canary: what was not acknowledged is taken for done when the connection is lost.
+    trusts: bool,
+    /// How often the mirror was gone on with.
+    resumed: usize,
     /// Changes are made in this directory only.
     confined: Option<u64>,
     /// What a scrub asked and is not answered.
@@ -101,6 +108,8 @@ struct Sim {
 fn is_file(stat: &Stat, ident: &Ident) -> bool {
     stat.ident == *ident && stat.meta.kind == Kind::File
 }
+
+const ABILITIES: Abilities = Abilities { chown: true, mknod: true, attrs: Namespaces::ALL };
 
 const STEP_NS: u64 = TICK_NS / 7;
 
@@ -151,6 +160,9 @@ impl Sim {
             stays,
             shuts,
             approves: true,
+            cut_every: 0,
+            trusts: false,
+            resumed: 0,
             confined: None,
             scrub: scrub::Questions::default(),
             trace: std::env::var_os("RINGSYNC_SIM_TRACE").is_some(),
@@ -158,17 +170,10 @@ impl Sim {
     }
 
     fn connect(&mut self) {
-        self.probes.clear();
-        self.answers.clear();
-        self.reports.clear();
-        self.stages.clear();
-        self.sent.clear();
-        self.acks.clear();
-        self.target.end_session();
-        self.scrub.forget();
+        self.lose_session();
         self.planner.disconnected();
         let mut actions = Vec::new();
-        self.planner.connected(Abilities { chown: true, mknod: true, attrs: Namespaces::ALL }, self.source.now_ns, &mut actions);
+        self.planner.connected(ABILITIES, self.source.now_ns, &mut actions);
         self.act(actions);
     }
 
@@ -501,6 +506,12 @@ impl Sim {
 fn run(seed: u64, ops: usize, watcher: Watcher, blinded: bool) -> (Vec<String>, usize, usize) {
     let mut sim = Sim::new(seed, watcher);
     sim.blinded = blinded;
+    let differences = live(&mut sim, ops);
+    (differences, sim.moves, sim.puts)
+}
+
+/// Plays so many operations and what they lead to, and returns what differs in the end.
+fn live(sim: &mut Sim, ops: usize) -> Vec<String> {
     for _ in 0..sim.rng.below(60) {
         sim.change();
     }
@@ -514,6 +525,9 @@ fn run(seed: u64, ops: usize, watcher: Watcher, blinded: bool) -> (Vec<String>, 
         }
         if sim.rng.below(400) == 0 && sim.play == Play::Sessions {
             sim.connect();
+        }
+        if sim.cut_every > 0 && sim.rng.below(sim.cut_every) == 0 {
+            sim.cut();
         }
     }
     let rested = sim.rest();
@@ -529,7 +543,7 @@ fn run(seed: u64, ops: usize, watcher: Watcher, blinded: bool) -> (Vec<String>, 
     if differences.is_empty() {
         differences.extend(sim.reconnect());
     }
-    (differences, sim.moves, sim.puts)
+    differences
 }
 
 fn many(watcher: Watcher) {

@@ -11,7 +11,7 @@ use ringsync::model::options::{Durability, Writing};
 use ringsync::model::path::{Name, RelPath};
 use ringsync::model::scrub::{LookDone, Part, PartSum};
 use ringsync::wire::frame::{Deframer, Framer};
-use ringsync::wire::{Hello, Message, Messages, Payload, Role, WireError};
+use ringsync::wire::{Hello, Message, Messages, Payload, Role, Token, WireError};
 
 use crate::fuzz::document::{Block, DOCUMENT, blocks};
 
@@ -58,6 +58,7 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
                     attrs: Namespaces::USER.or(Namespaces::ACL),
                     read_only: false,
                     writing: Writing { in_place: true, preallocate: false, durability: Durability::File },
+                    continues: Token::default(),
                 },
             })),
         ),
@@ -73,6 +74,7 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
                     attrs: Namespaces::USER.or(Namespaces::ACL),
                     read_only: true,
                     writing: Writing { in_place: false, preallocate: true, durability: Durability::Cycle },
+                    continues: token,
                 },
             })),
         ),
@@ -178,7 +180,12 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
         ("bye", one(Message::Bye)),
         (
             "welcome",
-            one(Message::Welcome { version: 1, token, abilities: Abilities { chown: true, mknod: false, attrs: Namespaces::ALL } }),
+            one(Message::Welcome {
+                version: 1,
+                token,
+                abilities: Abilities { chown: true, mknod: false, attrs: Namespaces::ALL },
+                continued: true,
+            }),
         ),
         ("refused", one(Message::Refused { code: 5, text: "Unknown module 'www'" })),
         ("listing", one(Message::Listing { dir: dir("a"), meta: meta(Kind::Dir, 0o755, 4096) })),
@@ -311,6 +318,7 @@ fn the_documented_limits_are_the_programs() {
         ("SUMS_WAITING_MAX", limits::SUMS_WAITING_MAX),
         ("LOOK_ENTRIES_MAX", limits::LOOK_ENTRIES_MAX),
         ("THREADS_MAX", limits::THREADS_MAX),
+        ("PLACES_MAX", limits::PLACES_MAX),
     ];
     let mut documented: BTreeMap<&str, usize> = DOCUMENT
         .lines()

@@ -127,6 +127,7 @@ impl Random {
                         preallocate: self.below(2) == 0,
                         durability: [Durability::None, Durability::Cycle, Durability::File][self.below(3)],
                     },
+                    continues: token,
                 };
                 Message::Hello(Hello { version_min: 1, version_max: 1 + self.below(9) as u16, role })
             }
@@ -153,6 +154,7 @@ impl Random {
                 version: self.next() as u16,
                 token,
                 abilities: Abilities { chown: true, mknod: self.below(2) == 0, attrs: self.namespaces() },
+                continued: self.below(2) == 0,
             },
             16 => Message::Refused { code: self.next() as u8, text },
             17 => Message::Listing { dir: self.dir(), meta: self.meta_told(Kind::Dir) },

@@ -18,7 +18,7 @@ impl Sim {
 }
 
 /// A directory `d` with the entries `x`, `y` and `e/f`, mirrored; nothing fails.
-fn mirrored(seed: u64, watcher: Watcher) -> Sim {
+pub(super) fn mirrored(seed: u64, watcher: Watcher) -> Sim {
     let mut sim = Sim::new(seed, watcher);
     *sim.calm.lock().unwrap() = true;
     let root = sim.source.dirs()[0];

@@ -1,0 +1,220 @@
+//! Between two connections: the receiver lives on, and so does what is known of its mirror. Part of the planner.
+//!
+//! What the receiver did of the cycles that it has not acknowledged, and what failed, is not known. It did a part of it: all that any of them may have touched is *in doubt*, whatever it
+//! was, and is looked at and sent whole. That takes no manifest as long as no directory was made, moved or removed by them, for then every path of theirs is one of the tree.
+//! Events go on marking nodes meanwhile, so that what changes costs memory by the node and not by the event; nothing is asked for.
+//!
+//! Invariant: while `suspended` there is no round, no cycle on its way and nothing with a worker, and every name at which the mirror may hold something else than the tree says is
+//! `UNKNOWN` and marked `LOOK`; every directory whose metadata may be another has no known time and is marked `OWN`.
+
+use std::sync::Arc;
+
+use crate::model::cycle::Cycle;
+use crate::model::meta::Kind;
+use crate::model::op::{Abilities, Op, Spot};
+use crate::model::path::{Name, RelPath};
+use crate::plan::debt::Debt;
+use crate::plan::planner::Planner;
+use crate::plan::scrub::Scrub;
+use crate::plan::tree::{NodeId, ROOT, flag};
+
+/// The names that a cycle may have changed, in the order of its operations: their directories and what they are called. `None` if it made, moved away or removed a
+/// directory, as far as that shows in its operations.
+fn names(cycle: &Cycle) -> Option<Vec<(&RelPath, Name<'_>)>> {
+    fn at(spot: &Spot) -> (&RelPath, Name<'_>) {
+        (&spot.dir, spot.name.as_name())
+    }
+    let mut all = Vec::new();
+    // Reserved names are of what is parked, which no look at the source finds.
+    for op in cycle.pre.iter().chain(cycle.metas.iter().map(|(_, op)| op)).chain(&cycle.post) {
+        match op {
+            Op::Mkdir { .. } | Op::Rmdir { .. } | Op::Park { .. } => return None,
+            Op::Move { from, to } | Op::Link { from, to } => all.extend([at(from), at(to)]),
+            Op::Symlink { at: spot, .. }
+            | Op::Special { at: spot, .. }
+            | Op::SetMeta { at: spot, .. }
+            | Op::Place { at: spot, .. }
+            | Op::Unlink { at: spot } => all.push(at(spot)),
+            Op::DirMeta { .. } => {}
+        }
+    }
+    all.extend(cycle.batches.iter().flat_map(|batch| batch.files.iter().map(move |task| (&batch.dir, task.name.as_name()))));
+    all.extend(cycle.places.iter().map(|place| at(&place.at)));
+    all.iter().all(|(_, name)| !name.is_reserved()).then_some(all)
+}
+
+impl Planner {
+    /// Whether what is known of the mirror outlives the connection, if that is lost now.
+    pub fn can_suspend(&self) -> bool {
+        self.online
+            && self.fill.is_none()
+            && self.wanted_lists.is_empty()
+            && self.forged.is_empty()
+            && self.scrub.verify.is_none()
+            && self.flights.iter().all(|flight| self.is_traceable(&flight.cycle))
+    }
+
+    /// Whether all names that the cycle may have changed are names of files in directories that have not moved since.
+    fn is_traceable(&self, cycle: &Cycle) -> bool {
+        let is_dir = |id: NodeId| self.tree.kind(id) == Some(Kind::Dir);
+        let Some(names) = names(cycle) else { return false };
+        // A directory that moved is at its new name, or was moved on or removed by a later cycle, which shows there.
+        let named = names.iter().all(|(dir, name)| {
+            self.dir_at(dir).filter(|dir| is_dir(*dir)).is_some_and(|dir| !self.tree.child(dir, name.as_bytes()).is_some_and(is_dir))
+        });
+        named && cycle.post.iter().all(|op| !matches!(op, Op::DirMeta { dir, .. } if self.dir_at(dir).is_none()))
+    }
+
+    fn dir_at(&self, path: &RelPath) -> Option<NodeId> {
+        if path.is_root() { Some(ROOT) } else { self.find(path.as_bytes()) }
+    }
+
+    /// The connection is lost, and the receiver may still be there. What is known is kept for [`Planner::resume`]; false, and nothing has changed, if that cannot be: then the next
+    /// session begins with [`Planner::connected`].
+    pub fn suspend(&mut self, now: u64) -> bool {
+        if !self.can_suspend() {
+            return false;
+        }
+        self.online = false;
+        self.suspended = true;
+        // Whoever waits for a flush begins it anew, and so does a pass.
+        self.debt = Debt::default();
+        let findings = std::mem::take(&mut self.scrub.findings);
+        self.scrub = Scrub::default();
+        self.scrub.findings = findings;
+        self.doubt_flights();
+        self.give_up_round(now);
+        self.give_up_staged();
+        self.forget_unknown_keys();
+        true
+    }
+
+    /// Whether it waits for a connection with what it knows.
+    pub fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    /// There is a connection again, to the receiver that was lost, and nobody else has changed the mirror since. False if what it can do is not what it could: then the session
+    /// begins with [`Planner::connected`].
+    pub fn resume(&mut self, abilities: Abilities) -> bool {
+        let may = self.may_resume(abilities);
+        if may {
+            self.suspended = false;
+            self.online = true;
+        }
+        may
+    }
+
+    /// Whether [`Planner::resume`] can be done.
+    pub fn may_resume(&self, abilities: Abilities) -> bool {
+        self.suspended && abilities == self.abilities
+    }
+
+    /// While there is no connection: what was delayed joins what waits, so that its number is bounded as that is.
+    pub(super) fn pass_time(&mut self, now: u64) {
+        if self.suspended {
+            self.dirty.advance(&mut self.tree, now);
+            self.note_age(now);
+        }
+    }
+
+    /// Whatever the cycles on their way may have done, or not.
+    fn doubt_flights(&mut self) {
+        let flights = std::mem::take(&mut self.flights);
+        self.busy = 0;
+        for flight in &flights {
+            for (node, _) in &flight.files {
+                if let Some(id) = self.tree.resolve(*node) {
+                    self.tree.clear(id, flag::BUSY);
+                }
+            }
+        }
+        for flight in &flights {
+            let cycle = Arc::clone(&flight.cycle);
+            for (dir, name) in names(&cycle).into_iter().flatten() {
+                let Some(dir) = self.dir_at(dir) else { continue };
+                // What was removed, or moved away, may be there still.
+                let id = self.tree.child_or_insert(dir, name);
+                self.doubt(id);
+                self.doubt_dir(dir);
+            }
+            for op in &cycle.post {
+                if let Op::DirMeta { dir, .. } = op
+                    && let Some(dir) = self.dir_at(dir)
+                {
+                    self.doubt_dir(dir);
+                }
+            }
+            // Other names of what was changed, or was to be replaced by something new and may not have been.
+            for group in flight.replaced.iter().chain(flight.files.iter().map(|(_, group)| group)).filter(|group| **group != 0) {
+                let other = self.tree.of_group(*group).next();
+                if let Some(id) = other {
+                    self.doubt(id);
+                }
+            }
+        }
+    }
+
+    /// What the mirror holds at the name, and at all names that are one object with it, is not known.
+    fn doubt(&mut self, id: NodeId) {
+        let group = self.tree.group(id);
+        let names: Vec<NodeId> = if group == 0 { vec![id] } else { self.tree.of_group(group).collect() };
+        for name in names {
+            self.tree.set_group(name, 0);
+            self.tree.set(name, flag::UNKNOWN);
+            self.dirty.mark(&mut self.tree, name, flag::LOOK);
+        }
+    }
+
+    /// The metadata of the mirror's directory are not known.
+    fn doubt_dir(&mut self, dir: NodeId) {
+        self.tree.doubt_meta(dir);
+        self.dirty.mark(&mut self.tree, dir, flag::OWN);
+    }
+
+    /// What a round was to look at, or had looked at, is looked at by another.
+    fn give_up_round(&mut self, now: u64) {
+        let Some(round) = self.round.take() else { return };
+        let deep = |deep: bool| if deep { flag::DEEP } else { 0 };
+        for asked in round.open.values() {
+            if let Some(dir) = self.tree.resolve(asked.dir) {
+                let why = if asked.list { flag::SCAN | deep(asked.deep) } else { flag::OWN };
+                self.dirty.mark(&mut self.tree, dir, why);
+            }
+            for node in &asked.names {
+                if let Some(id) = self.tree.resolve(*node) {
+                    self.dirty.mark(&mut self.tree, id, flag::LOOK);
+                }
+            }
+        }
+        for slot in &round.slots {
+            let Some(parent) = self.tree.resolve(slot.parent) else { continue };
+            if slot.listed {
+                self.dirty.mark(&mut self.tree, parent, flag::SCAN | deep(slot.deep));
+            } else {
+                let id = self.tree.child_or_insert(parent, slot.name.as_name());
+                self.dirty.mark(&mut self.tree, id, flag::LOOK);
+            }
+        }
+        for dir in round.dirs.keys() {
+            if let Some(dir) = self.tree.resolve(*dir) {
+                self.dirty.mark(&mut self.tree, dir, flag::OWN);
+            }
+        }
+        // Which of the names turned out to be of an object that was told of meanwhile would have been known at the end of the round.
+        let seen = self.has_told().then(|| round.slots.iter().map(|slot| (slot.parent, slot.name.clone())).collect());
+        self.look_at_told(seen, now);
+    }
+
+    /// What is in staging goes with the session.
+    fn give_up_staged(&mut self) {
+        self.drops.clear();
+        for staged in std::mem::take(&mut self.staged).into_values() {
+            for node in staged.waiting {
+                if let Some(id) = self.tree.resolve(node) {
+                    self.dirty.mark(&mut self.tree, id, flag::LOOK);
+                }
+            }
+        }
+    }
+}

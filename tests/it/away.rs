@@ -1,0 +1,216 @@
+//! Live mirrors whose connection is lost and made again: they go on where they were if nothing else can have changed the mirror, and begin with its manifest otherwise. What is equal in
+//! the end, what went over the wire, and what it costs to wait.
+
+use std::cell::RefCell;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::compare::{Rules, wait_equal};
+use crate::control::{live, socket, status, until_status};
+use crate::mirror::watches;
+use crate::place::{Place, deadline, until};
+use crate::program::{As, Program, Server};
+use crate::proxy::Proxy;
+
+const DIRS: usize = 20;
+const FILES: usize = 100;
+/// A manifest of all that is much longer, the answers to a reconnect and some changes are much shorter.
+const MANIFEST_BYTES_MIN: u64 = 24 * 1024;
+
+/// A mirror of some thousand files behind a proxy.
+struct Away {
+    place: Place,
+    server: Server,
+    proxy: Proxy,
+    sender: Program,
+    socket: PathBuf,
+}
+
+impl Away {
+    fn start(args: &[&str]) -> Self {
+        let place = Place::new();
+        for dir in 0..DIRS {
+            let dir = place.src.join(format!("d{dir}"));
+            fs::create_dir(&dir).unwrap();
+            for file in 0..FILES {
+                fs::write(dir.join(format!("file {file}")), format!("{file}")).unwrap();
+            }
+        }
+        let server = Server::start(As::Us, &place.dst);
+        let proxy = Proxy::start(server.port(), u64::MAX);
+        let socket = socket(&place);
+        let all = [&["mirror", "--control", socket.to_str().unwrap()], args, &[place.src.to_str().unwrap(), &proxy.url()]].concat();
+        let sender = Program::start(As::Us, &all);
+        let away = Self { place, server, proxy, sender, socket };
+        live(&away.socket);
+        away
+    }
+
+    /// The connection is lost and does not come back before [`Away::back`].
+    fn lose(&self) {
+        self.proxy.refuse(true);
+        self.proxy.cut();
+        until_status(&self.socket, "reconnecting", |status| status["state"] == "reconnecting");
+    }
+
+    fn back(&mut self) -> Value {
+        self.proxy.refuse(false);
+        self.settle();
+        status(&self.socket)
+    }
+
+    fn settle(&mut self) {
+        let sender = RefCell::new(&mut self.sender);
+        let equal = wait_equal(&self.place.src, &self.place.dst, &Rules::full(), deadline(), || sender.borrow_mut().runs());
+        equal.unwrap_or_else(|differences| panic!("not equal:\n{differences}\n{}", self.sender.stderr()));
+        live(&self.socket);
+    }
+
+    /// Some of everything changes.
+    fn change(&self, salt: &str) {
+        let at = |path: &str| self.place.src.join(path);
+        fs::write(at("d1/file 1"), format!("changed {salt}")).unwrap();
+        fs::write(at(&format!("d2/new {salt}")), salt).unwrap();
+        fs::remove_file(at("d3/file 3")).unwrap();
+        fs::rename(at("d4"), at("renamed")).unwrap();
+        fs::write(at("renamed/file 4"), salt).unwrap();
+        fs::create_dir_all(at("made/below")).unwrap();
+        fs::write(at("made/below/file"), salt).unwrap();
+        fs::remove_dir_all(at("d5")).unwrap();
+        fs::hard_link(at("d6/file 1"), at("d7/linked")).unwrap();
+        fs::set_permissions(at("d6/file 2"), Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// How often it was gone on with, and that nothing was taken for a failure.
+    fn resumed(&self, status: &Value) -> u64 {
+        let receiver = &status["receivers"][0];
+        assert!(receiver["reconnects"].as_u64() >= Some(1), "{status:#}");
+        assert_eq!(receiver["failing"].as_u64(), Some(0), "{status:#}");
+        assert!(!self.sender.stderr().contains("it is tried again"), "{}", self.sender.stderr());
+        receiver["resumed"].as_u64().unwrap()
+    }
+
+    fn end(mut self) {
+        self.sender.terminate();
+        assert!(!self.place.dst.join(".ringsync-staging").exists());
+    }
+}
+
+#[test]
+fn what_changed_meanwhile_is_sent_without_a_manifest() {
+    for watch in watches() {
+        let mut away = Away::start(&["--watch", watch]);
+        let manifest = away.proxy.told();
+        assert_eq!(status(&away.socket)["receivers"][0]["resumed"].as_u64(), Some(0));
+        let before = away.proxy.told();
+        away.lose();
+        away.change("once");
+        let now = away.back();
+        assert_eq!(away.resumed(&now), 1, "{watch}: {}", away.sender.stderr());
+        let told = away.proxy.told() - before;
+        assert!(told < MANIFEST_BYTES_MIN, "{watch}: {told} bytes were said by the receiver, {manifest} at the start");
+        // And it goes on to be watched.
+        fs::write(away.place.src.join("d8/file 8"), "afterwards").unwrap();
+        away.settle();
+        away.end();
+    }
+}
+
+/// A receiver that was started anew knows nothing, and another writer may have done anything: so does a sender that was promised nothing ask for the manifest.
+#[test]
+fn a_receiver_that_was_killed_is_asked_for_its_manifest() {
+    let mut away = Away::start(&[]);
+    away.proxy.refuse(true);
+    away.server.kill_and_restart();
+    until_status(&away.socket, "reconnecting", |status| status["state"] == "reconnecting");
+    fs::write(away.place.dst.join("d1/file 1"), "drift").unwrap();
+    away.change("killed");
+    let now = away.back();
+    assert_eq!(away.resumed(&now), 0, "{}", away.sender.stderr());
+    away.end();
+}
+
+#[test]
+fn a_mirror_that_another_session_wrote_to_is_listed() {
+    for below in ["", "/d9"] {
+        let mut away = Away::start(&[]);
+        away.lose();
+        let other = Place::new();
+        fs::write(other.src.join("other"), "other").unwrap();
+        let url = format!("{}{below}", away.server.url());
+        Program::start(As::Us, &["mirror", "--once", other.src.to_str().unwrap(), &url]).ends_with(0);
+        assert!(!away.place.dst.join(format!("d9{}", if below.is_empty() { "" } else { "/file 1" })).exists());
+        let now = away.back();
+        assert_eq!(away.resumed(&now), 0, "{}", away.sender.stderr());
+        away.end();
+    }
+}
+
+#[test]
+fn another_directory_at_the_mirrors_name_is_filled() {
+    let mut away = Away::start(&[]);
+    away.lose();
+    fs::remove_dir_all(&away.place.dst).unwrap();
+    fs::create_dir(&away.place.dst).unwrap();
+    let now = away.back();
+    assert_eq!(away.resumed(&now), 0, "{}", away.sender.stderr());
+    away.end();
+}
+
+/// The connection breaks again and again under a writer: no cycle is lost, nothing reserved is left, and what was in doubt is no failure.
+#[test]
+fn cuts_under_load_lose_nothing() {
+    let mut away = Away::start(&["-n", "2"]);
+    for round in 0..12 {
+        for file in 0..300 {
+            let dir = away.place.src.join(format!("d{}", file % DIRS));
+            let path = dir.join(format!("load {}", file % 150));
+            match (file + round) % 5 {
+                0 => drop(fs::remove_file(path)),
+                1 => drop(fs::rename(path, dir.join("moved"))),
+                2 => drop(fs::hard_link(dir.join("file 7"), path)),
+                _ => fs::write(path, format!("{round} {file}")).unwrap(),
+            }
+            if file == 40 * round % 300 {
+                away.proxy.cut();
+            }
+        }
+    }
+    away.settle();
+    let now = status(&away.socket);
+    assert!(away.resumed(&now) >= 1, "{now:#}\n{}", away.sender.stderr());
+    fs::write(away.place.src.join("d1/last"), "last").unwrap();
+    away.settle();
+    away.end();
+}
+
+/// Who waits for a receiver that is away burns nothing, though its watcher lives; and events are taken in meanwhile, for the kernel's queue does not overflow.
+#[test]
+fn to_wait_costs_next_to_nothing() {
+    let mut away = Away::start(&[]);
+    away.lose();
+    let ticks = |away: &Away| {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", away.sender.pid())).unwrap();
+        let fields: Vec<i64> = stat.rsplit(')').next().unwrap().split_whitespace().filter_map(|field| field.parse().ok()).collect();
+        // State is no number, so user time is the 11th of what is left, and system time follows.
+        fields[10] + fields[11]
+    };
+    let (before, refused) = (ticks(&away), away.proxy.refused());
+    assert!(until(deadline(), || away.proxy.refused() >= refused + 4));
+    let used = ticks(&away) - before;
+    assert!(used <= 10, "{used} ticks while nothing happened");
+    for round in 0..400 {
+        for file in 0..FILES {
+            fs::write(away.place.src.join(format!("d1/file {file}")), format!("{round} {file}")).unwrap();
+        }
+    }
+    let now = away.back();
+    assert_eq!(away.resumed(&now), 1, "{}", away.sender.stderr());
+    assert_eq!(now["overflows"].as_u64(), Some(0), "{now:#}");
+    let sent = now["receivers"][0]["files_sent"].as_u64().unwrap();
+    assert!(sent < (DIRS * FILES + 3 * FILES) as u64, "{sent} files were sent");
+    away.end();
+}
