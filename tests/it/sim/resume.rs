@@ -35,6 +35,9 @@ impl Sim {
             println!("{} cut, kept: {can}", self.source.now_ns);
         }
         assert_eq!(self.planner.suspend(self.source.now_ns), can);
+        if !can {
+            self.planner.disconnected();
+        }
         for _ in 0..self.rng.below(12) {
             self.change();
             self.hear_only();
