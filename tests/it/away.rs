@@ -42,8 +42,9 @@ impl Away {
         let server = Server::start(As::Us, &place.dst);
         let proxy = Proxy::start(server.port(), u64::MAX);
         let socket = socket(&place);
-        let all = [&["mirror", "--control", socket.to_str().unwrap()], args, &[place.src.to_str().unwrap(), &proxy.url()]].concat();
-        let sender = Program::start(As::Us, &all);
+        let (at, url) = (socket.to_str().unwrap(), proxy.url());
+        let ends = [place.src.to_str().unwrap(), url.as_str()];
+        let sender = Program::start(As::Us, &[&["mirror", "--control", at], args, &ends].concat());
         let away = Self { place, server, proxy, sender, socket };
         live(&away.socket);
         away

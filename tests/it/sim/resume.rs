@@ -20,7 +20,7 @@ impl Sim {
 
     /// The connection is lost and, after some changes, there again.
     pub(super) fn cut(&mut self) {
-        let can = self.planner.can_suspend();
+        let mut can = self.planner.can_suspend();
         // With a manifest the planner knows no more than length and time.
         if !can && self.play != Play::Sessions {
             return;
@@ -30,11 +30,15 @@ impl Sim {
         if self.trusts {
             let (made, acknowledged) = self.planner.cycles();
             (acknowledged + 1..=made).for_each(|cycle| self.planner.acked(cycle).unwrap());
+            can = self.planner.can_suspend();
         }
         if self.trace {
             println!("{} cut, kept: {can}", self.source.now_ns);
         }
         assert_eq!(self.planner.suspend(self.source.now_ns), can);
+        if !can {
+            self.planner.disconnected();
+        }
         for _ in 0..self.rng.below(12) {
             self.change();
             self.hear_only();
