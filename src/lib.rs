@@ -1,6 +1,7 @@
 //! ringsync: the library behind the live directory mirror.
 
 pub mod apply;
+pub mod buffer;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -158,6 +158,9 @@ pub struct RunArgs {
     /// Network between the ends, as rate=100mbit,delay=20ms; delay is one way. Needs root; a delay needs the kernel's netem
     #[arg(long, value_name = "SHAPE")]
     pub shape: Option<Shape>,
+    /// Touch so many MiB of memory just before each measurement, for virtual machines whose host takes back what is free
+    #[arg(long, value_name = "MIB", default_value_t = 0)]
+    pub warm: u32,
     /// Write every measurement as a JSON line
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -50,8 +50,8 @@ pub fn run(args: &RunArgs) -> Result<u8> {
         }
         keep(&mut records, line)?;
     }
-    let course =
-        Course { lab: &lab, programs: &programs, deadline: args.deadline(), budget: args.budget(), profile: args.profile.as_deref() };
+    let (deadline, budget) = (args.deadline(), args.budget());
+    let course = Course { lab: &lab, programs: &programs, deadline, budget, warm: args.warm, profile: args.profile.as_deref() };
     let todo: Vec<(&Load, Vec<Peer>)> = loads.iter().map(|l| (l, peers.iter().copied().filter(|p| fits(l.name, *p)).collect())).collect();
     let progress = Progress::new(todo.iter().map(|(_, peers)| peers.len() as u64 * u64::from(args.runs)).sum());
     // A peer that does not become equal would cost the deadline each time.

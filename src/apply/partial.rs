@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use crate::apply::root::Root;
+use crate::buffer::PageBuffer;
 use crate::delta::code::put_shape;
 use crate::delta::{Digester, Shape};
 use crate::limits::{DELTA_LITERAL_BYTES_MAX, PARTIAL_AGE_MAX, PATCH_SLICE_BYTES};
@@ -48,7 +49,7 @@ impl Found {
 #[derive(Default)]
 pub(super) struct Partials {
     reading: VecDeque<Reading>,
-    buffer: Vec<u8>,
+    buffer: PageBuffer,
 }
 
 /// One of them: what is before `at` is in the digest.
@@ -112,7 +113,7 @@ impl Partials {
 
 impl Reading {
     /// A slice; true at the end.
-    fn slice(&mut self, buffer: &mut Vec<u8>) -> io::Result<bool> {
+    fn slice(&mut self, buffer: &mut PageBuffer) -> io::Result<bool> {
         let mut budget = PATCH_SLICE_BYTES;
         let flawed = |_| io::Error::from_raw_os_error(libc::EIO);
         while budget > 0 && self.at < self.shape.len() {
@@ -123,7 +124,7 @@ impl Reading {
                 continue;
             }
             let len = self.holes.data(&self.file, self.at).min(DELTA_LITERAL_BYTES_MAX as u64);
-            buffer.resize(len as usize, 0);
+            let buffer = buffer.piece(len as usize);
             self.file.read_exact_at(buffer, self.at)?;
             self.digester.update(buffer).map_err(flawed)?;
             self.at += len;

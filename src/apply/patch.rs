@@ -14,6 +14,7 @@ use std::sync::Arc;
 use crate::apply::inplace::{self, Overlay};
 use crate::apply::root::Root;
 use crate::apply::target::Errno;
+use crate::buffer::PageBuffer;
 use crate::delta::code::{Steps, take_shape};
 use crate::delta::patch::check;
 use crate::delta::{Digester, Flaw, Shape, Step};
@@ -95,7 +96,7 @@ pub(super) struct Patches {
     ended: VecDeque<(u64, Result<(), Errno>)>,
     /// Of those that came to their end and are not placed.
     overlays: HashMap<u64, Overlay>,
-    buffer: Vec<u8>,
+    buffer: PageBuffer,
 }
 
 fn flawed(_: Flaw) -> io::Error {
@@ -244,7 +245,7 @@ impl Patch {
         self.sealed.is_some() || self.done < self.at
     }
 
-    fn step(&mut self, step: &Step<'_>, buffer: &mut Vec<u8>) -> io::Result<()> {
+    fn step(&mut self, step: &Step<'_>, buffer: &mut PageBuffer) -> io::Result<()> {
         check(step, self.base_shape, self.shape, self.at).map_err(flawed)?;
         let stays = matches!(step, Step::Copy { at, from, .. } if at == from);
         if let Some(overlay) = self.overlay.as_mut().filter(|_| !stays) {
@@ -275,7 +276,7 @@ impl Patch {
     }
 
     /// A slice of what is to be done; true at the end.
-    fn slice(&mut self, buffer: &mut Vec<u8>) -> io::Result<bool> {
+    fn slice(&mut self, buffer: &mut PageBuffer) -> io::Result<bool> {
         self.advance(PATCH_SLICE_BYTES, buffer)?;
         let Some(expected) = self.sealed.filter(|_| self.done == self.shape.len()) else { return Ok(false) };
         let digester = std::mem::replace(&mut self.digester, Digester::new(self.shape));
@@ -283,7 +284,7 @@ impl Patch {
     }
 
     /// Writes what is to be written, and takes it into the digest, of at most about `budget` bytes.
-    fn advance(&mut self, mut budget: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
+    fn advance(&mut self, mut budget: u64, buffer: &mut PageBuffer) -> io::Result<()> {
         while budget > 0 && self.done < self.at {
             let (what, most) = match self.pieces.front() {
                 Some(piece) if piece.at == self.done => (piece.what, piece.len),
@@ -303,7 +304,7 @@ impl Patch {
     }
 
     /// Passes at most `most` bytes of one kind; how many, and what they cost of the budget.
-    fn pass(&mut self, what: What, most: u64, budget: u64, buffer: &mut Vec<u8>) -> io::Result<(u64, u64)> {
+    fn pass(&mut self, what: What, most: u64, budget: u64, buffer: &mut PageBuffer) -> io::Result<(u64, u64)> {
         let (source, from) = match what {
             What::Hole => return self.zeros(most),
             What::Literal => (&self.file, self.done),
@@ -321,7 +322,7 @@ impl Patch {
             }
             len = len.min(self.base_holes.data(&self.base, from).max(1));
         }
-        buffer.resize(len as usize, 0);
+        let buffer = buffer.piece(len as usize);
         // The base has become shorter.
         source.read_exact_at(buffer, from).map_err(|e| if e.kind() == io::ErrorKind::UnexpectedEof { stale() } else { e })?;
         self.digester.update(buffer).map_err(flawed)?;

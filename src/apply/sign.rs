@@ -11,6 +11,7 @@ use crate::apply::dirs::open_beneath;
 use crate::apply::root::Root;
 use crate::apply::sum::Answer;
 use crate::apply::target::may_name;
+use crate::buffer::PageBuffer;
 use crate::delta::code::{BLOCK_BYTES, put_blocks, put_shape};
 use crate::delta::{Flaw, Shape, Signature, Signer};
 use crate::limits::{DELTA_LITERAL_BYTES_MAX, PATCH_SLICE_BYTES, STAGE_CHUNK_BYTES};
@@ -44,7 +45,7 @@ impl Signing {
     }
 
     /// Reads on; true at the end.
-    pub(super) fn slice(&mut self, buffer: &mut Vec<u8>) -> io::Result<bool> {
+    pub(super) fn slice(&mut self, buffer: &mut PageBuffer) -> io::Result<bool> {
         let mut budget = PATCH_SLICE_BYTES;
         while budget > 0 && self.at < self.len {
             let hole = self.holes.hole(&self.file, self.at);
@@ -54,7 +55,7 @@ impl Signing {
                 continue;
             }
             let len = self.holes.data(&self.file, self.at).min(DELTA_LITERAL_BYTES_MAX as u64);
-            buffer.resize(len as usize, 0);
+            let buffer = buffer.piece(len as usize);
             self.file.read_exact_at(buffer, self.at)?;
             self.signer.update(buffer).map_err(flawed)?;
             self.at += len;

@@ -12,6 +12,7 @@ use crate::apply::manifest::{self, errno};
 use crate::apply::root::Root;
 use crate::apply::sign::{self, Signing};
 use crate::apply::target::{Errno, may_name_dir};
+use crate::buffer::PageBuffer;
 use crate::delta::{PartDigest, Signature};
 use crate::limits::{LOOK_FILL_BYTES, SUM_FILES_MAX, SUM_READ_BYTES, SUM_SLICE_BYTES, SUMS_WAITING_MAX};
 use crate::model::meta::Kind;
@@ -69,7 +70,7 @@ pub enum Answer {
 #[derive(Default)]
 pub(super) struct Sums {
     waiting: VecDeque<Question>,
-    buffer: Vec<u8>,
+    buffer: PageBuffer,
 }
 
 impl Sums {
@@ -114,8 +115,7 @@ impl Sums {
                 }
             },
             Question::Sum { id, dir, parts, sums, open } => {
-                self.buffer.resize(SUM_READ_BYTES, 0);
-                if !slice(root, dir, parts, sums, open, &mut self.buffer) {
+                if !slice(root, dir, parts, sums, open, self.buffer.piece(SUM_READ_BYTES)) {
                     return;
                 }
                 each(Answer::Summed { id: *id, sums: std::mem::take(sums) });
@@ -157,7 +157,7 @@ fn slice(root: &Root, dir: &RelPath, parts: &[Part], sums: &mut Vec<PartSum>, op
 }
 
 /// Reads on; the signature at the end.
-fn sign(root: &Root, base: &Spot, open: &mut Option<Box<Signing>>, buffer: &mut Vec<u8>) -> io::Result<Option<Signature>> {
+fn sign(root: &Root, base: &Spot, open: &mut Option<Box<Signing>>, buffer: &mut PageBuffer) -> io::Result<Option<Signature>> {
     let mut signing = match open.take() {
         Some(signing) => signing,
         None => Box::new(Signing::begin(root, base)?),

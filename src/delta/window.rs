@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of blocks' meaning. Used by the search only.
 
+use crate::buffer::PageBuffer;
 use crate::limits::{DELTA_LITERAL_BYTES_MAX, DELTA_READ_BYTES};
 
 /// The bytes `low..high` of content that is `len` long.
@@ -10,7 +11,9 @@ pub struct Window<R> {
     len: u64,
     low: u64,
     high: u64,
-    buffer: Vec<u8>,
+    buffer: PageBuffer,
+    /// What it holds.
+    room: usize,
     /// The least that is read at a time, but at the end.
     piece: usize,
 }
@@ -23,7 +26,7 @@ impl<R> Window<R> {
     {
         let piece = DELTA_READ_BYTES.max(2 * block);
         let room = DELTA_LITERAL_BYTES_MAX + 2 * block + piece;
-        Self { read, len, low: 0, high: 0, buffer: vec![0; len.min(room as u64) as usize], piece }
+        Self { read, len, low: 0, high: 0, buffer: PageBuffer::default(), room: len.min(room as u64) as usize, piece }
     }
 
     /// Reads on until `to`, or the end of the content, is there. Bytes before `keep` may go. The new bytes are told.
@@ -38,11 +41,12 @@ impl<R> Window<R> {
             return Ok(());
         }
         let (from, end) = ((keep - self.low) as usize, (self.high - self.low) as usize);
-        self.buffer.copy_within(from..end, 0);
+        let buffer = self.buffer.piece(self.room);
+        buffer.copy_within(from..end, 0);
         self.low = keep;
         let end = end - from;
         let more = (to - self.high).max(self.piece as u64).min(self.len - self.high) as usize;
-        let fresh = &mut self.buffer[end..end + more];
+        let fresh = &mut buffer[end..end + more];
         (self.read)(self.high, fresh)?;
         self.high += more as u64;
         tell(fresh);
@@ -64,6 +68,6 @@ impl<R> Window<R> {
     pub fn get(&self, at: u64, len: u64) -> &[u8] {
         debug_assert!(self.low <= at && at + len <= self.high);
         let from = (at - self.low) as usize;
-        &self.buffer[from..from + len as usize]
+        &self.buffer.held(self.room)[from..from + len as usize]
     }
 }

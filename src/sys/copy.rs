@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
+use crate::buffer::PageBuffer;
 use crate::sys::holes::Holes;
 
 /// Where the kernel copies nothing: what goes through our memory at a time.
@@ -72,8 +73,9 @@ pub fn copy_sparse(from: &File, to: &File, len: u64) -> io::Result<bool> {
 }
 
 fn through_memory(from: &File, from_at: u64, to: &File, to_at: u64, len: usize) -> io::Result<u64> {
-    let mut buffer = vec![0; len.min(BUFFER_BYTES)];
-    let got = from.read_at(&mut buffer, from_at)?;
+    let mut buffer = PageBuffer::default();
+    let buffer = buffer.piece(len.min(BUFFER_BYTES));
+    let got = from.read_at(buffer, from_at)?;
     to.write_all_at(&buffer[..got], to_at)?;
     Ok(got as u64)
 }

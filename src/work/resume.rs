@@ -1,5 +1,6 @@
 //! Taking up a large file where an earlier session stopped: what it is called, and holding what the mirror has of it against the file.
 
+use crate::buffer::PageBuffer;
 use crate::delta::code::take_shape;
 use crate::delta::{Digester, Flaw, Shape};
 use crate::limits::{DELTA_READ_BYTES, RESUME_BYTES_MIN};
@@ -28,7 +29,7 @@ pub(super) struct Check {
     until: u64,
     at: u64,
     expected: [u8; 32],
-    buffer: Vec<u8>,
+    buffer: PageBuffer,
 }
 
 /// Where a comparison is.
@@ -58,7 +59,7 @@ impl Job {
         if shape.len() > self.len() {
             return Err(Flaw::Long);
         }
-        let check = Check { digester: Digester::new(shape), until: shape.len(), at: 0, expected, buffer: Vec::new() };
+        let check = Check { digester: Digester::new(shape), until: shape.len(), at: 0, expected, buffer: PageBuffer::default() };
         self.check = (!shape.is_empty()).then_some(check);
         Ok(())
     }
@@ -76,15 +77,15 @@ impl Job {
             check.digester.zeros(hole)
         } else {
             let len = (check.until - check.at).min(DELTA_READ_BYTES as u64) as usize;
-            check.buffer.resize(len, 0);
-            match self.read_at(check.at, &mut check.buffer) {
+            match self.read_at(check.at, check.buffer.piece(len)) {
                 Ok(true) => {}
                 Ok(false) => return Checked::Read(Read::Changed),
                 Err(e) => return Checked::Read(Read::Failed(errno(&e))),
             }
             check.at += len as u64;
-            self.sign(|signer| signer.update(&check.buffer));
-            check.digester.update(&check.buffer)
+            let bytes = check.buffer.held(len);
+            self.sign(|signer| signer.update(bytes));
+            check.digester.update(bytes)
         };
         if taken.is_ok() && check.at < check.until {
             self.check = Some(check);

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
+use crate::buffer::PageBuffer;
 use crate::delta::PartDigest;
 use crate::limits::{SUM_BYTES_MAX, SUM_FILES_MAX, SUM_READ_BYTES, SUM_SLICE_BYTES};
 use crate::model::meta::{Kind, Stat};
@@ -67,7 +68,7 @@ pub(super) enum Step {
 #[derive(Default)]
 pub(super) struct Sums {
     jobs: Vec<Job>,
-    buffer: Vec<u8>,
+    buffer: PageBuffer,
     next: u64,
     done: Vec<SumDone>,
 }
@@ -121,8 +122,7 @@ impl Sums {
             let Job { turn: Some(turn), task, .. } = job else { continue };
             if turn.asked.is_some() {
                 if turn.ours.len() < turn.parts.len() {
-                    self.buffer.resize(SUM_READ_BYTES, 0);
-                    job.read(source, &mut self.buffer);
+                    job.read(source, self.buffer.piece(SUM_READ_BYTES));
                     self.settle();
                     return Ok(Step::Busy);
                 }
@@ -378,7 +378,6 @@ mod tests {
         std::fs::write(bench.path.join("g"), "longer").unwrap();
         std::fs::remove_file(bench.path.join("h")).unwrap();
         // Begun to be read, and then written to.
-        bench.sums.buffer.resize(SUM_READ_BYTES, 0);
         assert!(bench.step());
         let job = &mut bench.sums.jobs[0];
         job.open = begin(&bench.source, &job.task, &mut job.dir, &job.task.files[0]).ok();

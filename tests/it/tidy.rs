@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 const LINES_MAX: usize = 600;
 
-const BASE: &[&str] = &["model", "limits", "error", "stats", "stop"];
+const BASE: &[&str] = &["model", "limits", "error", "buffer", "stats", "stop"];
 
 /// What a room may use beside itself.
 fn allowed(room: &str) -> Option<Vec<&'static str>> {
     let with = |more: &[&'static str]| Some(BASE.iter().chain(more).copied().collect());
     match room {
-        "model" | "limits" | "error" | "stats" | "stop" | "ring" | "plan" | "delta" => with(&[]),
+        "model" | "limits" | "error" | "buffer" | "stats" | "stop" | "ring" | "plan" | "delta" => with(&[]),
         "sys" => with(&[]),
         "watch" => with(&["sys", "ring"]),
         "wire" => with(&["sys", "ring"]),
