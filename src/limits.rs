@@ -62,7 +62,8 @@ pub const PARTIALS_KEPT_MAX: usize = 64;
 /// How long it keeps them: a link that is down for the night.
 pub const PARTIAL_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// From here on content is mapped, below it is read: `pread` wins below 64 to 128 KiB, mapping above.
+/// From here on content that is compared, or goes whole in a frame, is mapped, below it is read: `pread` wins below 64 to 128 KiB, mapping above. Pieces of
+/// large files are read, see perf/delta.md.
 pub const MMAP_BYTES_MIN: u64 = 128 * 1024;
 
 /// Longest name of an extended attribute: `XATTR_NAME_MAX`.
@@ -117,6 +118,9 @@ pub const CYCLES_IN_FLIGHT_MAX: usize = 16;
 /// While so many operations beside deletions are on their way, no cycle is begun: what changes meanwhile gathers for a larger one, with less work for
 /// each file. The receiver has some 20 ms to do with them, more than it takes to look at the next ones.
 pub const OPS_AHEAD_MAX: usize = 1024;
+
+/// The same as long as a first look at all of the source goes on, where nothing gathers: the next directories are listed and compared meanwhile.
+pub const OPS_AHEAD_BEHIND_MAX: usize = 16 * 1024;
 
 /// Workers, and so content connections, of one session.
 pub const THREADS_MAX: usize = 256;
@@ -423,7 +427,7 @@ pub const TOLD_OBJECTS_MAX: usize = 32_768;
 pub const HANDLE_SAMPLES_MAX: usize = 4;
 
 /// A directory to be listed counts as so many names of a cycle: it stands for as many entries on average.
-pub const SCAN_WEIGHT: usize = 16;
+pub const SCAN_WEIGHT: usize = 64;
 
 /// Deletions within this time are one burst, which `--max-delete` bounds: long enough for an `rm -rf` that is under way, short enough that a day's ordinary
 /// deletions do not add up.

@@ -199,6 +199,7 @@ impl Planner {
     /// The manifest is complete.
     pub fn list_end(&mut self) {
         self.fill = None;
+        self.behind = true;
         self.guard_filled();
         if self.wanted_lists.is_empty() {
             self.distrust_forged();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
-use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, OPS_AHEAD_MAX, SCAN_WEIGHT, UNKNOWN_KEYS_MAX};
+use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, OPS_AHEAD_BEHIND_MAX, OPS_AHEAD_MAX, SCAN_WEIGHT, UNKNOWN_KEYS_MAX};
 use crate::model::cycle::{Cycle, NodeRef, Read, StageTask};
 use crate::model::event::{Event, Hint, Key};
 use crate::model::filter::Filter;
@@ -87,6 +87,8 @@ pub struct Planner {
     pub(super) forged: BTreeSet<Vec<u8>>,
     pub(super) last_fill: u64,
     pub(super) fills_in_row: u32,
+    /// Since the manifest came, there has always been something to be looked at.
+    pub(super) behind: bool,
     pub(super) round: Option<Round>,
     pub(super) flights: VecDeque<Flight>,
     pub(super) next_cycle: u64,
@@ -138,6 +140,7 @@ impl Planner {
             forged: BTreeSet::new(),
             last_fill: 0,
             fills_in_row: 0,
+            behind: false,
             round: None,
             flights: VecDeque::new(),
             next_cycle: 1,
@@ -327,7 +330,10 @@ impl Planner {
             self.guard_rests();
         }
         let ahead: usize = self.flights.iter().map(Flight::weight).sum();
-        if self.flights.len() < CYCLES_IN_FLIGHT_MAX && ahead < OPS_AHEAD_MAX && !self.dirty.is_empty() {
+        self.behind &= !self.dirty.is_empty();
+        // What is behind does not gather: there is no reason to let the receiver run dry.
+        let ahead_max = if self.behind { OPS_AHEAD_BEHIND_MAX } else { OPS_AHEAD_MAX };
+        if self.flights.len() < CYCLES_IN_FLIGHT_MAX && ahead < ahead_max && !self.dirty.is_empty() {
             self.begin_round(now, actions);
         }
     }

@@ -3,6 +3,7 @@
 //! Nothing here decides anything; it says what the kernel says. Every other room reaches the system through it.
 
 pub mod acl;
+pub mod append;
 pub mod clock;
 pub mod copy;
 pub mod dir;

@@ -319,14 +319,17 @@ impl Payload {
         self.space(len)
     }
 
-    /// [`Message::Stage`]: returns the `len` bytes to read the piece into, at most [`STAGE_CHUNK_BYTES`].
-    pub fn stage(&mut self, id: u64, offset: u64, len: usize) -> &mut [u8] {
+    /// [`Message::Stage`] with a piece of `len` bytes, at most [`STAGE_CHUNK_BYTES`], which `append` puts behind what it gets. Returns the piece; `None` if `append` did not
+    /// put all of it there, and then the payload has to be rolled back.
+    pub fn stage(&mut self, id: u64, offset: u64, len: usize, append: impl FnOnce(&mut Vec<u8>)) -> Option<&[u8]> {
         debug_assert!(len <= STAGE_CHUNK_BYTES);
         self.bytes.push(tag::STAGE);
         self.varint(id);
         self.varint(offset);
         self.varint(len as u64);
-        self.space(len)
+        let at = self.bytes.len();
+        append(&mut self.bytes);
+        self.bytes.get(at..).filter(|piece| piece.len() == len)
     }
 
     /// [`Message::PutSparse`]: returns the room for the content of `extents`, which are in order, lie within the size of `meta` and are
@@ -543,7 +546,9 @@ impl Payload {
             Message::PutSparse { index, at, meta, extents, data } => self.put_sparse(*index, at, meta, extents).copy_from_slice(data),
             Message::PutPatch { index, at, meta, digest, delta } => self.put_patch(*index, at, meta, digest, delta),
             Message::Hole { id, offset, len } => self.hole(*id, *offset, *len),
-            Message::Stage { id, offset, data } => self.stage(*id, *offset, data.len()).copy_from_slice(data),
+            Message::Stage { id, offset, data } => {
+                self.stage(*id, *offset, data.len(), |bytes| bytes.extend_from_slice(data));
+            }
             Message::StageDrop { id } => self.stage_drop(*id),
             Message::Patch { id, base, shapes } => self.patch(*id, base, shapes),
             Message::Steps { id, data } => self.steps(*id, data),

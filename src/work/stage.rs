@@ -11,6 +11,7 @@ use crate::limits::STAGE_CHUNK_BYTES;
 use crate::model::cycle::{Read, StageTask};
 use crate::model::meta::{Stat, Time};
 use crate::model::probe::ProbeError;
+use crate::sys::append::append_at;
 use crate::sys::clock::{Grain, coarse_now, grain};
 use crate::sys::dir::stat_fd;
 use crate::sys::holes::Holes;
@@ -20,13 +21,18 @@ use crate::work::files::{open, read_into, settle};
 use crate::work::probe::{errno, open_dir};
 use crate::work::resume::Check;
 
+/// The next of `most` bytes from `offset` on that are all in a hole or all not: whether they are, and how many.
+fn next_piece(file: &File, holes: &mut Holes, offset: u64, most: usize) -> (bool, usize) {
+    let (hole, data) = (holes.hole(file, offset), holes.data(file, offset));
+    (hole > 0, usize::try_from(hole.max(data)).unwrap_or(usize::MAX).clamp(1, most))
+}
+
 /// Fills `buffer` from `offset` on, with zeros where holes are; false if the file ends before.
 fn fill(file: &File, holes: &mut Holes, mut offset: u64, mut buffer: &mut [u8]) -> io::Result<bool> {
     while !buffer.is_empty() {
-        let (hole, data) = (holes.hole(file, offset), holes.data(file, offset));
-        let len = usize::try_from(hole.max(data)).unwrap_or(usize::MAX).clamp(1, buffer.len());
+        let (is_hole, len) = next_piece(file, holes, offset, buffer.len());
         let (piece, rest) = buffer.split_at_mut(len);
-        if hole > 0 {
+        if is_hole {
             piece.fill(0);
         } else if !read_into(file, offset, piece)? {
             return Ok(false);
@@ -35,6 +41,21 @@ fn fill(file: &File, holes: &mut Holes, mut offset: u64, mut buffer: &mut [u8]) 
         buffer = rest;
     }
     Ok(true)
+}
+
+/// Puts `len` bytes from `offset` on behind what `buffer` holds; fewer if the file ends before.
+fn append(file: &File, holes: &mut Holes, mut offset: u64, mut len: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
+    while len > 0 {
+        let (is_hole, piece) = next_piece(file, holes, offset, len);
+        if is_hole {
+            buffer.resize(buffer.len() + piece, 0);
+        } else if !append_at(file, offset, piece, buffer)? {
+            break;
+        }
+        offset += piece as u64;
+        len -= piece;
+    }
+    Ok(())
 }
 
 /// A large file that is being read.
@@ -131,23 +152,25 @@ impl Job {
         // With holes that are told, up to the next.
         let len = if self.sparse { self.holes.data(&self.file, self.offset).min(len as u64) as usize } else { len };
         let mark = payload.mark();
-        let piece = payload.stage(self.task.stage, self.offset, len);
-        match fill(&self.file, &mut self.holes, self.offset, piece) {
-            Ok(true) => {
+        let mut read = Ok(());
+        let piece = payload.stage(self.task.stage, self.offset, len, |buffer| {
+            read = append(&self.file, &mut self.holes, self.offset, len, buffer);
+        });
+        match (read, piece) {
+            (Ok(()), Some(piece)) => {
                 self.offset += len as u64;
-                // It cannot fail: the signer was made for this length.
-                self.signer = self.signer.take().and_then(|mut signer| signer.update(piece).is_ok().then_some(signer));
+                self.sign(|signer| signer.update(piece));
+                self.end(source)
             }
-            Ok(false) => {
+            (Ok(()), None) => {
                 payload.rollback(mark);
-                return Some(Read::Changed);
+                Some(Read::Changed)
             }
-            Err(e) => {
+            (Err(e), _) => {
                 payload.rollback(mark);
-                return Some(Read::Failed(errno(&e)));
+                Some(Read::Failed(errno(&e)))
             }
         }
-        self.end(source)
     }
 
     /// From here on it is sent: what lies before was given to the signer. From 0 on it begins anew.

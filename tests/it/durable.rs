@@ -23,7 +23,7 @@ use ringsync::model::op::Op;
 use ringsync::model::options::{Durability, Writing};
 use ringsync::model::path::RelPath;
 use ringsync::receiver::{Module, Receiver, Sockets};
-use ringsync::wire::{Hello, Payload};
+use ringsync::wire::{Hello, Message, Payload};
 
 use crate::content::{judge, whole};
 use crate::fixture::{file_meta, meta, mkdir, rel, rename, spot, symlink, unlink};
@@ -166,7 +166,7 @@ impl Churn<'_> {
                     self.stage += 1;
                     for (n, piece) in data.chunks(500_000).enumerate() {
                         let mut frame = Payload::new();
-                        frame.stage(self.stage, n as u64 * 500_000, piece.len()).copy_from_slice(piece);
+                        frame.message(&Message::Stage { id: self.stage, offset: n as u64 * 500_000, data: piece });
                         if way == 0 { control.offer(frame)? } else { held[way - 1].push(frame) }
                     }
                     files[way].file(index, &Op::Place { at: spot(&name), meta: at_time(file_meta(&data), op), stage: self.stage });

@@ -275,7 +275,7 @@ fn loose(rng: &mut Rng, payload: &mut Payload, content: bool) {
         1 => {
             let offset = rng.next() >> (1 + rng.below(63));
             let at = if rng.chance(80) { 0 } else { offset.min(1 << 62) };
-            payload.stage(id, at, 11).copy_from_slice(b"hello world");
+            payload.message(&Message::Stage { id, offset: at, data: b"hello world" });
         }
         2 => payload.stage_drop(id),
         3 => payload.seal(id, &[rng.next() as u8; 32]),

@@ -301,7 +301,7 @@ fn a_broken_content_connection_ends_the_session_and_removes_what_it_staged() {
     let mut control = Client::control(&receiver);
     let mut content: Vec<Client> = (0..2).map(|i| Client::content(&receiver, control.token, i)).collect();
     content[0].say(|p| {
-        p.stage(1, 0, 1).copy_from_slice(b"x");
+        p.message(&Message::Stage { id: 1, offset: 0, data: b"x" });
         p.ping();
     });
     content[0].expect("Pong");
@@ -429,7 +429,7 @@ fn a_new_session_of_a_directory_ends_the_older_one() {
     let mut older = Client::control(&receiver);
     let mut content = Client::content(&receiver, older.token, 0);
     content.say(|p| {
-        p.stage(1, 0, 1).copy_from_slice(b"x");
+        p.message(&Message::Stage { id: 1, offset: 0, data: b"x" });
         p.ping();
     });
     content.expect("Pong");
@@ -462,7 +462,7 @@ fn a_receiver_that_shuts_down_leaves_nothing_behind() {
     let receiver = receiver(&m.path);
     let mut control = Client::control(&receiver);
     control.say(|p| {
-        p.stage(1, 0, 1).copy_from_slice(b"x");
+        p.message(&Message::Stage { id: 1, offset: 0, data: b"x" });
         p.ping();
     });
     control.expect("Pong");

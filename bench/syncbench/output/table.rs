@@ -41,7 +41,8 @@ impl Context<'_> {
     /// How many times as long as ringsync it takes.
     fn ratio(&self, cell: &Cell<'_>) -> Option<f64> {
         let key = if cell.median("p50_ms").is_some() { "p50_ms" } else { "equal_s" };
-        Some(cell.median(key)? / self.summary.cell(self.load, "ringsync")?.median(key)?)
+        let ours = self.summary.cell(self.load, "ringsync")?.median(key)?;
+        (ours > 0.0).then_some(cell.median(key)? / ours)
     }
 }
 

@@ -158,7 +158,7 @@ fn a_read_only_session_refuses_every_change() {
     for module in ["m", "ro"] {
         let on_control: [Say; 4] = [
             ("begin", |p| p.begin(1)),
-            ("stage", |p| p.stage(1, 0, 1).fill(0)),
+            ("stage", |p| p.message(&Message::Stage { id: 1, offset: 0, data: &[0] })),
             ("drop", |p| p.stage_drop(1)),
             ("a whole cycle", |p| {
                 p.begin(1);
@@ -183,7 +183,7 @@ fn a_read_only_session_refuses_every_change() {
                 p.files_of(1);
                 put(p, 0, "new", b"x");
             }),
-            ("stage", |p| p.stage(1, 0, 1).fill(0)),
+            ("stage", |p| p.message(&Message::Stage { id: 1, offset: 0, data: &[0] })),
             ("drop", |p| p.stage_drop(1)),
             ("patch", |p| p.patch(1, &spot("f"), b"\x01\x0c\x01\x0c")),
             ("steps", |p| p.steps(1, b"\x00")),

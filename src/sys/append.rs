@@ -1,0 +1,61 @@
+//! Content of a file behind what a buffer holds, without filling the room with zeros first.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// Reads `len` bytes of `file` from `offset` on to the end of `buffer` (`pread(2)`); false if the file ends before, and then `buffer` has what was there.
+///
+/// # Errors
+/// As `pread(2)`; `buffer` may have got a part.
+pub fn append_at(file: &File, offset: u64, len: usize, buffer: &mut Vec<u8>) -> io::Result<bool> {
+    buffer.reserve(len);
+    let mut done = 0;
+    while done < len {
+        let room = &mut buffer.spare_capacity_mut()[..len - done];
+        let at = (offset + done as u64).cast_signed();
+        // SAFETY: the kernel writes at most as many bytes as `room` has, which is borrowed for the time of the call.
+        let got = unsafe { libc::pread(file.as_raw_fd(), room.as_mut_ptr().cast(), room.len(), at) };
+        match usize::try_from(got) {
+            Ok(0) => return Ok(false),
+            Ok(got) => {
+                // SAFETY: so many bytes behind the old length were just written, within the capacity.
+                unsafe { buffer.set_len(buffer.len() + got) };
+                done += got;
+            }
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn what_is_there_comes_behind_what_was_held() {
+        let file = tempfile::tempfile().unwrap();
+        let bytes: Vec<u8> = (0..200_000u32).map(|i| (i % 251) as u8).collect();
+        file.write_all_at(&bytes, 0).unwrap();
+        let mut buffer = b"head".to_vec();
+        assert!(append_at(&file, 1000, 150_000, &mut buffer).unwrap());
+        assert!(append_at(&file, 7, 0, &mut buffer).unwrap());
+        assert_eq!((&buffer[..4], &buffer[4..]), (b"head".as_slice(), &bytes[1000..151_000]));
+        assert!(!append_at(&file, 199_990, 11, &mut buffer).unwrap());
+        assert_eq!(buffer[150_004..], bytes[199_990..]);
+    }
+
+    #[test]
+    fn an_error_of_the_kernel_is_told() {
+        let dir = File::open("/").unwrap();
+        assert_eq!(append_at(&dir, 0, 1, &mut Vec::new()).unwrap_err().raw_os_error(), Some(libc::EISDIR));
+    }
+}
