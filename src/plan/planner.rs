@@ -87,7 +87,7 @@ pub struct Planner {
     pub(super) forged: BTreeSet<Vec<u8>>,
     pub(super) last_fill: u64,
     pub(super) fills_in_row: u32,
-    /// Since the manifest came, there has always been something to be looked at.
+    /// Each round since the manifest came has listed some directory: the first look at the source is not over.
     pub(super) behind: bool,
     pub(super) round: Option<Round>,
     pub(super) flights: VecDeque<Flight>,
@@ -330,7 +330,6 @@ impl Planner {
             self.guard_rests();
         }
         let ahead: usize = self.flights.iter().map(Flight::weight).sum();
-        self.behind &= !self.dirty.is_empty();
         // What is behind does not gather: there is no reason to let the receiver run dry.
         let ahead_max = if self.behind { OPS_AHEAD_BEHIND_MAX } else { OPS_AHEAD_MAX };
         if self.flights.len() < CYCLES_IN_FLIGHT_MAX && ahead < ahead_max && !self.dirty.is_empty() {
@@ -386,6 +385,7 @@ impl Planner {
             // What the mirror has in an unlisted directory stays unknown until the manifest comes.
             self.tree.clear(id, (flag::DIRTY | flag::DEEP) & !flag::RELIST);
         }
+        self.behind &= !lists.is_empty();
         for (id, deep) in &lists {
             // A listing tells all names.
             names.remove(id);
