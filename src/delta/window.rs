@@ -68,6 +68,6 @@ impl<R> Window<R> {
     pub fn get(&self, at: u64, len: u64) -> &[u8] {
         debug_assert!(self.low <= at && at + len <= self.high);
         let from = (at - self.low) as usize;
-        &self.buffer.held(self.room)[from..from + len as usize]
+        &self.buffer.held(from + len as usize)[from..]
     }
 }
