@@ -188,7 +188,11 @@ impl Patches {
                 patch.sealed = Some(digest);
                 None
             }
-            _ => Some(libc::EPROTO),
+            _ => {
+                // What is missing does not come any more.
+                self.open.remove(&id);
+                Some(libc::EPROTO)
+            }
         }
     }
 

@@ -70,10 +70,14 @@ impl Round {
         }
     }
 
+    /// The objects among what was seen that have several names.
+    pub fn linked(&self) -> HashSet<Ident> {
+        self.slots.iter().filter_map(Slot::stat).filter(|s| s.nlink > 1 && s.meta.kind != Kind::Dir).map(|s| s.ident).collect()
+    }
+
     /// The names of one object may have been looked at at different times: what was seen last is what all of them hold.
     pub fn agree(&mut self) {
-        let linked: HashSet<Ident> =
-            self.slots.iter().filter_map(Slot::stat).filter(|s| s.nlink > 1 && s.meta.kind != Kind::Dir).map(|s| s.ident).collect();
+        let linked = self.linked();
         if linked.is_empty() {
             return;
         }

@@ -196,6 +196,13 @@ impl Planner {
                 self.dirty.mark(&mut self.tree, id, flag::LOOK);
             }
         }
+        // By now the name may be gone that led to a changed object, which is known under others.
+        for ident in round.linked() {
+            let names: Vec<NodeId> = self.tree.of_ident(&ident).collect();
+            for name in names {
+                self.dirty.mark(&mut self.tree, name, flag::LOOK);
+            }
+        }
         for dir in round.dirs.keys() {
             if let Some(dir) = self.tree.resolve(*dir) {
                 self.dirty.mark(&mut self.tree, dir, flag::OWN);

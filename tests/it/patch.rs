@@ -107,6 +107,7 @@ fn a_hostile_patch_is_refused_and_leaves_nothing() {
     begin(&mut m, 10, base.len(), base.len());
     steps(&mut m, 10, &[copy(0, 0, block)]);
     assert_eq!(seal(&mut m, 10, digest), libc::EPROTO);
+    assert!(!m.target.has_work(), "nothing is done for what is refused");
     m.target.drop_stage(10);
     steps(&mut m, 11, &[copy(0, 0, block)]);
     assert_eq!(seal(&mut m, 11, digest), libc::EPROTO);

@@ -9,8 +9,8 @@ use super::*;
 const DIRS: usize = 60;
 const FILES: usize = 300;
 
-/// [`DIRS`] directories of [`FILES`] files each, mirrored; nothing fails.
-fn wide(watcher: Watcher) -> Sim {
+/// So many directories of so many files each, not mirrored; nothing fails.
+fn unmirrored(watcher: Watcher, dirs: usize, files: usize) -> Sim {
     let mut sim = Sim::new(1, watcher);
     *sim.calm.lock().unwrap() = true;
     sim.filter = Arc::new(Filter::default());
@@ -19,12 +19,18 @@ fn wide(watcher: Watcher) -> Sim {
     sim.target = MemTarget::new();
     sim.stays.clear();
     let root = sim.source.dirs()[0];
-    for d in 0..DIRS {
+    for d in 0..dirs {
         let dir = sim.source.create(root, format!("d{d}").as_bytes(), Body::Dir(BTreeMap::new()), Kind::Dir, 0o755).unwrap();
-        for f in 0..FILES {
+        for f in 0..files {
             sim.source.create(dir, format!("f{f}").as_bytes(), Body::File(Arc::new(vec![1])), Kind::File, 0o644).unwrap();
         }
     }
+    sim
+}
+
+/// [`DIRS`] directories of [`FILES`] files each, mirrored; nothing fails.
+fn wide(watcher: Watcher) -> Sim {
+    let mut sim = unmirrored(watcher, DIRS, FILES);
     sim.connect();
     assert!(sim.rest());
     assert_eq!(sim.differences(), [""; 0]);
@@ -64,6 +70,11 @@ impl Sim {
 
     /// Answers all questions and has all cycles applied, without beginning a round.
     fn end(&mut self) {
+        self.answer();
+        self.apply();
+    }
+
+    fn answer(&mut self) {
         let now = self.source.now_ns;
         while let Some(probe) = self.probes.pop() {
             let outcome = self.source.answer(&probe);
@@ -71,6 +82,10 @@ impl Sim {
             self.planner.probed(Probed { id: probe.id, outcome }, now, &mut actions);
             self.act(actions);
         }
+    }
+
+    fn apply(&mut self) {
+        let now = self.source.now_ns;
         while !(self.sent.is_empty() && self.reports.is_empty() && self.acks.is_empty()) {
             self.read_file(now);
             self.tell_read(now);
@@ -85,6 +100,8 @@ fn events_go_before_the_sweep_and_the_sweep_goes_on_under_any_load() {
     for watcher in [Watcher::Fanotify, Watcher::Inotify] {
         let mut sim = wide(watcher);
         let dirs: Vec<u64> = sim.source.dirs();
+        // They are told in the order of their names.
+        let last = (0..DIRS).map(|d| format!("d{d}")).max().unwrap();
         let mut unlisted: HashSet<Vec<u8>> = (0..DIRS).map(|d| format!("d{d}").into_bytes()).chain([Vec::new()]).collect();
         let mut rounds = 0;
         while !unlisted.is_empty() {
@@ -92,10 +109,11 @@ fn events_go_before_the_sweep_and_the_sweep_goes_on_under_any_load() {
             assert!(rounds <= 2 * DIRS, "{watcher:?}: never listed: {unlisted:?}");
             // The queue overflows in each round, and something changes in a directory that comes last.
             sim.source.now_ns += TICK_NS;
-            sim.source.write(dirs[DIRS], b"f7", vec![rounds as u8; 9], false);
+            let name = format!("f{rounds}");
+            sim.source.write(dirs[DIRS], name.as_bytes(), vec![rounds as u8; 9], false);
             sim.tell(true);
-            let (lists, looks) = sim.begin(b"f7");
-            assert!(looks || lists.iter().any(|dir| dir.as_bytes() == format!("d{}", DIRS - 1).as_bytes()), "{watcher:?}: round {rounds}");
+            let (lists, looks) = sim.begin(name.as_bytes());
+            assert!(looks || lists.iter().any(|dir| dir.as_bytes() == last.as_bytes()), "{watcher:?}: round {rounds}");
             assert!(!lists.is_empty() && lists.len() * FILES <= SWEEP_NAMES_MAX + FILES, "{watcher:?}: {} lists", lists.len());
             for dir in lists {
                 unlisted.remove(dir.as_bytes());
@@ -205,4 +223,53 @@ fn a_flush_waits_for_the_sweep_and_the_lag_counts_it() {
     assert!(rounds > DIRS * FILES / (SWEEP_NAMES_MAX + FILES));
     assert_eq!(sim.differences(), [""; 0]);
     assert_eq!(sim.planner.oldest_change(), None);
+}
+
+/// As long as the first look at a source goes on, the next round does not wait for the receiver. Later it does: what changes meanwhile gathers.
+#[test]
+fn the_first_look_runs_ahead_of_the_receiver() {
+    for watcher in [Watcher::Fanotify, Watcher::Inotify] {
+        let mut sim = unmirrored(watcher, 200, 20);
+        sim.connect();
+        while sim.planner.is_filling() {
+            sim.apply();
+        }
+        let mut listed = 0;
+        loop {
+            let (lists, _) = sim.begin(b"");
+            if lists.is_empty() {
+                break;
+            }
+            listed += lists.len();
+            sim.answer();
+        }
+        assert_eq!(listed, 201, "{watcher:?}");
+        sim.apply();
+        assert!(sim.rest(), "{watcher:?}");
+        assert_eq!(sim.differences(), [""; 0], "{watcher:?}");
+
+        let dirs = sim.source.dirs();
+        let change = |sim: &mut Sim, dir: u64, byte| {
+            sim.source.now_ns += TICK_NS;
+            sim.source.write(dir, b"f7", vec![byte; 9], false);
+            sim.tell(false);
+        };
+        for dir in &dirs[1..] {
+            for f in 0..20 {
+                sim.source.write(*dir, format!("f{f}").as_bytes(), vec![2; 9], false);
+            }
+        }
+        change(&mut sim, dirs[1], 3);
+        sim.source.now_ns += 3 * TICK_NS;
+        sim.begin(b"");
+        sim.answer();
+        change(&mut sim, dirs[1], 4);
+        sim.source.now_ns += 3 * TICK_NS;
+        assert_eq!(sim.begin(b"f7"), (Vec::new(), false), "{watcher:?}");
+        sim.apply();
+        assert!(sim.begin(b"f7").1, "{watcher:?}");
+        sim.end();
+        assert!(sim.rest(), "{watcher:?}");
+        assert_eq!(sim.differences(), [""; 0], "{watcher:?}");
+    }
 }
