@@ -275,6 +275,9 @@ pub const SEND_QUEUE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Pieces (two a frame) that go in one send: 64 frames. The kernel takes 1024.
 pub const SEND_PIECES_MAX: usize = 128;
 
+/// A frame is received into its own memory as long as it lacks so many bytes; others by way of a buffer, which takes many small ones at once.
+pub const DIRECT_BYTES_MIN: usize = 64 * 1024;
+
 /// One read of a socket under epoll.
 pub const RECEIVE_BYTES: usize = 128 * 1024;
 

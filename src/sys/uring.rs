@@ -20,6 +20,7 @@ use io_uring::types::{BufRingEntry, CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 
 use crate::limits::{RING_BUFFER_BYTES, RING_BUFFERS, RING_COMPLETIONS, RING_ENTRIES, SEND_PIECES_MAX};
+use crate::sys::append::append_received;
 use crate::sys::wake::Wake;
 
 const PAGE_BYTES: usize = 4096;
@@ -31,6 +32,7 @@ const RECEIVE: u64 = 1;
 const SEND: u64 = 2;
 const WAKE: u64 = 3;
 const CANCEL: u64 = 4;
+const READABLE: u64 = 5;
 
 /// How long a dropped ring waits for the kernel to let go of its memory before it leaks it.
 const QUIESCE_MAX: Duration = Duration::from_secs(2);
@@ -190,9 +192,12 @@ pub struct Ring {
     /// Filled buffers that are ours: number and length.
     received: VecDeque<(u16, usize)>,
     receive_armed: bool,
+    readable_armed: bool,
     wake_armed: bool,
     /// Kernels before 6.0 have no multishot receive.
     multishot: bool,
+    /// The kernel works on what is in flight in `io_uring_enter` only (from 6.1 on).
+    is_deferred: bool,
     /// The peer closed its side, or receiving failed. Told once; nothing more is received.
     end: Option<io::Result<()>>,
     has_ended: bool,
@@ -200,7 +205,8 @@ pub struct Ring {
     stays: PhantomData<Rc<()>>,
 }
 
-fn build() -> io::Result<IoUring> {
+/// A ring, and whether the kernel works on what is in flight in `io_uring_enter` only.
+fn build() -> io::Result<(IoUring, bool)> {
     let ladder: [fn(&mut io_uring::Builder); 3] = [
         |b| {
             b.setup_single_issuer().setup_defer_taskrun().setup_submit_all().setup_taskrun_flag();
@@ -211,13 +217,13 @@ fn build() -> io::Result<IoUring> {
         |_| {},
     ];
     let mut refused = io::Error::from(ErrorKind::Unsupported);
-    for step in ladder {
+    for (rung, step) in ladder.into_iter().enumerate() {
         let mut builder = IoUring::builder();
         builder.setup_cqsize(RING_COMPLETIONS);
         step(&mut builder);
         match builder.build(RING_ENTRIES) {
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => refused = e,
-            other => return other,
+            other => return other.map(|ring| (ring, rung == 0)),
         }
     }
     Err(refused)
@@ -230,7 +236,7 @@ impl Ring {
     /// `EPERM`, `ENOSYS`, `ENOMEM`, `EMFILE` as `io_uring_setup(2)`; `EINVAL` or `Unsupported` on kernels before 5.19.
     pub fn new(socket: TcpStream, wake: &Wake) -> io::Result<Self> {
         socket.set_nonblocking(false)?;
-        let ring = build()?;
+        let (ring, is_deferred) = build()?;
         if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
             return Err(ErrorKind::Unsupported.into());
         }
@@ -247,18 +253,20 @@ impl Ring {
         (0..RING_BUFFERS).for_each(|id| buffers.give(id));
         let mut this = Self {
             ring,
+            is_deferred,
             socket,
             wake: wake.clone(),
             memory: ManuallyDrop::new(Memory { buffers, sending: Sending::new() }),
             received: VecDeque::with_capacity(RING_BUFFERS.into()),
             receive_armed: false,
+            readable_armed: false,
             wake_armed: false,
             multishot: true,
             end: None,
             has_ended: false,
             stays: PhantomData,
         };
-        this.enter(Some(Duration::ZERO))?;
+        this.enter(Some(Duration::ZERO), false)?;
         Ok(this)
     }
 
@@ -270,18 +278,31 @@ impl Ring {
         pushed.map_err(|_| io::Error::other("submission queue full"))
     }
 
+    /// Puts a receive into the submission queue, or with `past` a look for what may be received.
+    fn arm_receive(&mut self, past: bool) -> io::Result<()> {
+        let socket = Fd(self.socket.as_raw_fd());
+        if past && self.is_deferred {
+            if !self.readable_armed {
+                self.push(opcode::PollAdd::new(socket, libc::POLLIN as u32).build(), READABLE)?;
+                self.readable_armed = true;
+            }
+            return Ok(());
+        }
+        let entry = if self.multishot {
+            opcode::RecvMulti::new(socket, GROUP).build()
+        } else {
+            let one = opcode::Recv::new(socket, std::ptr::null_mut(), RING_BUFFER_BYTES as u32).buf_group(GROUP).build();
+            one.flags(squeue::Flags::BUFFER_SELECT)
+        };
+        self.push(entry, RECEIVE)?;
+        self.receive_armed = true;
+        Ok(())
+    }
+
     /// Puts what should be in flight and is not into the submission queue.
-    fn arm(&mut self) -> io::Result<()> {
+    fn arm(&mut self, past: bool) -> io::Result<()> {
         if !self.receive_armed && !self.has_ended && self.received.len() < RING_BUFFERS.into() {
-            let socket = Fd(self.socket.as_raw_fd());
-            let entry = if self.multishot {
-                opcode::RecvMulti::new(socket, GROUP).build()
-            } else {
-                let one = opcode::Recv::new(socket, std::ptr::null_mut(), RING_BUFFER_BYTES as u32).buf_group(GROUP).build();
-                one.flags(squeue::Flags::BUFFER_SELECT)
-            };
-            self.push(entry, RECEIVE)?;
-            self.receive_armed = true;
+            self.arm_receive(past)?;
         }
         if !self.wake_armed {
             let entry = opcode::PollAdd::new(Fd(self.wake.as_fd().as_raw_fd()), libc::POLLIN as u32).multi(true).build();
@@ -292,12 +313,13 @@ impl Ring {
     }
 
     /// Submits what is to be submitted and takes what has completed. Without a timeout it sleeps until something completes (bytes came, a send is done,
-    /// the wake-up rang), with one no longer than that; with zero it does not sleep. May return for nothing.
+    /// the wake-up rang), with one no longer than that; with zero it does not sleep. May return for nothing. With `past`, what comes is left for
+    /// [`Ring::receive_now`], if that is possible.
     ///
     /// # Errors
     /// As `io_uring_enter(2)`.
-    pub fn enter(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.arm()?;
+    pub fn enter(&mut self, timeout: Option<Duration>, past: bool) -> io::Result<()> {
+        self.arm(past)?;
         let has_completions = !self.ring.completion().is_empty();
         let (to_submit, to_run) = {
             let queue = self.ring.submission();
@@ -336,6 +358,7 @@ impl Ring {
                 RECEIVE => self.reap_receive(&done),
                 SEND => self.reap_send(done.result())?,
                 WAKE => self.wake_armed = cqueue::more(done.flags()),
+                READABLE => self.readable_armed = false,
                 _ => {}
             }
         }
@@ -443,6 +466,27 @@ impl Ring {
         Some(result)
     }
 
+    /// Receives past the ring, which saves a copy: what has come, at most `most` bytes of it, to the end of `buffer`. False: that is nothing, or the ring has what comes first.
+    ///
+    /// # Errors
+    /// As `io_uring_enter(2)`. How receiving ended is said by [`Ring::take_end`].
+    pub fn receive_now(&mut self, buffer: &mut Vec<u8>, most: usize) -> io::Result<bool> {
+        if !self.is_deferred {
+            return Ok(false);
+        }
+        // The armed receive takes bytes in `io_uring_enter` only, so what it took is in the completion queue: with that empty, the socket has what comes next.
+        self.reap()?;
+        if !self.received.is_empty() || self.has_ended {
+            return Ok(false);
+        }
+        match append_received(self.socket.as_fd(), most, buffer) {
+            Ok(Some(0)) => self.finish(Ok(())),
+            Ok(got) => return Ok(got.is_some()),
+            Err(e) => self.finish(Err(e)),
+        }
+        Ok(false)
+    }
+
     /// How receiving ended, told once: the peer closed its side, or an error. Bytes received before come first.
     pub fn take_end(&mut self) -> Option<io::Result<()>> {
         if self.received.is_empty() { self.end.take() } else { None }
@@ -480,7 +524,7 @@ impl Ring {
             if !looked || self.reap().is_err() {
                 return false;
             }
-            if !self.receive_armed && !self.wake_armed && !self.memory.sending.in_kernel {
+            if !self.receive_armed && !self.readable_armed && !self.wake_armed && !self.memory.sending.in_kernel {
                 return true;
             }
             if left.is_zero() {

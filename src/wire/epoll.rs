@@ -11,6 +11,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::limits::{RECEIVE_BYTES, SEND_PIECES_MAX};
+use crate::sys::append::append_received;
 use crate::sys::wake::Wake;
 use crate::wire::stream::{Outbox, Taken};
 
@@ -75,6 +76,17 @@ impl EpollSocket {
             }
         }
         Ok(Taken::Nothing)
+    }
+
+    /// Receives what has come, at most `most` bytes of it, to the end of `buffer`. False: that is nothing, or the end.
+    pub(super) fn receive_now(&mut self, buffer: &mut Vec<u8>, most: usize) -> io::Result<bool> {
+        if !self.readable {
+            return Ok(false);
+        }
+        let got = append_received(self.socket.as_fd(), most, buffer)?;
+        // The end is read again.
+        self.readable = self.read_closed || got == Some(most) || got == Some(0);
+        Ok(got.is_some_and(|got| got > 0))
     }
 
     /// Sleeps until the socket can do something it could not, the wake-up rings, or the time is over.

@@ -3,7 +3,7 @@
 //! No I/O. A frame that is not complete is no error; a header beyond the limits, a wrong checksum or anything else that no peer of this
 //! protocol sends is one, and after it the stream is dead. Used by the links, and by the tests of the protocol's document.
 
-use crate::limits::{COMPRESS_BYTES_MIN, COMPRESS_SAMPLE_BYTES, FRAME_PAYLOAD_BYTES_MAX};
+use crate::limits::{COMPRESS_BYTES_MIN, COMPRESS_SAMPLE_BYTES, DIRECT_BYTES_MIN, FRAME_PAYLOAD_BYTES_MAX};
 use crate::sys::uring::Packet;
 use crate::wire::WireError;
 use crate::wire::judge::Judge;
@@ -191,6 +191,8 @@ pub struct Deframer {
     header: Option<Header>,
     body: Vec<u8>,
     started: bool,
+    /// The frame before was.
+    was_large: bool,
     pool: Pool,
 }
 
@@ -245,6 +247,7 @@ impl Deframer {
             return Ok(None);
         }
         self.header = None;
+        self.was_large = header.length >= DIRECT_BYTES_MIN;
         let body = std::mem::take(&mut self.body);
         if checksum(&header.bytes, &body) != header.crc {
             return Err(WireError::Frame("wrong checksum"));
@@ -263,6 +266,21 @@ impl Deframer {
         let len = decompress_into(&body, &mut payload);
         self.pool.put(body);
         if len.is_ok_and(|len| len == raw) { Ok(payload) } else { Err(WireError::Frame("body does not decompress to its length")) }
+    }
+
+    /// The memory of a large frame, behind which the next bytes of the stream may be put, and how many of them at the most; then [feed](Deframer::feed_packed)
+    /// nothing to learn whether it is complete. `None`: what comes next is to be fed.
+    pub fn room(&mut self) -> Option<(&mut Vec<u8>, usize)> {
+        let missing = self.header?.length - self.body.len();
+        let spare = self.body.capacity() - self.body.len();
+        // No more than twice what came, but in memory that is there already.
+        let most = missing.min(spare.max(self.body.len()));
+        (most >= DIRECT_BYTES_MIN).then_some((&mut self.body, most))
+    }
+
+    /// How many bytes of a header are missing, where a large frame is likely to follow: one went before.
+    pub fn head_before_large(&self) -> Option<usize> {
+        (self.header.is_none() && self.was_large).then_some(HEADER_BYTES - self.have)
     }
 
     fn feed_header(&mut self, bytes: &mut &[u8]) -> Result<Option<Header>, WireError> {
@@ -341,6 +359,40 @@ mod tests {
                 assert!(got.iter().eq(&payloads));
             }
         }
+    }
+
+    #[test]
+    fn a_large_frame_can_be_put_into_its_memory_which_follows_what_came() {
+        let payloads: Vec<Vec<u8>> =
+            [900_000, 100, DIRECT_BYTES_MIN, 900_000].map(|len| (0..len).map(|n| ((n * n) >> 5) as u8).collect()).into();
+        let mut framer = Framer::new(false);
+        let stream: Vec<u8> = payloads.iter().flat_map(|p| on_wire(&mut framer, p)).collect();
+        let mut deframer = Deframer::new();
+        let (mut rest, mut got, mut put) = (&stream[..], Vec::new(), 0);
+        while !rest.is_empty() {
+            let came = deframer.body.len();
+            let len = match deframer.room() {
+                Some((body, most)) => {
+                    assert!(most <= came.max(body.capacity() - came), "{most} bytes of memory for {came} that came");
+                    let part = &rest[..most.min(130_000)];
+                    body.extend_from_slice(part);
+                    put += part.len();
+                    part.len()
+                }
+                None => deframer.head_before_large().unwrap_or(70_000).min(rest.len()),
+            };
+            let (mut part, behind) = rest.split_at(len);
+            if came != deframer.body.len() {
+                part = &[];
+            }
+            while let Some(payload) = deframer.feed(&mut part).unwrap() {
+                deframer.recycle(payload.clone());
+                got.push(payload);
+            }
+            rest = behind;
+        }
+        assert!(got == payloads && deframer.is_between());
+        assert!(put > 1_500_000, "{put} bytes went into the frames' memory");
     }
 
     #[test]

@@ -134,11 +134,20 @@ impl Engine {
         }
     }
 
-    fn block(&mut self, timeout: Option<Duration>, out: &mut Outbox) -> io::Result<()> {
+    /// Receives what has come, at most `most` bytes of it, to the end of `buffer`; false if that is nothing, or has to be [received](Self::receive) to be known.
+    fn receive_now(&mut self, buffer: &mut Vec<u8>, most: usize) -> io::Result<bool> {
+        match self {
+            Self::Epoll(socket) => socket.receive_now(buffer, most),
+            Self::Uring(ring) => ring.receive_now(buffer, most),
+        }
+    }
+
+    /// Sleeps until something can be done. With `past`, what comes will be [received now](Self::receive_now).
+    fn block(&mut self, timeout: Option<Duration>, past: bool, out: &mut Outbox) -> io::Result<()> {
         match self {
             Self::Epoll(socket) => socket.block(timeout),
             Self::Uring(ring) => {
-                ring.enter(timeout)?;
+                ring.enter(timeout, past)?;
                 collect(ring, out)
             }
         }
@@ -183,6 +192,8 @@ pub struct StreamLink {
     /// The socket, to be asked what it has carried.
     counted: Option<TcpStream>,
     deframer: Deframer,
+    /// What is received of a header on its own.
+    head: Vec<u8>,
     out: Outbox,
     inbox: VecDeque<Packed>,
     inbox_bytes: usize,
@@ -216,6 +227,7 @@ impl StreamLink {
             framer,
             counted,
             deframer: Deframer::new(),
+            head: Vec::new(),
             out: Outbox::default(),
             inbox: VecDeque::new(),
             inbox_bytes: 0,
@@ -283,7 +295,9 @@ impl StreamLink {
     }
 
     fn block(&mut self, timeout: Option<Duration>) -> Result<()> {
-        let result = self.engine.block(timeout, &mut self.out);
+        let is_open = self.inbox_bytes < self.inbox_bytes_max;
+        let past = is_open && (self.deframer.room().is_some() || self.deframer.head_before_large().is_some());
+        let result = self.engine.block(timeout, past, &mut self.out);
         self.settle();
         result.or_else(|e| self.lost("wait for the peer", e))
     }
@@ -299,17 +313,33 @@ impl StreamLink {
         }
     }
 
-    /// Takes in once what has come. `false`: nothing had, or nothing more will.
-    fn take_in(&mut self) -> bool {
-        let Self { deframer, inbox, inbox_bytes, .. } = self;
-        let taken = self.engine.receive(|mut bytes| {
+    /// Receives once: the bytes of a large frame into its own memory, what else comes by way of the engine's.
+    fn receive(&mut self) -> io::Result<Taken<WireError>> {
+        let Self { engine, deframer, head, inbox, inbox_bytes, .. } = self;
+        let mut feed = |deframer: &mut Deframer, mut bytes: &[u8]| {
             while let Some(packed) = deframer.feed_packed(&mut bytes)? {
                 *inbox_bytes += packed.memory();
                 inbox.push_back(packed);
             }
-            Ok::<(), WireError>(())
-        });
-        match taken {
+            Ok(())
+        };
+        head.clear();
+        let came = if let Some((body, most)) = deframer.room() {
+            engine.receive_now(body, most)?
+        } else if let Some(missing) = deframer.head_before_large() {
+            engine.receive_now(head, missing)?
+        } else {
+            false
+        };
+        if came {
+            return Ok(feed(deframer, head).map_or_else(Taken::Bad, |()| Taken::Some));
+        }
+        engine.receive(|bytes| feed(deframer, bytes))
+    }
+
+    /// Takes in once what has come. `false`: nothing had, or nothing more will.
+    fn take_in(&mut self) -> bool {
+        match self.receive() {
             Ok(Taken::Some) => return true,
             Ok(Taken::Nothing) => return false,
             Ok(Taken::End) => {

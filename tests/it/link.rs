@@ -7,10 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ringsync::error::{Error, Exit};
-use ringsync::limits::{FRAME_PAYLOAD_BYTES_MAX, LOCAL_QUEUE_FRAMES_MAX};
+use ringsync::limits::{DIRECT_BYTES_MIN, FRAME_PAYLOAD_BYTES_MAX, LOCAL_QUEUE_FRAMES_MAX};
 use ringsync::model::options::{Compress, IoChoice};
 use ringsync::wire::frame::{Framer, RSYNC_ANSWER};
 use ringsync::wire::{Incoming, Link, LocalEnd};
+
+use crate::rng::Rng;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -238,11 +240,15 @@ fn a_waiting_link_sleeps() {
         let (tell, told) = mpsc::channel();
         let sleeper = thread::spawn(move || {
             let mut link = a.open();
+            // What is waited for after a large frame is waited for in a way of its own.
+            assert_eq!(frame(&mut link).len(), 200_000);
             tell.send((nix::unistd::gettid(), link.wake())).unwrap();
             assert!(matches!(link.wait(None).unwrap(), Incoming::Woken));
         });
-        let (tid, wake) = told.recv_timeout(DEADLINE).unwrap();
         let mut clock = b.open();
+        clock.send(noise(1, 200_000)).unwrap();
+        clock.flush().unwrap();
+        let (tid, wake) = told.recv_timeout(DEADLINE).unwrap();
         let switches = || -> u64 {
             let status = std::fs::read_to_string(format!("/proc/self/task/{tid}/status")).unwrap();
             let of = |key: &str| status.lines().find_map(|l| l.strip_prefix(key)).unwrap().trim().parse::<u64>().unwrap();
@@ -255,6 +261,45 @@ fn a_waiting_link_sleeps() {
         assert_eq!(switches(), before, "{name}: an idle link ran");
         wake.wake();
         sleeper.join().unwrap();
+    }
+}
+
+#[test]
+fn a_link_that_is_blocked_and_has_no_room_for_what_comes_sleeps() {
+    for io in sockets() {
+        let (mut peer, socket) = tcp();
+        let (tell, told) = mpsc::channel();
+        let blocked = thread::spawn(move || {
+            let mut link = Link::tcp(socket, io, Compress::None, None).unwrap().with_inbox(1);
+            tell.send(nix::unistd::gettid()).unwrap();
+            for _ in 0..100 {
+                drop(frame(&mut link));
+            }
+            while link.send(noise(1, 200_000)).is_ok() {}
+        });
+        let tid = told.recv_timeout(DEADLINE).unwrap();
+        // More than it takes, so that some of it waits in the socket in the end.
+        peer.set_nonblocking(true).unwrap();
+        let large = on_wire(&noise(2, 300_000)).repeat(200);
+        let (mut sent, mut quiet) = (0, 0);
+        while quiet < 20 {
+            match peer.write(&large[sent..]) {
+                Ok(n) => (sent, quiet) = (sent + n, 0),
+                Err(_) => quiet += 1,
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert!(sent < large.len());
+        let ran = || -> u64 {
+            let stat = std::fs::read_to_string(format!("/proc/self/task/{tid}/schedstat")).unwrap();
+            stat.split(' ').next().unwrap().parse().unwrap()
+        };
+        let before = ran();
+        thread::sleep(Duration::from_millis(300));
+        let ran = Duration::from_nanos(ran() - before);
+        assert!(ran < Duration::from_millis(30), "{io:?}: it ran for {ran:?} of 300 ms");
+        drop(peer);
+        blocked.join().unwrap();
     }
 }
 
@@ -319,6 +364,55 @@ fn frames_are_found_in_a_stream_that_comes_byte_by_byte() {
 }
 
 #[test]
+fn frames_of_every_size_are_found_however_they_come() {
+    /// Length of frame `n`: now many small ones, now large ones, now both.
+    fn len(rng: &mut Rng, n: u32) -> usize {
+        let large = [0, 100, 50][n as usize / 20 % 3];
+        1 + if rng.chance(large) { DIRECT_BYTES_MIN - 2 + rng.below(FRAME_PAYLOAD_BYTES_MAX - DIRECT_BYTES_MIN) } else { rng.below(9000) }
+    }
+    const FRAMES: u32 = 120;
+    for (io, seed) in sockets().into_iter().zip(1..) {
+        let (mut peer, socket) = tcp();
+        let mut answers = peer.try_clone().unwrap();
+        let writer = thread::spawn(move || {
+            let mut rng = Rng::new(seed);
+            let stream: Vec<u8> = (0..FRAMES).flat_map(|n| on_wire(&noise(n, len(&mut rng, n)))).collect();
+            let mut rest = &stream[..];
+            while !rest.is_empty() {
+                let most = [17, 3000, 70_000, 400_000][rng.below(4)];
+                let (piece, behind) = rest.split_at((1 + rng.below(most)).min(rest.len()));
+                peer.write_all(piece).unwrap();
+                if rng.chance(10) {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                rest = behind;
+            }
+        });
+        let listener = thread::spawn(move || {
+            let mut bytes = Vec::new();
+            answers.read_to_end(&mut bytes).unwrap();
+            bytes
+        });
+        let mut rng = Rng::new(seed);
+        let mut link = Link::tcp(socket, io, Compress::None, None).unwrap();
+        for n in 0..FRAMES {
+            let got = frame(&mut link);
+            assert!(got == noise(n, len(&mut rng, n)), "{io:?}, seed {seed}: frame {n} differs");
+            link.recycle(got);
+            link.send(noise(n, 5000)).unwrap();
+        }
+        writer.join().unwrap();
+        link.flush().unwrap();
+        drop(link);
+        let answers = listener.join().unwrap();
+        assert!(
+            answers == (0..FRAMES).flat_map(|n| on_wire(&noise(n, 5000))).collect::<Vec<_>>(),
+            "{io:?}: what it sent meanwhile differs"
+        );
+    }
+}
+
+#[test]
 fn a_peer_that_breaks_off_or_breaks_the_protocol_is_an_error_of_its_kind() {
     let mut corrupted = on_wire(&payload(3));
     corrupted[500] ^= 1;
@@ -328,7 +422,13 @@ fn a_peer_that_breaks_off_or_breaks_the_protocol_is_an_error_of_its_kind() {
     let lost = |e: &Error| matches!(e, Error::Socket { source, .. } if source.kind() == std::io::ErrorKind::UnexpectedEof);
     let other = |e: &Error| matches!(e, Error::Handshake(_));
     type Check<'a> = &'a dyn Fn(&Error) -> bool;
-    let cases: [(Vec<u8>, Check<'_>); 6] = [
+    let large = on_wire(&noise(1, 500_000));
+    let mut flipped = large.clone();
+    flipped[400_000] ^= 1;
+    let cases: [(Vec<u8>, Check<'_>); 9] = [
+        ([&large[..], &flipped].concat(), &wrong),
+        ([&large[..], &large[..300_000]].concat(), &lost),
+        ([&large[..], &large[..7]].concat(), &lost),
         (corrupted, &wrong),
         (huge, &wrong),
         (on_wire(&payload(2))[..100].to_vec(), &lost),
@@ -340,18 +440,22 @@ fn a_peer_that_breaks_off_or_breaks_the_protocol_is_an_error_of_its_kind() {
         for (bytes, check) in &cases {
             let (mut peer, socket) = tcp();
             peer.write_all(&on_wire(b"fine")[..if check(&Error::Handshake(String::new())) { 0 } else { 20 }]).unwrap();
-            peer.write_all(bytes).unwrap();
-            peer.shutdown(std::net::Shutdown::Write).unwrap();
             let mut link = Link::tcp(socket, io, Compress::None, None).unwrap();
+            let (mut writer, bytes_written) = (peer.try_clone().unwrap(), bytes.clone());
+            let writer = thread::spawn(move || {
+                writer.write_all(&bytes_written).unwrap();
+                writer.shutdown(std::net::Shutdown::Write).unwrap();
+            });
             let error = loop {
                 match link.wait(Some(DEADLINE)) {
-                    Ok(Incoming::Frame(payload)) => assert_eq!(payload, b"fine"),
+                    Ok(Incoming::Frame(payload)) => assert!(payload == b"fine" || payload == noise(1, 500_000)),
                     Ok(other) => panic!("{io:?}: {other:?}"),
                     Err(e) => break e,
                 }
             };
             assert!(check(&error), "{io:?}: {error}");
             assert!(link.wait(Some(DEADLINE)).is_err(), "an error is final");
+            writer.join().unwrap();
             drop(link);
             if bytes.starts_with(b"@") {
                 let mut answer = Vec::new();
