@@ -280,16 +280,16 @@ fn a_link_that_is_blocked_and_has_no_room_for_what_comes_sleeps() {
         let tid = told.recv_timeout(DEADLINE).unwrap();
         // More than it takes, so that some of it waits in the socket in the end.
         peer.set_nonblocking(true).unwrap();
-        let large = on_wire(&noise(2, 300_000)).repeat(200);
+        let large = on_wire(&noise(2, 300_000)).repeat(500);
         let (mut sent, mut quiet) = (0, 0);
-        while quiet < 20 {
+        while quiet < 20 && sent < large.len() {
             match peer.write(&large[sent..]) {
                 Ok(n) => (sent, quiet) = (sent + n, 0),
                 Err(_) => quiet += 1,
             }
             thread::sleep(Duration::from_millis(5));
         }
-        assert!(sent < large.len());
+        assert!(sent < large.len(), "{io:?}: all of it was taken");
         let ran = || -> u64 {
             let stat = std::fs::read_to_string(format!("/proc/self/task/{tid}/schedstat")).unwrap();
             stat.split(' ').next().unwrap().parse().unwrap()
