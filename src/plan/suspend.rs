@@ -1,13 +1,12 @@
 //! Between two connections: the receiver lives on, and so does what is known of its mirror. Part of the planner.
 //!
 //! What the receiver did of the cycles that it has not acknowledged, and what failed, is not known. It did a part of it: all that any of them may have touched is *in doubt*, whatever it
-//! was, and is looked at and sent whole. That takes no manifest as long as no directory was made, moved or removed by them, for then every path of theirs is one of the tree.
+//! was, and is looked at and sent whole. As long as no directory was made, moved or removed by them, every path of theirs is one of the tree, and that takes no manifest. Else it takes that of the
+//! directories in which that was done: wherever the mirror has such a directory, it is below one of them.
 //! Events go on marking nodes meanwhile, so that what changes costs memory by the node and not by the event; nothing is asked for.
 //!
 //! Invariant: while `suspended` there is no round, no cycle on its way and nothing with a worker, and every name at which the mirror may hold something else than the tree says is
-//! `UNKNOWN` and marked `LOOK`; every directory whose metadata may be another has no known time and is marked `OWN`.
-
-use std::sync::Arc;
+//! `UNKNOWN` and marked `LOOK`, or below a directory whose manifest is wanted; every directory whose metadata may be another has no known time and is marked `OWN`.
 
 use crate::model::cycle::Cycle;
 use crate::model::meta::Kind;
@@ -18,51 +17,72 @@ use crate::plan::planner::Planner;
 use crate::plan::scrub::Scrub;
 use crate::plan::tree::{NodeId, ROOT, flag};
 
-/// The names that a cycle may have changed, in the order of its operations: their directories and what they are called. `None` if it made, moved away or removed a
-/// directory, as far as that shows in its operations.
-fn names(cycle: &Cycle) -> Option<Vec<(&RelPath, Name<'_>)>> {
-    fn at(spot: &Spot) -> (&RelPath, Name<'_>) {
-        (&spot.dir, spot.name.as_name())
-    }
-    let mut all = Vec::new();
-    // Reserved names are of what is parked, which no look at the source finds.
+/// Directories and what is called so in them.
+type Names<'a> = Vec<(&'a RelPath, Name<'a>)>;
+
+fn at(spot: &Spot) -> (&RelPath, Name<'_>) {
+    (&spot.dir, spot.name.as_name())
+}
+
+/// The names that a cycle may have changed, in the order of its operations. Apart from them those where a directory was made or removed, or anything was parked, and those between which
+/// something was moved.
+fn names(cycle: &Cycle) -> (Names<'_>, Names<'_>, Names<'_>) {
+    let (mut plain, mut dirs, mut moved) = (Vec::new(), Vec::new(), Vec::new());
     for op in cycle.pre.iter().chain(cycle.metas.iter().map(|(_, op)| op)).chain(&cycle.post) {
         match op {
-            Op::Mkdir { .. } | Op::Rmdir { .. } | Op::Park { .. } => return None,
-            Op::Move { from, to } | Op::Link { from, to } => all.extend([at(from), at(to)]),
+            Op::Mkdir { at: spot, .. } | Op::Rmdir { at: spot } | Op::Park { from: spot, .. } => dirs.push(at(spot)),
+            Op::Move { from, to } => moved.extend([at(from), at(to)]),
+            Op::Link { from, to } => plain.extend([at(from), at(to)]),
             Op::Symlink { at: spot, .. }
             | Op::Special { at: spot, .. }
             | Op::SetMeta { at: spot, .. }
             | Op::Place { at: spot, .. }
-            | Op::Unlink { at: spot } => all.push(at(spot)),
+            | Op::Unlink { at: spot } => plain.push(at(spot)),
             Op::DirMeta { .. } => {}
         }
     }
-    all.extend(cycle.batches.iter().flat_map(|batch| batch.files.iter().map(move |task| (&batch.dir, task.name.as_name()))));
-    all.extend(cycle.places.iter().map(|place| at(&place.at)));
-    all.iter().all(|(_, name)| !name.is_reserved()).then_some(all)
+    plain.extend(cycle.batches.iter().flat_map(|batch| batch.files.iter().map(move |task| (&batch.dir, task.name.as_name()))));
+    plain.extend(cycle.places.iter().map(|place| at(&place.at)));
+    (plain, dirs, moved)
 }
 
 impl Planner {
     /// Whether what is known of the mirror outlives the connection, if that is lost now.
     pub fn can_suspend(&self) -> bool {
-        self.online
-            && self.fill.is_none()
-            && self.wanted_lists.is_empty()
-            && self.forged.is_empty()
-            && self.scrub.verify.is_none()
-            && self.flights.iter().all(|flight| self.is_traceable(&flight.cycle))
+        self.online && self.fill.is_none() && self.wanted_lists.is_empty() && self.forged.is_empty() && self.scrub.verify.is_none()
+    }
+
+    /// Whether all that the cycles on their way may have changed can be told without a manifest.
+    pub fn is_traceable(&self) -> bool {
+        self.flights.iter().all(|flight| self.is_cycle_traceable(&flight.cycle))
     }
 
     /// Whether all names that the cycle may have changed are names of files in directories that have not moved since.
-    fn is_traceable(&self, cycle: &Cycle) -> bool {
-        let is_dir = |id: NodeId| self.tree.kind(id) == Some(Kind::Dir);
-        let Some(names) = names(cycle) else { return false };
+    fn is_cycle_traceable(&self, cycle: &Cycle) -> bool {
+        let (plain, dirs, moved) = names(cycle);
         // A directory that moved is at its new name, or was moved on or removed by a later cycle, which shows there.
-        let named = names.iter().all(|(dir, name)| {
-            self.dir_at(dir).filter(|dir| is_dir(*dir)).is_some_and(|dir| !self.tree.child(dir, name.as_bytes()).is_some_and(is_dir))
-        });
-        named && cycle.post.iter().all(|op| !matches!(op, Op::DirMeta { dir, .. } if self.dir_at(dir).is_none()))
+        dirs.is_empty()
+            && plain.iter().chain(&moved).all(|(dir, name)| self.is_file_of(dir, *name))
+            && cycle.post.iter().all(|op| !matches!(op, Op::DirMeta { dir, .. } if self.dir_at(dir).is_none()))
+    }
+
+    /// Whether the directory is one of the tree, and the name not one of a directory in it, nor reserved: what is parked is found by no look at the source.
+    fn is_file_of(&self, dir: &RelPath, name: Name<'_>) -> bool {
+        let is_dir = |id: NodeId| self.tree.kind(id) == Some(Kind::Dir);
+        let dir = self.dir_at(dir).filter(|dir| is_dir(*dir));
+        !name.is_reserved() && dir.is_some_and(|dir| !self.tree.child(dir, name.as_bytes()).is_some_and(is_dir))
+    }
+
+    /// Asks for the manifest of a directory, or of the nearest one above it that is in the tree.
+    fn relist_at(&mut self, path: &RelPath) {
+        let mut at = ROOT;
+        for name in path.names() {
+            match self.tree.child(at, name.as_bytes()) {
+                Some(id) if self.tree.kind(id) == Some(Kind::Dir) => at = id,
+                _ => break,
+            }
+        }
+        self.relist(at);
     }
 
     fn dir_at(&self, path: &RelPath) -> Option<NodeId> {
@@ -120,6 +140,7 @@ impl Planner {
 
     /// Whatever the cycles on their way may have done, or not.
     fn doubt_flights(&mut self) {
+        let are_traceable = self.is_traceable();
         let flights = std::mem::take(&mut self.flights);
         self.busy = 0;
         for flight in &flights {
@@ -130,26 +151,43 @@ impl Planner {
             }
         }
         for flight in &flights {
-            let cycle = Arc::clone(&flight.cycle);
-            for (dir, name) in names(&cycle).into_iter().flatten() {
-                let Some(dir) = self.dir_at(dir) else { continue };
-                // What was removed, or moved away, may be there still.
-                let id = self.tree.child_or_insert(dir, name);
-                self.doubt(id);
-                self.doubt_dir(dir);
-            }
-            for op in &cycle.post {
-                if let Op::DirMeta { dir, .. } = op
-                    && let Some(dir) = self.dir_at(dir)
-                {
-                    self.doubt_dir(dir);
-                }
-            }
+            self.doubt_cycle(&flight.cycle, are_traceable);
             // Other names of what was changed, or was to be replaced by something new and may not have been.
             for group in flight.replaced.iter().chain(flight.files.iter().map(|(_, group)| group)).filter(|group| **group != 0) {
                 let other = self.tree.of_group(*group).next();
                 if let Some(id) = other {
                     self.doubt(id);
+                }
+            }
+        }
+    }
+
+    /// Whatever the cycle may have done, or not. With `are_traceable` all cycles on their way are.
+    fn doubt_cycle(&mut self, cycle: &Cycle, are_traceable: bool) {
+        let (plain, dirs, moved) = names(cycle);
+        let (moved_files, moved) = if are_traceable { (moved, Vec::new()) } else { (Vec::new(), moved) };
+        for (dir, name) in plain.into_iter().chain(moved_files) {
+            match self.dir_at(dir).filter(|_| self.is_file_of(dir, name)) {
+                Some(dir) => {
+                    // What was removed, or moved away, may be there still.
+                    let id = self.tree.child_or_insert(dir, name);
+                    self.doubt(id);
+                    self.doubt_dir(dir);
+                }
+                None => self.relist_at(dir),
+            }
+        }
+        for (dir, _) in dirs.into_iter().chain(moved) {
+            self.relist_at(dir);
+            if let Some(dir) = self.dir_at(dir) {
+                self.doubt_dir(dir);
+            }
+        }
+        for op in &cycle.post {
+            if let Op::DirMeta { dir, .. } = op {
+                match self.dir_at(dir) {
+                    Some(dir) => self.doubt_dir(dir),
+                    None => self.relist_at(dir),
                 }
             }
         }
