@@ -158,7 +158,7 @@ pub struct RunArgs {
     /// Network between the ends, as rate=100mbit,delay=20ms; delay is one way. Needs root; a delay needs the kernel's netem
     #[arg(long, value_name = "SHAPE")]
     pub shape: Option<Shape>,
-    /// Touch so many MiB of memory just before each measurement, for virtual machines whose host takes back what is free
+    /// Touch so many MiB of free memory, and keep them from going back to the host of a virtual machine
     #[arg(long, value_name = "MIB", default_value_t = 0)]
     pub warm: u32,
     /// Write every measurement as a JSON line

@@ -15,6 +15,7 @@ use crate::peer::{Peer, Programs, installed};
 use crate::problem::{Doing, EXIT_DONE, EXIT_UNEQUAL, Problem, Result};
 use crate::record::{Host, Line, Measured, Records, Sink};
 use crate::summary::Summary;
+use crate::warm::Warm;
 
 /// Does it. Returns the exit code.
 ///
@@ -50,8 +51,9 @@ pub fn run(args: &RunArgs) -> Result<u8> {
         }
         keep(&mut records, line)?;
     }
+    let _warm = (args.warm > 0).then(|| Warm::up(args.warm)).transpose()?;
     let (deadline, budget) = (args.deadline(), args.budget());
-    let course = Course { lab: &lab, programs: &programs, deadline, budget, warm: args.warm, profile: args.profile.as_deref() };
+    let course = Course { lab: &lab, programs: &programs, deadline, budget, profile: args.profile.as_deref() };
     let todo: Vec<(&Load, Vec<Peer>)> = loads.iter().map(|l| (l, peers.iter().copied().filter(|p| fits(l.name, *p)).collect())).collect();
     let progress = Progress::new(todo.iter().map(|(_, peers)| peers.len() as u64 * u64::from(args.runs)).sum());
     // A peer that does not become equal would cost the deadline each time.

@@ -39,8 +39,6 @@ pub struct Course<'a> {
     pub deadline: Duration,
     /// So long may the files of latency take together.
     pub budget: Duration,
-    /// MiB of memory that are touched before each measurement.
-    pub warm: u32,
     /// Where profiles go, if any are made.
     pub profile: Option<&'a Path>,
 }
@@ -76,13 +74,7 @@ impl Course<'_> {
         Ok(out)
     }
 
-    /// Touches memory and gives it back, so that what is measured next finds it free and does not wait for the host to provide it.
-    fn warm_up(&self) {
-        drop(std::hint::black_box(vec![1u8; self.warm as usize * (1 << 20)]));
-    }
-
     fn alone(&self, load: &Load, src: &Path) -> Result<Measured> {
-        self.warm_up();
         let done = if load.name == Name::Steady { Hot::new(load).write(load, src)? } else { load.run(src)? };
         Ok(Measured { ops: done.ops, bytes: done.bytes, load_s: Some(done.took.as_secs_f64()), ..Measured::default() })
     }
@@ -102,7 +94,6 @@ impl Course<'_> {
             marks.push(READY_FILE.into());
         }
         let prepared = peer.prepare(self.lab, self.programs)?;
-        self.warm_up();
         let children = children_cpu_s();
         let (since, begin) = (SystemTime::now(), Instant::now());
         let mut running = prepared.start()?;
@@ -137,7 +128,6 @@ impl Course<'_> {
             // The recorders need a while to begin.
             interrupt::pause(SETTLE)?;
         }
-        self.warm_up();
         let done = match load.name {
             Name::Latency | Name::Many => self.latency(load, src, dst, &mut out)?,
             Name::Steady => self.steady(load, src, dst, &mut out)?,

@@ -13,6 +13,7 @@ mod peer;
 mod problem;
 mod record;
 mod summary;
+mod warm;
 
 use std::path::Path;
 use std::process::ExitCode;
