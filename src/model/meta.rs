@@ -118,7 +118,7 @@ pub struct Extent {
 ///
 /// The birth time tells an inode number that was used again from its former holder, down to the clock's grain; what was born or
 /// written within that grain of being read is marked and compared more strictly by its reader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ident {
     /// Device of the filesystem.
     pub dev: u64,

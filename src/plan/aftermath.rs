@@ -7,6 +7,7 @@ use crate::model::cycle::{Cycle, NodeRef};
 use crate::model::meta::Kind;
 use crate::model::op::{Op, Section, Spot};
 use crate::model::path::{Name, NameBuf, RelPath};
+use crate::plan::NodeSet;
 use crate::plan::planner::Planner;
 use crate::plan::tree::{NodeId, ROOT, flag};
 
@@ -16,7 +17,7 @@ pub struct Failures {
     /// Operations that the receiver reported.
     pub ops: HashSet<(Section, u32)>,
     /// Nodes of files that were not sent.
-    pub unsent: HashSet<NodeRef>,
+    pub unsent: NodeSet<NodeRef>,
 }
 
 impl Failures {

@@ -6,14 +6,13 @@
 //! found by the listing of a directory above it that is owed or that a wanted manifest covers; or it is in trouble or held. So is what of it is left behind
 //! by a round: `taken` are its nodes that were owed when it began.
 
-use std::collections::{HashMap, HashSet};
-
 use crate::model::cycle::NodeRef;
 use crate::plan::emit::Emit;
 use crate::plan::fill::FILLS_AT_ONCE;
 use crate::plan::planner::Planner;
 use crate::plan::round::Asked;
 use crate::plan::tree::{NodeId, flag};
+use crate::plan::{NodeMap, NodeSet};
 
 /// So many owed nodes are looked through whenever it is asked whether all is paid.
 const SWEEP_NODES_MAX: usize = 1024;
@@ -33,11 +32,11 @@ enum Due {
 
 #[derive(Debug, Default)]
 struct Wave {
-    owed: HashMap<NodeRef, Due>,
+    owed: NodeMap<NodeRef, Due>,
     /// Owed nodes of the round under way; true: its content was being staged already when the debt was taken.
-    taken: HashMap<NodeRef, bool>,
+    taken: NodeMap<NodeRef, bool>,
     /// Nodes that are in trouble, or wait for one above to end.
-    excused: HashSet<NodeRef>,
+    excused: NodeSet<NodeRef>,
     /// The objects that were told to have changed, and are looked at when the round is over, are owed.
     told: bool,
     /// How often it was asked whether all is paid.
@@ -116,7 +115,7 @@ impl Planner {
     /// Whether something that was excused for a trouble waits, and the trouble is over; then it is owed again.
     fn is_excuse_over(&mut self) -> bool {
         let excused = self.debt.0.as_mut().map(|wave| std::mem::take(&mut wave.excused)).unwrap_or_default();
-        let (mut still, mut due) = (HashSet::new(), Vec::new());
+        let (mut still, mut due) = (NodeSet::default(), Vec::new());
         for node in excused {
             match self.tree.resolve(node) {
                 Some(id) if self.is_excused(id) => drop(still.insert(node)),

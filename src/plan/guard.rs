@@ -20,6 +20,7 @@ use crate::plan::planner::Planner;
 use crate::plan::reconcile::{Base, Want};
 use crate::plan::round::Round;
 use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
+use crate::plan::{NodeMap, NodeSet};
 
 /// Deletions are counted by slices of time, so that few numbers are kept however many they are.
 const SLICE_NS: u64 = DELETE_BURST_NS / 128;
@@ -70,13 +71,13 @@ pub struct Guard {
     cause: Option<HoldCause>,
     since: u64,
     /// Nodes that are held, and how many entries each stands for.
-    held: HashMap<NodeRef, u64>,
+    held: NodeMap<NodeRef, u64>,
     /// Something that was held is there again as another directory, which may be in the making: the end is seen when all rests.
     made_anew: bool,
     /// One of them was to be looked into, at itself or below, and was not: made up for if they turn out to be there.
     missed: bool,
     /// Nodes that were approved and may go.
-    allowed: HashSet<NodeRef>,
+    allowed: NodeSet<NodeRef>,
     /// Deletions of the burst: until when (the end of a slice of time) and how many.
     passed: VecDeque<(u64, u64)>,
     /// Entries of the mirror when the burst began.
@@ -249,7 +250,7 @@ impl Planner {
     /// Holds what is doomed: none of it is wanted to go any more.
     fn hold_back(&mut self, doomed: &Doomed, wants: &mut [Want]) {
         let Self { guard, tree, .. } = self;
-        let dirs: HashSet<NodeId> = doomed.tops.iter().map(|(_, id, _)| *id).filter(|id| tree.kind(*id) == Some(Kind::Dir)).collect();
+        let dirs: NodeSet<NodeId> = doomed.tops.iter().map(|(_, id, _)| *id).filter(|id| tree.kind(*id) == Some(Kind::Dir)).collect();
         if !dirs.is_empty() {
             guard.held.retain(|node, _| tree.resolve(*node).is_none_or(|id| !above(tree, id).any(|at| dirs.contains(&at))));
         }
@@ -359,7 +360,7 @@ impl Planner {
     fn doomed(&self, round: &Round, wants: &[Want]) -> Doomed {
         let tree = &self.tree;
         let moved = moved(wants);
-        let mut going: HashMap<NodeId, usize> = HashMap::new();
+        let mut going: NodeMap<NodeId, usize> = NodeMap::default();
         for (at, (slot, want)) in round.slots.iter().zip(wants).enumerate() {
             let Some(id) = tree.resolve(slot.node).filter(|id| !moved.contains(id)) else { continue };
             let is_going = match want {
@@ -391,7 +392,7 @@ impl Planner {
     }
 
     /// Entries of the mirror at the node and below that would be deleted.
-    fn entries(&self, id: NodeId, moved: &HashSet<NodeId>) -> u64 {
+    fn entries(&self, id: NodeId, moved: &NodeSet<NodeId>) -> u64 {
         let mut count = 0;
         let mut todo = vec![id];
         while let Some(id) = todo.pop() {
@@ -460,6 +461,6 @@ fn above(tree: &Tree, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
 }
 
 /// The nodes whose objects of the mirror move.
-fn moved(wants: &[Want]) -> HashSet<NodeId> {
+fn moved(wants: &[Want]) -> NodeSet<NodeId> {
     wants.iter().filter_map(|want| if let Want::Move(source, _) = want { Some(*source) } else { None }).collect()
 }

@@ -1,6 +1,6 @@
 //! One cycle while the source is being looked at: which questions are out, and what was seen so far. Filled by the planner, read by reconcile and emit.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use crate::model::cycle::{AttrsTable, NodeRef};
 use crate::model::meta::{Ident, Kind, Stat};
@@ -71,7 +71,7 @@ impl Round {
     }
 
     /// The objects among what was seen that have several names.
-    pub fn linked(&self) -> HashSet<Ident> {
+    pub fn linked(&self) -> BTreeSet<Ident> {
         self.slots.iter().filter_map(Slot::stat).filter(|s| s.nlink > 1 && s.meta.kind != Kind::Dir).map(|s| s.ident).collect()
     }
 

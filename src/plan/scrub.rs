@@ -5,7 +5,7 @@
 //! lately. A difference counts only if it is found twice, and if no operation that was under way could explain it. Comparing entries is in `drift`.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use crate::limits::{SCRUB_RECENT_OPS_MAX, SCRUB_TRIES_MAX, SUM_FILES_MAX};
@@ -16,6 +16,7 @@ use crate::model::path::RelPath;
 use crate::model::scrub::{Cause, Finding, Item, LookTask, SumDone, SumFile, SumTask, Summed, Tally};
 use crate::plan::planner::Planner;
 use crate::plan::tree::{NodeId, flag};
+use crate::plan::{NodeMap, NodeSet};
 
 /// What differs is looked at again after so long: beyond the grain of every clock of a local filesystem, and the way of an event.
 const CONFIRM_NS: u64 = 500_000_000;
@@ -83,11 +84,11 @@ pub(super) struct Pass {
     pub options: PassOptions,
     cursor: NodeId,
     ready: VecDeque<(NodeRef, SumTask)>,
-    pub asked: HashMap<u64, Asked>,
+    pub asked: NodeMap<u64, Asked>,
     again: BinaryHeap<Reverse<(u64, NodeRef)>>,
-    pub suspects: HashMap<NodeRef, Suspect>,
+    pub suspects: NodeMap<NodeRef, Suspect>,
     /// Hard-link groups of which one name was taken.
-    groups: HashSet<u32>,
+    groups: NodeSet<u32>,
     /// What is being repaired; and once it is on its way, the cycle from which on it is known to have been applied.
     pub mending: Vec<(NodeRef, Option<u64>)>,
     pub tally: Tally,
@@ -101,7 +102,7 @@ pub(super) struct Scrub {
     /// The ordinary comparison is told as findings too; whether it is also repaired.
     pub verify: Option<bool>,
     /// What has been told of, and what is known of files whose content has to be compared first.
-    pub told: HashMap<NodeRef, Option<Item>>,
+    pub told: NodeMap<NodeRef, Option<Item>>,
     /// Memory of the entries that answers to looks have told and that are not compared yet.
     pub heard: usize,
     recent: Recent,
@@ -200,10 +201,10 @@ impl Planner {
             options,
             cursor: 0,
             ready: VecDeque::new(),
-            asked: HashMap::new(),
+            asked: NodeMap::default(),
             again: BinaryHeap::new(),
-            suspects: HashMap::new(),
-            groups: HashSet::new(),
+            suspects: NodeMap::default(),
+            groups: NodeSet::default(),
             mending: Vec::new(),
             tally: Tally::default(),
         });

@@ -2,10 +2,9 @@
 //!
 //! A trouble is noted under a name in a directory, so that it outlives the node of an entry that could not be deleted.
 
-use std::collections::HashSet;
-
 use crate::model::cycle::NodeRef;
 use crate::model::path::{Name, RelPath};
+use crate::plan::NodeSet;
 use crate::plan::flight::Flight;
 use crate::plan::planner::Planner;
 use crate::plan::round::Round;
@@ -96,7 +95,7 @@ impl Planner {
     pub(super) fn clear_troubles(&mut self, flight: &Flight) {
         let Planner { troubles, tree, reports, .. } = self;
         let mut healed = Vec::new();
-        let part: HashSet<NodeRef> = flight.part().collect();
+        let part: NodeSet<NodeRef> = flight.part().collect();
         troubles.retain(|key, failing| {
             let (dir, name) = key;
             let Some(dir_id) = tree.resolve(*dir) else { return false };
@@ -131,7 +130,7 @@ impl Planner {
         if tried.is_empty() {
             return;
         }
-        let part: HashSet<NodeRef> = self.flights.iter().flat_map(Flight::part).collect();
+        let part: NodeSet<NodeRef> = self.flights.iter().flat_map(Flight::part).collect();
         for key in tried {
             let Some(dir) = self.tree.resolve(key.0).filter(|_| !part.contains(&key.0)) else { continue };
             let waits = self.tree.child(dir, &key.1).is_some_and(|id| {

@@ -2,7 +2,7 @@
 //! reorders, doubles and drops events as the kernel may.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use ringsync::limits::INLINE_FILE_BYTES_MAX;
@@ -86,7 +86,7 @@ pub struct MemSource {
     queue_max: usize,
     overflowed: bool,
     /// Directories that cannot be entered.
-    shut: HashSet<u64>,
+    shut: BTreeSet<u64>,
     /// Whether some names are never looked at, or not always.
     pub hides_names: bool,
     /// All attributes that an object may have.
@@ -111,7 +111,7 @@ impl MemSource {
             queue: VecDeque::new(),
             queue_max,
             overflowed: false,
-            shut: HashSet::new(),
+            shut: BTreeSet::new(),
             hides_names: false,
             attrs: (0..4u8).filter_map(|n| Attrs::new(vec![((*b"user.n").into(), vec![n])]).unwrap()).map(Arc::new).collect(),
         };

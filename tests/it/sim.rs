@@ -103,6 +103,8 @@ struct Sim {
     scrub: scrub::Questions,
     /// `RINGSYNC_SIM_TRACE` shows what the mirror is told.
     trace: bool,
+    /// All that the planner asked for, if that is kept.
+    asked: Option<Vec<String>>,
 }
 
 fn is_file(stat: &Stat, ident: &Ident) -> bool {
@@ -166,6 +168,7 @@ impl Sim {
             confined: None,
             scrub: scrub::Questions::default(),
             trace: std::env::var_os("RINGSYNC_SIM_TRACE").is_some(),
+            asked: None,
         }
     }
 
@@ -178,6 +181,9 @@ impl Sim {
     }
 
     fn act(&mut self, actions: Vec<Action>) {
+        if let Some(asked) = &mut self.asked {
+            asked.extend(actions.iter().map(|action| format!("{action:?}")));
+        }
         for action in actions {
             match action {
                 Action::Probe(probe) => self.probes.push(probe),
@@ -580,6 +586,25 @@ fn the_planner_converges_with_inotify() {
 #[test]
 fn the_planner_converges_with_both_watchers_under_one_source() {
     many(Watcher::Mixed);
+}
+
+/// What a seed played once it plays again, to the last operation: else no failure could be looked into.
+#[test]
+fn a_seed_plays_the_same_again() {
+    let first = place::seed();
+    for seed in first..first + place::number("RINGSYNC_SIM_SEEDS", 150u64) {
+        let watcher = [Watcher::Fanotify, Watcher::Inotify, Watcher::Mixed][seed as usize % 3];
+        let play = || {
+            let mut sim = Sim::new(seed, watcher);
+            sim.cut_every = if seed % 2 == 0 { 20 } else { 0 };
+            sim.asked = Some(Vec::new());
+            live(&mut sim, 300);
+            sim.asked.unwrap_or_default()
+        };
+        let (once, again) = (play(), play());
+        let other = once.iter().zip(&again).find(|(a, b)| a != b);
+        assert!(other.is_none() && once.len() == again.len(), "RINGSYNC_SEED={seed}: {other:#?}");
+    }
 }
 
 /// The canary: with every tenth event swallowed and no overflow told, the simulation must notice.
