@@ -23,6 +23,7 @@ use crate::memtarget::MemTarget;
 use crate::place;
 use crate::rng::Rng;
 
+mod again;
 mod flush;
 mod guard;
 mod life;
@@ -586,25 +587,6 @@ fn the_planner_converges_with_inotify() {
 #[test]
 fn the_planner_converges_with_both_watchers_under_one_source() {
     many(Watcher::Mixed);
-}
-
-/// What a seed played once it plays again, to the last operation: else no failure could be looked into.
-#[test]
-fn a_seed_plays_the_same_again() {
-    let first = place::seed();
-    for seed in first..first + place::number("RINGSYNC_SIM_SEEDS", 150u64) {
-        let watcher = [Watcher::Fanotify, Watcher::Inotify, Watcher::Mixed][seed as usize % 3];
-        let play = || {
-            let mut sim = Sim::new(seed, watcher);
-            sim.cut_every = if seed % 2 == 0 { 20 } else { 0 };
-            sim.asked = Some(Vec::new());
-            live(&mut sim, 300);
-            sim.asked.unwrap_or_default()
-        };
-        let (once, again) = (play(), play());
-        let other = once.iter().zip(&again).find(|(a, b)| a != b);
-        assert!(other.is_none() && once.len() == again.len(), "RINGSYNC_SEED={seed}: {other:#?}");
-    }
 }
 
 /// The canary: with every tenth event swallowed and no overflow told, the simulation must notice.

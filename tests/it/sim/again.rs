@@ -1,0 +1,22 @@
+//! A seed reproduces a failure exactly.
+
+use super::*;
+
+/// What a seed played once it plays again, to the last operation: else no failure could be looked into.
+#[test]
+fn a_seed_plays_the_same_again() {
+    let first = place::seed();
+    for seed in first..first + place::number("RINGSYNC_SIM_SEEDS", 150u64) {
+        let watcher = [Watcher::Fanotify, Watcher::Inotify, Watcher::Mixed][seed as usize % 3];
+        let play = || {
+            let mut sim = Sim::new(seed, watcher);
+            sim.cut_every = if seed % 2 == 0 { 20 } else { 0 };
+            sim.asked = Some(Vec::new());
+            live(&mut sim, 300);
+            sim.asked.unwrap_or_default()
+        };
+        let (once, again) = (play(), play());
+        let other = once.iter().zip(&again).find(|(a, b)| a != b);
+        assert!(other.is_none() && once.len() == again.len(), "RINGSYNC_SEED={seed}: {other:#?}");
+    }
+}
