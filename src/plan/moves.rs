@@ -28,6 +28,7 @@ impl Emit<'_> {
             self.demote(at);
             return;
         }
+        let unlisted = directory && self.is_below_deep(source);
         let old_parent = self.planner.tree.parent(source);
         let (Some(from), Some(to)) = (self.spot(source), self.slot_spot(parent, at)) else {
             self.demote(at);
@@ -46,11 +47,19 @@ impl Emit<'_> {
         if succeeded {
             self.leave_behind(source, old_parent, &old_name);
         }
-        if filtered {
+        if filtered || unlisted {
             self.planner.dirty.mark(&mut self.planner.tree, source, flag::SCAN | flag::DEEP);
         }
         self.claims.remove(&source);
         self.state[at] = State::Done;
+    }
+
+    /// Whether everything below the node is to be listed, or below a directory above it: then it is wherever the node goes.
+    fn is_below_deep(&self, node: NodeId) -> bool {
+        let tree = &self.planner.tree;
+        let slot_of = |id: NodeId| self.round.slot_of.get(&tree.reference(id));
+        std::iter::successors(Some(node), |id| Some(tree.parent(*id)).filter(|id| *id != NONE))
+            .any(|id| tree.has(id, flag::DEEP) || slot_of(id).is_some_and(|at| self.round.slots[*at].deep))
     }
 
     /// Whether the source has another entry at the old name of a file that moves, and had one all the time for all we know, as when an editor links a file to
