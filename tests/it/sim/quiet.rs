@@ -6,6 +6,16 @@ use ringsync::model::op::Section;
 use super::*;
 
 impl Sim {
+    /// Goes on until a manifest is asked for, and says of which directory.
+    pub(super) fn next_list(&mut self) -> String {
+        loop {
+            self.step();
+            if let Some(dir) = self.sent.iter().find_map(|sent| if let Sent::List(dir) = sent { Some(dir.to_string()) } else { None }) {
+                return dir;
+            }
+        }
+    }
+
     /// A new session over an equal mirror, as far as length and time tell; what it sends that it should not.
     pub(super) fn reconnect(&mut self) -> Option<String> {
         let before = self.cycles;
@@ -54,14 +64,7 @@ fn a_manifest_of_a_part_that_is_equal_is_followed_by_nothing() {
         }
         assert!(matches!(under.unwrap().post[..], [Op::Unlink { .. }, Op::DirMeta { .. }]), "seed {seed}");
         sim.acks[0].1.push(OpError { section: Section::Post, index: 0, errno: libc::EISDIR });
-        let listed = |sent: &Sent| if let Sent::List(dir) = sent { Some(dir.to_string()) } else { None };
-        let asked = loop {
-            sim.step();
-            if let Some(dir) = sim.sent.iter().find_map(listed) {
-                break dir;
-            }
-        };
-        assert_eq!(asked, "d", "seed {seed}");
+        assert_eq!(sim.next_list(), "d", "seed {seed}");
         let before = sim.cycles;
         assert!(sim.rest());
         assert_eq!((sim.differences(), sim.cycles - before), (vec![], 0), "seed {seed}, {watcher:?}");

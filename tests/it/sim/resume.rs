@@ -242,14 +242,7 @@ fn directories_on_their_way_cost_the_manifest_of_where_they_are() {
         }
         sim.lose_session();
         assert!(sim.planner.suspend(sim.source.now_ns) && sim.planner.resume(ABILITIES));
-        let listed = |sent: &Sent| if let Sent::List(dir) = sent { Some(dir.to_string()) } else { None };
-        let asked = loop {
-            sim.step();
-            if let Some(dir) = sim.sent.iter().find_map(listed) {
-                break dir;
-            }
-        };
-        assert_eq!(asked, "d", "seed {seed}");
+        assert_eq!(sim.next_list(), "d", "seed {seed}");
         assert!(sim.rest());
         assert_eq!(sim.differences(), [""; 0], "seed {seed}, {watcher:?}, done: {done}");
         assert_eq!(sim.lists, 2);
