@@ -40,7 +40,8 @@ pub use guard::{Guard, GuardNews, Held, Hold, HoldCause};
 pub use planner::{Action, Planner};
 pub use troubles::{Trouble, Turn};
 
-/// A map by what the planner numbers itself: nobody can choose such keys, so a quick hash with a fixed seed serves.
+/// A map by what the planner numbers itself: nobody can choose such keys, so a quick hash with a fixed seed serves; and its order is
+/// the same in each run, so that a seed of the simulation plays the same again.
 type NodeMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::FixedState>;
 /// As [`NodeMap`].
 type NodeSet<K> = std::collections::HashSet<K, foldhash::fast::FixedState>;

@@ -267,7 +267,7 @@ fn the_twin_does_what_the_real_target_does() {
     }
     let mut seeds = Rng::new(seed());
     let done: usize = (0..20).map(|_| run(seeds.next(), 400)).sum();
-    assert!(done * 5 > 20 * 400, "only {done} of {} did anything: the test tests little", 20 * 400);
+    assert!(done * 4 > 20 * 400, "only {done} of {} did anything: the test tests little", 20 * 400);
 }
 
 /// The comparison must see a difference, or the test above proves nothing.
