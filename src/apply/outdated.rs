@@ -1,4 +1,4 @@
-//! Objects of the mirror that kept their content because a new one did not come: cycles that were on their way by then may give them the new one's metadata, or its
+//! Files of the mirror that kept their content because a new one did not come: cycles that were on their way by then may give them the new one's metadata, or its
 //! other names. They must not. If the connection is lost before the failure is known, the next manifest would tell of an old content with the new one's time.
 //!
 //! Bounded in time by how many cycles a client may have on their way, and in number: beyond, no object is trusted. Costs an atomic load while there is nothing.
@@ -55,11 +55,11 @@ impl Outdated {
         self.any.store(true, Ordering::Release);
     }
 
-    /// Notes what is at the name if its content has not come.
+    /// Notes the file at the name if its new content has not come. What else is there the client makes anew, and a manifest tells all of it.
     pub(super) fn note_if_failed(&self, dir: &Dir, name: Name<'_>, done: Result<(), Errno>) -> Result<(), Errno> {
         if let Err(errno) = done
             && let Ok(stat) = dir.stat_at(name)
-            && stat.meta.kind != Kind::Dir
+            && stat.meta.kind == Kind::File
         {
             self.note(stat.ident, errno);
         }

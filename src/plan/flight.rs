@@ -157,8 +157,7 @@ impl Planner {
                 let id = self.tree.child_or_insert(parent, spot.name.as_name());
                 let tries = self.trouble(id, op.verb(), errno);
                 let at = if tries == 1 { self.tried_at(id, now + RETRY_SOON_NS) } else { self.retry_at(id, now) };
-                self.not_sent(id, at);
-                self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
+                self.fails_with_names(id, op.verb(), errno, at);
             }
             Op::Link { .. } if errno == libc::EXDEV => {
                 // Something was mounted in the mirror since it was listed.
@@ -187,11 +186,10 @@ impl Planner {
         let tries = self.trouble(id, what, errno);
         let soon = tries == 1 && is_structural(errno);
         let at = if soon { self.tried_at(id, now + RETRY_SOON_NS) } else { self.retry_at(id, now) };
-        self.not_sent(id, at);
+        self.fails_with_names(id, what, errno, at);
         if is_structural(errno) && tries >= 2 && parent != NONE {
             self.relist(parent);
         }
-        self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
     }
 
     /// All files of a cycle are reported: which operations of POST must not be done, by index. A name that was to be linked to a file that was not sent would get

@@ -46,7 +46,9 @@ impl Planner {
             Read::Changed => Some(self.changed_at(id, now)),
             Read::Failed(errno) => {
                 self.trouble(id, "read", errno);
-                Some(self.retry_at(id, now))
+                let at = self.retry_at(id, now);
+                self.fails_with_names(id, "read", errno, at);
+                None
             }
         };
         if let Some(at) = again_at {
@@ -59,19 +61,28 @@ impl Planner {
     }
 
     /// What the mirror holds at the node is as before, and the tree has the new: whatever comes next is sent whole, and so are names that were
-    /// linked to it on that assumption, at the time when it is tried again.
-    pub(super) fn not_sent(&mut self, id: NodeId, at: u64) {
+    /// linked to it on that assumption, at the time when it is tried again. Returns those.
+    pub(super) fn not_sent(&mut self, id: NodeId, at: u64) -> Vec<NodeId> {
         let group = self.tree.group(id);
         self.tree.set_group(id, 0);
         self.tree.set(id, flag::UNKNOWN);
-        if group != 0 {
-            for other in self.tree.of_group(group).collect::<Vec<_>>() {
-                self.tree.set_group(other, 0);
-                self.tree.set(other, flag::UNKNOWN);
-                self.dirty.mark_at(&mut self.tree, other, flag::LOOK, at);
-                self.owe(other);
-            }
+        let others: Vec<NodeId> = if group == 0 { Vec::new() } else { self.tree.of_group(group).collect() };
+        for other in &others {
+            self.tree.set_group(*other, 0);
+            self.tree.set(*other, flag::UNKNOWN);
+            self.dirty.mark_at(&mut self.tree, *other, flag::LOOK, at);
+            self.owe(*other);
         }
+        others
+    }
+
+    /// The node is in trouble until it is tried again at `at`, and so are the names that were linked to it: nobody waits for them either.
+    pub(super) fn fails_with_names(&mut self, id: NodeId, what: &'static str, errno: i32, at: u64) {
+        for other in self.not_sent(id, at) {
+            self.trouble(other, what, errno);
+            self.tried_at(other, at);
+        }
+        self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
     }
 
     pub(super) fn sent(&mut self, id: NodeId, ctime: Time, racy: Racy, changed: bool, now: u64) {

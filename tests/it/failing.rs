@@ -1,6 +1,7 @@
 //! Receivers that cannot take what comes: full, read-only, immutable. The rest goes on, `status` and the failure log tell, and it heals by itself.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -9,8 +10,8 @@ use serde_json::Value;
 use crate::content::whole;
 use crate::control::{flush, live, mirror, socket, until_status};
 use crate::mounts::{Fs, Mounted, privately};
-use crate::place::{Place, deadline, skipped, until};
-use crate::program::{Mirror, Way};
+use crate::place::{Place, deadline, is_root, skipped, until};
+use crate::program::{As, Mirror, Way, once};
 
 fn run(program: &str, args: &[&str]) {
     let output = Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}"));
@@ -115,6 +116,51 @@ fn what_fits_goes_on_beside_what_does_not() {
         mounted.resize("50m");
         mirror.settle("after room was made");
         mirror.terminate();
+    });
+}
+
+/// Nobody waits for the other names of what cannot be read: each is told of, and the run ends.
+#[test]
+fn a_file_of_three_names_that_cannot_be_read_holds_up_nothing() {
+    for (way, len) in [(Way::Local, 1), (Way::Tcp, 9 << 20)] {
+        let place = if is_root() { Place::new().for_user() } else { Place::new() };
+        let file = place.src.join("a");
+        fs::write(&file, whole(1, 1, len)).unwrap();
+        ["b", "c"].into_iter().for_each(|name| fs::hard_link(&file, place.src.join(name)).unwrap());
+        fs::set_permissions(&file, fs::Permissions::from_mode(0)).unwrap();
+        fs::write(place.src.join("other"), "other").unwrap();
+        let told = once(As::User, way, &place, &[], 23);
+        for name in ["a", "b", "c"] {
+            assert!(told.contains(&format!("{name}: read: Permission denied")), "{name}: {told}");
+            assert!(!place.dst.join(name).exists(), "{name}");
+        }
+        assert_eq!(fs::read(place.dst.join("other")).unwrap(), b"other");
+    }
+}
+
+/// The same where they cannot be written.
+#[test]
+fn a_file_of_three_names_that_does_not_fit_holds_up_nothing() {
+    const NAME: &str = "a_file_of_three_names_that_does_not_fit_holds_up_nothing";
+    privately(NAME, || {
+        for len in [300_000, 9 << 20] {
+            let place = Place::new();
+            let mounted = match Mounted::new(Fs::Tmpfs, &place.dst) {
+                Ok(mounted) => mounted,
+                Err(e) => return skipped(NAME, e),
+            };
+            mounted.resize("64k");
+            fs::write(place.src.join("a"), whole(1, 1, len)).unwrap();
+            ["b", "c"].into_iter().for_each(|name| fs::hard_link(place.src.join("a"), place.src.join(name)).unwrap());
+            let mirror = mirror(Way::Tcp, &place, &[]);
+            let socket = socket(&place);
+            live(&socket);
+            until_status(&socket, "failing", |status| status["receivers"][0]["failing"] == 3);
+            flush(&socket, &["--timeout", "100"], 23, "beside names that do not fit");
+            mounted.resize("50m");
+            mirror.settle("after room was made");
+            mirror.terminate();
+        }
     });
 }
 

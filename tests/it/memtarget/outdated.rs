@@ -12,7 +12,7 @@ impl MemTarget {
     pub(super) fn content_came(&mut self, at: &Spot, done: Result<(), Errno>) -> Result<(), Errno> {
         if let Err(errno) = done
             && let Some(there) = self.resolve(&at.dir).ok().and_then(|dir| self.lookup(dir, at.name.as_name()))
-            && !self.is_dir(there)
+            && matches!(self.nodes[&there].body, Body::File(_))
         {
             self.outdated.insert(there, (errno, self.cycle));
         }
