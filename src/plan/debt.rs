@@ -191,6 +191,8 @@ impl Planner {
         let was_staged = self.debt.0.is_some() && self.is_staged(node);
         let Some(wave) = &mut self.debt.0 else { return };
         match wave.owed.remove(&node) {
+            // Its trouble may end with this try, and what it leads to is waited for then.
+            None if wave.excused.remove(&node) => drop(wave.taken.insert(node, false)),
             None | Some(Due::Own) => {}
             Some(due) => drop(wave.taken.insert(node, was_staged && due == Due::Look)),
         }
@@ -255,6 +257,11 @@ impl Planner {
             } else if (tree.has(id, flag::SCAN | flag::RELIST) && !later) || (was_staged && tree.has(id, flag::LOOK)) {
                 Due::Look
             } else {
+                if self.is_excused(id)
+                    && let Some(wave) = &mut self.debt.0
+                {
+                    wave.excused.insert(node);
+                }
                 continue;
             };
             if let Some(wave) = &mut self.debt.0 {

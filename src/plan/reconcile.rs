@@ -166,7 +166,8 @@ impl<'a> Pass<'a> {
     fn is_doubtful(&self, node: NodeId, slot: &Slot, stat: &Stat) -> bool {
         let has = |flags| self.tree.has(node, flags);
         let of_name = |flags| self.tree.resolve(slot.node).is_some_and(|n| self.tree.has(n, flags));
-        let names = || self.tree.resolve(slot.node).into_iter().chain(self.tree.of_ident(&stat.ident));
+        let others = || self.tree.of_ident(&stat.ident).filter(|n| !self.is_past(*n));
+        let names = || self.tree.resolve(slot.node).into_iter().chain(others());
         let wrote = || has(flag::WROTE) || names().any(|n| self.tree.has(n, flag::WROTE));
         // A write sets the time before it stores the bytes: what was read between has the right time and the wrong content, and a close by the writer tells.
         let closed = || names().any(|n| self.tree.has(n, flag::WROTE) && !self.tree.knows_ctime(n));
@@ -175,6 +176,13 @@ impl<'a> Pass<'a> {
             || closed()
             || (has(flag::RACY) && (came() || wrote()))
             || (has(flag::REUSE) && came())
+    }
+
+    /// Whether the node is there for its deletion is held only: what was written through it was told to the object's other names when it went, and is never
+    /// looked at any more.
+    fn is_past(&self, node: NodeId) -> bool {
+        let is_back = || self.slot_of(node).is_some_and(|at| self.present(at).is_some());
+        self.guard.keeps(self.tree, node) && !is_back()
     }
 
     /// Whether the node's name was looked at in this round and holds something else, or nothing, now; `None` if it was not looked at.
@@ -344,10 +352,12 @@ impl<'a> Pass<'a> {
         if !elsewhere.is_empty() {
             self.copies(set, &elsewhere);
         }
-        if outside.iter().any(|n| self.tree.has(*n, flag::BUSY)) {
-            for at in set {
-                self.wants[*at] = Want::Defer;
-            }
+        let busy = |n: &NodeId| self.tree.has(*n, flag::BUSY);
+        if outside.iter().any(busy) {
+            // What was changed through the names of the set is told of those only, and they may be gone by then.
+            let wrote = self.wrote(set);
+            self.later.extend(outside.into_iter().filter(busy).map(|n| (n, wrote)));
+            set.iter().for_each(|at| self.wants[*at] = Want::Defer);
             return;
         }
         // Names read within the clock's grain may name another object by now: they have to be looked at.
@@ -391,9 +401,15 @@ impl<'a> Pass<'a> {
     fn copies(&mut self, set: &[usize], elsewhere: &[NodeId]) {
         let same = |at: &usize| matches!(self.wants[*at], Want::Stay(Difference::None) | Want::Move(_, Difference::None));
         if !set.iter().all(same) {
-            let wrote = set.iter().filter_map(|at| self.tree.resolve(self.round.slots[*at].node)).any(|n| self.tree.has(n, flag::WROTE));
-            self.later.extend(elsewhere.iter().map(|n| (*n, if wrote { flag::WROTE } else { 0 })));
+            let wrote = self.wrote(set);
+            self.later.extend(elsewhere.iter().map(|n| (*n, wrote)));
         }
+    }
+
+    /// What to mark the object's other names with: whether it was written through one of these.
+    fn wrote(&self, set: &[usize]) -> u16 {
+        let mut nodes = set.iter().filter_map(|at| self.tree.resolve(self.round.slots[*at].node));
+        if nodes.any(|n| self.tree.has(n, flag::WROTE)) { flag::WROTE } else { 0 }
     }
 
     /// The node whose object of the mirror the slot keeps.
