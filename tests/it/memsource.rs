@@ -81,7 +81,7 @@ pub struct MemSource {
     watches: HashMap<u64, u64>,
     next_watch: u64,
     /// Objects that were changed since one of their names was looked at.
-    unseen: RefCell<HashSet<u64>>,
+    pub unseen: RefCell<HashSet<u64>>,
     queue: VecDeque<Queued>,
     queue_max: usize,
     overflowed: bool,

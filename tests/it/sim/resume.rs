@@ -2,6 +2,7 @@
 
 use ringsync::limits::NAMES_WAITING_MAX;
 use ringsync::model::event::Hint;
+use ringsync::model::probe::Seen;
 
 use super::*;
 
@@ -9,13 +10,22 @@ impl Sim {
     /// What is on its way is lost, both ways.
     pub(super) fn lose_session(&mut self) {
         self.probes.clear();
-        self.answers.clear();
+        self.unsee_answers();
         self.reports.clear();
         self.stages.clear();
         self.sent.clear();
         self.acks.clear();
         self.target.end_session();
         self.scrub.forget();
+    }
+
+    /// Nobody has seen what is in answers that are lost.
+    fn unsee_answers(&mut self) {
+        let names = self.answers.drain(..).filter_map(|answer| answer.outcome.ok()).flat_map(|dir| dir.names);
+        let lost: HashSet<Ident> =
+            names.filter_map(|(_, seen)| if let Seen::Present { stat, .. } = seen { Some(stat.ident) } else { None }).collect();
+        let ids = self.source.nodes.keys().filter(|id| lost.contains(&self.source.stat(**id).ident)).copied();
+        self.source.unseen.borrow_mut().extend(ids);
     }
 
     /// The connection is lost and, after some changes, there again.
