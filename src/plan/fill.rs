@@ -23,6 +23,8 @@ const FILLS_FORGOTTEN_NS: u64 = 120_000_000_000;
 pub struct Fill {
     /// Node of the directory whose entries come now; `None`: they are of no interest.
     dir: Option<NodeId>,
+    /// It is of the whole mirror.
+    is_whole: bool,
     path: Vec<u8>,
     /// Hard-link groups, the receiver's numbers to ours, and how many names each has so far.
     groups: HashMap<u64, (u32, u32)>,
@@ -77,7 +79,9 @@ impl Planner {
         self.drop_below(top);
         self.dirty.mark(&mut self.tree, top, flag::SCAN | flag::DEEP);
         self.owe(top);
-        self.fill = Some(Fill::default());
+        let is_whole = top == ROOT;
+        self.links_missed &= !is_whole;
+        self.fill = Some(Fill { is_whole, ..Fill::default() });
         actions.push(Action::List(path));
     }
 
@@ -180,6 +184,7 @@ impl Planner {
                 None => break,
             }
         }
+        self.links_missed = true;
         self.trouble(at, "list the mirror's directory", errno);
         let time = self.retry_at(at, now);
         self.dirty.mark_at(&mut self.tree, at, flag::RELIST, time);
@@ -198,7 +203,11 @@ impl Planner {
 
     /// The manifest is complete.
     pub fn list_end(&mut self) {
-        self.fill = None;
+        let fill = self.fill.take();
+        if self.links_missed && fill.is_some_and(|fill| !fill.is_whole && !fill.groups.is_empty()) {
+            // What could not be listed then has hard links, and which of them are known outside of it nobody can tell.
+            self.relist(ROOT);
+        }
         self.behind = true;
         self.guard_filled();
         if self.wanted_lists.is_empty() {

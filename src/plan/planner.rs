@@ -83,6 +83,8 @@ pub struct Planner {
     pub(super) filter: Arc<Filter>,
     pub(super) fill: Option<Fill>,
     pub(super) wanted_lists: Vec<NodeRef>,
+    /// The last manifest of the whole mirror, or one since, lacked a directory: so may hard-link groups.
+    pub(super) links_missed: bool,
     /// Paths that are not trusted, whatever the manifest that is wanted says: see `aftermath`.
     pub(super) forged: BTreeSet<Vec<u8>>,
     pub(super) last_fill: u64,
@@ -137,6 +139,7 @@ impl Planner {
             filter,
             fill: None,
             wanted_lists: Vec::new(),
+            links_missed: false,
             forged: BTreeSet::new(),
             last_fill: 0,
             fills_in_row: 0,

@@ -23,9 +23,10 @@ fn a_seed_plays_the_same_again() {
 
 /// Seeds that failed once. A directory that moved away while its deletion was held, out of what was to be listed deep, was not listed itself.
 /// What failed with one name of an object was waited for at its others. A name that is gone and held spoke for the object's other names for ever.
+/// Hard links were taken for less than they are after a manifest without a directory.
 #[test]
 fn what_failed_once_does_not_again() {
-    for seed in [100_008_535, 100_038_500, 100_038_965, 100_054_323] {
+    for seed in [100_008_535, 100_038_500, 100_038_965, 100_054_323, 200_016_199] {
         assert_eq!(run(seed, 300, Watcher::Fanotify, false).0, [""; 0], "RINGSYNC_SEED={seed}");
     }
 }

@@ -4,6 +4,7 @@ use ringsync::limits::INLINE_FILE_BYTES_MAX;
 use ringsync::model::op::Section;
 
 use super::*;
+use crate::memtarget::Act;
 
 impl Sim {
     /// Goes on until a manifest is asked for, and says of which directory.
@@ -151,4 +152,37 @@ fn a_name_is_not_linked_to_what_was_there_before() {
         assert_eq!(sim.differences(), [""; 0], "seed {seed}, {watcher:?}");
     }
     assert!(skipped > 0, "it never came to that");
+}
+
+/// A directory that could not be listed at first may hold further names of objects that are known outside: what is no hard link any more is found.
+#[test]
+fn hard_links_into_a_directory_that_was_listed_later_are_known() {
+    for (seed, watcher) in (0..20).flat_map(|seed| [(seed, Watcher::Fanotify), (seed, Watcher::Inotify)]) {
+        let mut sim = mirrored(seed, watcher);
+        let d = sim.source.entries(sim.source.dirs()[0])[&b"d"[..]];
+        let (e, x) = (sim.source.entries(d)[&b"e"[..]], sim.source.entries(d)[&b"x"[..]]);
+        sim.source.link(e, b"g", x);
+        assert!(sim.rest());
+        assert_eq!(sim.differences(), [""; 0], "seed {seed}, {watcher:?}");
+        let time = sim.source.nodes[&x].meta.mtime;
+        sim.lose_session();
+        sim.source.remove(e, b"g");
+        sim.source.create(e, b"g", Body::File(Arc::new(b"x".to_vec())), Kind::File, 0o644).unwrap();
+        sim.source.change_meta(e, b"g", |meta| meta.mtime = time);
+        sim.source.change_meta(d, b"x", |meta| meta.mode = 0o600);
+        let mut left = 1;
+        sim.target.set_fault(Some(Box::new(move |act| {
+            let fails = left > 0 && matches!(act, Act::List(dir) if dir.as_bytes() == b"d/e");
+            left -= i32::from(fails);
+            fails.then_some(libc::EIO)
+        })));
+        // What the source has there is not known either: it would be sent whole, and be an object of its own.
+        sim.source.set_shut(e, true);
+        sim.connect();
+        while sim.next_list() != "d/e" {
+            sim.step();
+        }
+        assert!(sim.rest());
+        assert_eq!(sim.differences(), [""; 0], "seed {seed}, {watcher:?}");
+    }
 }
