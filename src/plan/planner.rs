@@ -511,6 +511,8 @@ impl Planner {
         match &seen.key {
             Some(key) if self.tree.key(dir) != Some(key) => {
                 if let Some(old) = self.tree.take_key(dir) {
+                    // A listing of where that directory is now may be out.
+                    self.unknown_key(&old.0);
                     actions.push(Action::Forget(old));
                 }
                 // Events of a directory that moved here have been taken for those of its former node until now.
