@@ -257,7 +257,9 @@ impl Planner {
             } else if (tree.has(id, flag::SCAN | flag::RELIST) && !later) || (was_staged && tree.has(id, flag::LOOK)) {
                 Due::Look
             } else {
+                // Its trouble is not over yet.
                 if self.is_excused(id)
+                    && !self.tree.has(id, flag::UNWATCHED)
                     && let Some(wave) = &mut self.debt.0
                 {
                     wave.excused.insert(node);
