@@ -5,6 +5,8 @@ use crate::model::op::Op;
 use crate::model::path::NameBuf;
 use crate::model::probe::Seen;
 use crate::plan::emit::{Emit, State};
+use crate::plan::guard::above;
+use crate::plan::planner::Planner;
 use crate::plan::reconcile::Want;
 use crate::plan::tree::{NONE, NodeId, ROOT, flag};
 
@@ -24,7 +26,8 @@ impl Emit<'_> {
         let directory = self.planner.tree.kind(source) == Some(Kind::Dir);
         // Rules that look at paths may say something else of what is below at its new place.
         let filtered = directory && self.planner.filter.needs_path();
-        if (filtered && self.holds_protected(source)) || !self.vacate(parent, at, directory) {
+        let barred = (filtered && self.holds_protected(source)) || (directory && self.is_below_awaited(source));
+        if barred || !self.vacate(parent, at, directory) {
             self.demote(at);
             return;
         }
@@ -58,8 +61,15 @@ impl Emit<'_> {
     fn is_below_deep(&self, node: NodeId) -> bool {
         let tree = &self.planner.tree;
         let slot_of = |id: NodeId| self.round.slot_of.get(&tree.reference(id));
-        std::iter::successors(Some(node), |id| Some(tree.parent(*id)).filter(|id| *id != NONE))
+        std::iter::once(node)
+            .chain(above(tree, node))
             .any(|id| tree.has(id, flag::DEEP) || slot_of(id).is_some_and(|at| self.round.slots[*at].deep))
+    }
+
+    /// Whether the directory is below one whose manifest is still to come: it may have been made where the mirror had one already, and that manifest alone will tell what is in it.
+    fn is_below_awaited(&self, dir: NodeId) -> bool {
+        let Planner { tree, wanted_lists, .. } = &*self.planner;
+        above(tree, dir).any(|id| tree.has(id, flag::RELIST) || wanted_lists.contains(&tree.reference(id)))
     }
 
     /// Whether the source has another entry at the old name of a file that moves, and had one all the time for all we know, as when an editor links a file to
