@@ -27,7 +27,7 @@ impl Emit<'_> {
         // Rules that look at paths may say something else of what is below at its new place.
         let filtered = directory && self.planner.filter.needs_path();
         let barred = (filtered && self.holds_protected(source)) || (directory && self.is_below_awaited(source));
-        if barred || !self.vacate(parent, at, directory) {
+        if barred || self.would_stay(parent, at, directory) || !self.vacate(parent, at, directory) {
             self.demote(at);
             return;
         }
@@ -64,6 +64,16 @@ impl Emit<'_> {
         std::iter::once(node)
             .chain(above(tree, node))
             .any(|id| tree.has(id, flag::DEEP) || slot_of(id).is_some_and(|at| self.round.slots[*at].deep))
+    }
+
+    /// Whether the filter protects a directory at the slot's name, but not what else is moved there, or the other way round. Should the mirror have the other one, since an
+    /// operation before failed, then nobody would ever remove it.
+    fn would_stay(&mut self, parent: NodeId, at: usize, directory: bool) -> bool {
+        if self.planner.filter.is_empty() || self.planner.options.delete_excluded {
+            return false;
+        }
+        let path = self.slot_spot(parent, at).and_then(|spot| spot.dir.join(spot.name.as_name()).ok());
+        path.is_some_and(|path| self.planner.excludes(path.as_bytes(), if directory { Kind::File } else { Kind::Dir }))
     }
 
     /// Whether the directory is below one whose manifest is still to come: it may have been made where the mirror had one already, and that manifest alone will tell what is in it.

@@ -106,11 +106,6 @@ impl MemTarget {
         self.fault = fault;
     }
 
-    /// Whether there is one.
-    pub fn may_fail(&self) -> bool {
-        self.fault.is_some()
-    }
-
     /// The end of a session: staged files go; parked entries stay until the first listing of the next.
     pub fn end_session(&mut self) {
         self.staged.clear();

@@ -498,8 +498,7 @@ impl Sim {
                 all.push(format!("{shown}: link group {group} {}", there.link_group));
             }
         }
-        let stays = |path: &Vec<u8>| self.stays.contains(path) || stuck.contains(path) || self.is_stray(path, dst[path].meta.kind);
-        let extra = dst.keys().filter(|path| !src.contains_key(*path) && !stays(path));
+        let extra = dst.keys().filter(|path| !src.contains_key(*path) && !self.stays.contains(*path) && !stuck.contains(*path));
         all.extend(extra.map(|path| format!("{}: extra", String::from_utf8_lossy(path))));
         let lost = self.stays.iter().filter(|path| !dst.contains_key(*path));
         all.extend(lost.map(|path| format!("{}: excluded, but deleted", String::from_utf8_lossy(path))));

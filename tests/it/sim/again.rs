@@ -22,7 +22,7 @@ fn a_seed_plays_the_same_again() {
 }
 
 /// Seeds that failed once, and why.
-const ONCE: [(u64, Watcher); 7] = [
+const ONCE: [(u64, Watcher); 9] = [
     // What failed with one name of an object was waited for at its others.
     (100_008_535, Watcher::Fanotify),
     // A directory that moved away while its deletion was held, out of what was to be listed deep, was not listed itself.
@@ -36,6 +36,9 @@ const ONCE: [(u64, Watcher); 7] = [
     (200_038_223, Watcher::Mixed),
     // A directory that was made where the mirror may have had one moved away before the manifest came that would have told.
     (210_109_284, Watcher::Fanotify),
+    // A directory moved in the place of something else to a name at which directories are excluded, and stayed there.
+    (210_031_648, Watcher::Inotify),
+    (220_020_131, Watcher::Inotify),
 ];
 
 #[test]

@@ -10,7 +10,6 @@ use ringsync::model::path::{Name, RelPath};
 
 use crate::memtarget::MemTarget;
 use crate::rng::Rng;
-use crate::sim::Sim;
 
 /// Path → metadata, content, hard-link group (0: one name).
 pub type Snapshot = BTreeMap<Vec<u8>, (Meta, Vec<u8>, u64)>;
@@ -32,13 +31,6 @@ pub fn filter(rng: &mut Rng) -> Filter {
 pub fn is_excluded(filter: &Filter, path: &[u8], is_dir: bool) -> bool {
     let above = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| (&path[..at], true));
     !path.is_empty() && above.chain([(path, is_dir)]).any(|(path, is_dir)| filter.decide(path, is_dir) == Decision::Excluded)
-}
-
-impl Sim {
-    /// Whether it is excluded, and may be there by a rename that moved something else than was thought, since an operation before it failed. It may be anybody's: it stays.
-    pub(super) fn is_stray(&self, path: &[u8], kind: Kind) -> bool {
-        self.target.may_fail() && is_excluded(&self.filter, path, kind == Kind::Dir)
-    }
 }
 
 /// What the mirror has to hold of the source: hard links are counted where they are not excluded.
