@@ -185,14 +185,22 @@ impl Planner {
         }
     }
 
+    /// The node's trouble ended in the round that is under way: what follows from that is owed.
+    pub(super) fn debt_healed(&mut self, id: NodeId) {
+        let node = self.tree.reference(id);
+        if let Some(wave) = &mut self.debt.0
+            && wave.excused.remove(&node)
+        {
+            wave.taken.entry(node).or_insert(false);
+        }
+    }
+
     /// The node is part of the round that begins.
     pub(super) fn debt_taken(&mut self, id: NodeId) {
         let node = self.tree.reference(id);
         let was_staged = self.debt.0.is_some() && self.is_staged(node);
         let Some(wave) = &mut self.debt.0 else { return };
         match wave.owed.remove(&node) {
-            // Its trouble may end with this try, and what it leads to is waited for then.
-            None if wave.excused.remove(&node) => drop(wave.taken.insert(node, false)),
             None | Some(Due::Own) => {}
             Some(due) => drop(wave.taken.insert(node, was_staged && due == Due::Look)),
         }
@@ -257,13 +265,6 @@ impl Planner {
             } else if (tree.has(id, flag::SCAN | flag::RELIST) && !later) || (was_staged && tree.has(id, flag::LOOK)) {
                 Due::Look
             } else {
-                // Its trouble is not over yet.
-                if self.is_excused(id)
-                    && !self.tree.has(id, flag::UNWATCHED)
-                    && let Some(wave) = &mut self.debt.0
-                {
-                    wave.excused.insert(node);
-                }
                 continue;
             };
             if let Some(wave) = &mut self.debt.0 {

@@ -202,7 +202,7 @@ impl Planner {
             self.tree.clear(id, flag::UNKNOWN);
         }
         self.drop_below(id);
-        self.tree.take_key(id);
+        self.drop_key(id);
         self.tree.set_absent(id);
     }
 

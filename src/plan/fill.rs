@@ -23,8 +23,8 @@ const FILLS_FORGOTTEN_NS: u64 = 120_000_000_000;
 pub struct Fill {
     /// Node of the directory whose entries come now; `None`: they are of no interest.
     dir: Option<NodeId>,
-    /// It is of the whole mirror.
-    is_whole: bool,
+    /// Of a part of the mirror, in which something could not be listed before: what is known outside may be linked to it.
+    may_link_out: bool,
     path: Vec<u8>,
     /// Hard-link groups, the receiver's numbers to ours, and how many names each has so far.
     groups: HashMap<u64, (u32, u32)>,
@@ -52,6 +52,11 @@ impl Planner {
         }
     }
 
+    /// Whether what the mirror has in the directory is still to be told, and that of it which is made anew may have been there.
+    pub(super) fn is_unlisted(&self, dir: NodeId) -> bool {
+        self.tree.has(dir, flag::RELIST) || (!self.wanted_lists.is_empty() && self.wanted_lists.contains(&self.tree.reference(dir)))
+    }
+
     /// When a wanted manifest may be asked for: at once, but later and later while one follows the other.
     pub(super) fn fill_at(&self) -> Option<u64> {
         let wait = if self.fills_in_row < FILLS_AT_ONCE { 0 } else { FILL_WAIT_NS << (self.fills_in_row - FILLS_AT_ONCE).min(11) };
@@ -73,15 +78,14 @@ impl Planner {
         let Some(top) = top else { return };
         // The manifest of a part does not tell which of its hard links are known outside of it.
         let (top, path) = match self.tree.path(top) {
-            Ok(path) if !self.is_linked_outside(top) => (top, path),
+            Ok(path) if !std::mem::take(&mut self.links_in_doubt) && !self.is_linked_outside(top) => (top, path),
             _ => (ROOT, RelPath::root()),
         };
+        let may_link_out = top != ROOT && self.tree.subtree_bottom_up(top).into_iter().any(|id| self.tree.has(id, flag::RELIST));
         self.drop_below(top);
         self.dirty.mark(&mut self.tree, top, flag::SCAN | flag::DEEP);
         self.owe(top);
-        let is_whole = top == ROOT;
-        self.links_missed &= !is_whole;
-        self.fill = Some(Fill { is_whole, ..Fill::default() });
+        self.fill = Some(Fill { may_link_out, ..Fill::default() });
         actions.push(Action::List(path));
     }
 
@@ -106,6 +110,7 @@ impl Planner {
     pub(super) fn drop_below(&mut self, id: NodeId) {
         for below in self.tree.subtree_bottom_up(id) {
             if below != id {
+                self.drop_key(below);
                 self.tree.remove(below);
             }
         }
@@ -184,7 +189,10 @@ impl Planner {
                 None => break,
             }
         }
-        self.links_missed = true;
+        if let Some(fill) = &mut self.fill {
+            // It comes again.
+            fill.may_link_out = false;
+        }
         self.trouble(at, "list the mirror's directory", errno);
         let time = self.retry_at(at, now);
         self.dirty.mark_at(&mut self.tree, at, flag::RELIST, time);
@@ -203,9 +211,7 @@ impl Planner {
 
     /// The manifest is complete.
     pub fn list_end(&mut self) {
-        let fill = self.fill.take();
-        if self.links_missed && fill.is_some_and(|fill| !fill.is_whole && !fill.groups.is_empty()) {
-            // What could not be listed then has hard links, and which of them are known outside of it nobody can tell.
+        if self.fill.take().is_some_and(|fill| fill.may_link_out && !fill.groups.is_empty()) {
             self.relist(ROOT);
         }
         self.behind = true;

@@ -13,6 +13,9 @@ use crate::plan::tree::{NONE, NodeId, ROOT, flag};
 /// An operation that fails for lack of what should be there is tried once more soon: the cause may have been a file that vanished on its way.
 const RETRY_SOON_NS: u64 = 10_000_000;
 
+/// The operation that takes a name from an object, if it is one that may leave it, and the object's hard-link group.
+pub type Replaced = (Option<(Section, u32)>, u32);
+
 /// A cycle on its way, with the nodes that its operations are about.
 #[derive(Debug)]
 pub struct Flight {
@@ -24,8 +27,8 @@ pub struct Flight {
     pub files: Vec<(NodeRef, u32)>,
     /// Directory of each POST operation's (new) name.
     pub post: Vec<NodeRef>,
-    /// Hard-link groups of objects that lost a name to a new object.
-    pub replaced: Vec<u32>,
+    /// Hard-link groups of objects that lost a name: to a new object, or with this operation to another one or to nothing.
+    pub replaced: Vec<Replaced>,
     /// What of it failed.
     pub failures: Failures,
     /// When the oldest change in it was noticed.
@@ -92,6 +95,7 @@ impl Planner {
             return Err(format!("an error was reported twice for one operation of cycle {cycle}"));
         }
         let flight = &*flight;
+        self.links_in_doubt |= flight.replaced.iter().any(|(op, _)| *op == Some((error.section, error.index)));
         let shared = flight.cycle.clone();
         let index = error.index as usize;
         let unknown = || format!("an error was reported for operation {index} of cycle {cycle}, which has none");

@@ -456,7 +456,7 @@ impl Guard {
 }
 
 /// The directories above a node.
-pub(super) fn above(tree: &Tree, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+fn above(tree: &Tree, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
     std::iter::successors(Some(id), |at| Some(tree.parent(*at)).filter(|at| *at != NONE)).skip(1)
 }
 

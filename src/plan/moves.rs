@@ -1,12 +1,10 @@
 //! The first part of a cycle's emission: moves, each after those that make its place ready, and what has to get out of the way. Part of the planner.
 
 use crate::model::meta::Kind;
-use crate::model::op::Op;
+use crate::model::op::{Op, Section};
 use crate::model::path::NameBuf;
 use crate::model::probe::Seen;
 use crate::plan::emit::{Emit, State};
-use crate::plan::guard::above;
-use crate::plan::planner::Planner;
 use crate::plan::reconcile::Want;
 use crate::plan::tree::{NONE, NodeId, ROOT, flag};
 
@@ -26,8 +24,7 @@ impl Emit<'_> {
         let directory = self.planner.tree.kind(source) == Some(Kind::Dir);
         // Rules that look at paths may say something else of what is below at its new place.
         let filtered = directory && self.planner.filter.needs_path();
-        let barred = (filtered && self.holds_protected(source)) || (directory && self.is_below_awaited(source));
-        if barred || self.would_stay(parent, at, directory) || !self.vacate(parent, at, directory) {
+        if (filtered && self.holds_protected(source)) || !self.vacate(parent, at, directory) {
             self.demote(at);
             return;
         }
@@ -61,25 +58,8 @@ impl Emit<'_> {
     fn is_below_deep(&self, node: NodeId) -> bool {
         let tree = &self.planner.tree;
         let slot_of = |id: NodeId| self.round.slot_of.get(&tree.reference(id));
-        std::iter::once(node)
-            .chain(above(tree, node))
+        std::iter::successors(Some(node), |id| Some(tree.parent(*id)).filter(|id| *id != NONE))
             .any(|id| tree.has(id, flag::DEEP) || slot_of(id).is_some_and(|at| self.round.slots[*at].deep))
-    }
-
-    /// Whether the filter protects a directory at the slot's name, but not what else is moved there, or the other way round. Should the mirror have the other one, since an
-    /// operation before failed, then nobody would ever remove it.
-    fn would_stay(&mut self, parent: NodeId, at: usize, directory: bool) -> bool {
-        if self.planner.filter.is_empty() || self.planner.options.delete_excluded {
-            return false;
-        }
-        let path = self.slot_spot(parent, at).and_then(|spot| spot.dir.join(spot.name.as_name()).ok());
-        path.is_some_and(|path| self.planner.excludes(path.as_bytes(), if directory { Kind::File } else { Kind::Dir }))
-    }
-
-    /// Whether the directory is below one whose manifest is still to come: it may have been made where the mirror had one already, and that manifest alone will tell what is in it.
-    fn is_below_awaited(&self, dir: NodeId) -> bool {
-        let Planner { tree, wanted_lists, .. } = &*self.planner;
-        above(tree, dir).any(|id| tree.has(id, flag::RELIST) || wanted_lists.contains(&tree.reference(id)))
     }
 
     /// Whether the source has another entry at the old name of a file that moves, and had one all the time for all we know, as when an editor links a file to
@@ -107,6 +87,10 @@ impl Emit<'_> {
     pub(super) fn demote(&mut self, at: usize) {
         if let Want::Move(source, _) = self.wants[at] {
             self.claims.remove(&source);
+            if self.planner.tree.group(source) != 0 {
+                // The copy is no name of the object that it is of: the next look makes it one.
+                self.defer(at);
+            }
             // The object's identity is the new name's from here on; what is at the old name is not compared, but replaced or deleted.
             self.tree().clear_ident(source);
             self.tree().set(source, flag::UNKNOWN);
@@ -174,6 +158,7 @@ impl Emit<'_> {
             self.discard(occupant);
         } else if for_directory {
             let Some(spot) = self.slot_spot(parent, at) else { return false };
+            self.loses_name(Section::Pre, occupant);
             self.push_pre(Op::Unlink { at: spot }, parent);
             self.tree().set_absent(occupant);
         }
@@ -196,9 +181,20 @@ impl Emit<'_> {
         true
     }
 
+    /// The object at the node loses this name with the operation that is emitted next. Should that fail, the name stays one of its names, which a manifest of the name's
+    /// directory does not tell.
+    pub(super) fn loses_name(&mut self, section: Section, node: NodeId) {
+        let group = self.planner.tree.group(node);
+        if group != 0 {
+            let ops = if section == Section::Pre { &self.cycle.pre } else { &self.cycle.post };
+            self.replaced.push((Some((section, ops.len() as u32)), group));
+        }
+    }
+
     /// Frees the node at the slot's name, which holds nothing, or a file that will be replaced by a rename.
     pub(super) fn clear_name(&mut self, parent: NodeId, at: usize) {
         if let Some(id) = self.at_name(parent, at) {
+            self.loses_name(Section::Pre, id);
             self.leaves(id);
             self.planner.drop_below(id);
             self.tree().remove(id);

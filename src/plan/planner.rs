@@ -83,8 +83,8 @@ pub struct Planner {
     pub(super) filter: Arc<Filter>,
     pub(super) fill: Option<Fill>,
     pub(super) wanted_lists: Vec<NodeRef>,
-    /// The last manifest of the whole mirror, or one since, lacked a directory: so may hard-link groups.
-    pub(super) links_missed: bool,
+    /// A hard link was to go and is still there: the next manifest has to be of the whole mirror.
+    pub(super) links_in_doubt: bool,
     /// Paths that are not trusted, whatever the manifest that is wanted says: see `aftermath`.
     pub(super) forged: BTreeSet<Vec<u8>>,
     pub(super) last_fill: u64,
@@ -139,7 +139,7 @@ impl Planner {
             filter,
             fill: None,
             wanted_lists: Vec::new(),
-            links_missed: false,
+            links_in_doubt: false,
             forged: BTreeSet::new(),
             last_fill: 0,
             fills_in_row: 0,
@@ -305,6 +305,13 @@ impl Planner {
         } else {
             self.unknown_keys.insert(key.into());
         }
+    }
+
+    /// The node is not the directory of its key: a listing of where that is now may be out, and what happened there since was taken for the node's.
+    pub(super) fn drop_key(&mut self, id: NodeId) -> Option<Key> {
+        let key = self.tree.take_key(id)?;
+        self.unknown_key(&key.0);
+        Some(key)
     }
 
     /// No listing is out that could bring the directory of one.
@@ -510,11 +517,7 @@ impl Planner {
         }
         match &seen.key {
             Some(key) if self.tree.key(dir) != Some(key) => {
-                if let Some(old) = self.tree.take_key(dir) {
-                    // A listing of where that directory is now may be out.
-                    self.unknown_key(&old.0);
-                    actions.push(Action::Forget(old));
-                }
+                actions.extend(self.drop_key(dir).map(Action::Forget));
                 // Events of a directory that moved here have been taken for those of its former node until now.
                 let inherited = self.tree.of_key(&key.0).is_some();
                 self.tree.set_key(dir, key.clone());
@@ -548,7 +551,7 @@ impl Planner {
             return;
         }
         round.slot_of.insert(node, round.slots.len());
-        round.slots.push(Slot { node, parent, name, seen, deep: asked.deep, listed: asked.list });
+        round.slots.push(Slot { node, parent, name, seen, deep: asked.deep, listed: asked.list, by_kind: false });
     }
 
     pub(super) fn finish_if_answered(&mut self, now: u64, actions: &mut Vec<Action>) {

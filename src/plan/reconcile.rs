@@ -178,8 +178,7 @@ impl<'a> Pass<'a> {
             || (has(flag::REUSE) && came())
     }
 
-    /// Whether the node is there for its deletion is held only: what was written through it was told to the object's other names when it went, and is never
-    /// looked at any more.
+    /// Whether the node is there for its deletion is held only: what was written through it was told to the object's other names when it went.
     fn is_past(&self, node: NodeId) -> bool {
         let is_back = || self.slot_of(node).is_some_and(|at| self.present(at).is_some());
         self.guard.keeps(self.tree, node) && !is_back()
@@ -234,7 +233,7 @@ impl<'a> Pass<'a> {
         if same_kind && (ident.is_none() || ident == Some(stat.ident)) {
             return Want::Stay(self.difference(node, slot));
         }
-        if !self.options.delete {
+        if !self.options.delete || slot.by_kind {
             return Want::New;
         }
         let volume = self.volume(at);

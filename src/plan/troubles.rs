@@ -163,14 +163,25 @@ impl Planner {
         }
         let key = self.trouble_key(id);
         let Some(failing) = self.troubles.remove(&key) else { return };
+        if self.round.is_some() {
+            self.debt_healed(id);
+        }
         self.wait_no_longer(id);
         if let Ok(path) = self.tree.path(id) {
             self.reports.push((key, failing.report(path, Turn::Healed)));
         }
     }
 
-    /// What waits at the node and in it because of its trouble is looked at now.
+    /// What waits at the node and in it because of its trouble is looked at now; so are the object's other names, which share it.
     fn wait_no_longer(&mut self, id: NodeId) {
+        let group = self.tree.group(id);
+        let names: Vec<NodeId> = if group == 0 { Vec::new() } else { self.tree.of_group(group).collect() };
+        for other in names.into_iter().filter(|other| *other != id) {
+            if self.tree.has(other, flag::DELAYED) && self.is_troubled(other) {
+                self.dirty.mark(&mut self.tree, other, 0);
+                self.owe(other);
+            }
+        }
         let waiting: Vec<NodeId> = self.tree.children(id).chain([id]).filter(|at| self.tree.has(*at, flag::DELAYED)).collect();
         for at in waiting {
             if !self.is_troubled(at) {

@@ -1,9 +1,12 @@
 //! Receivers that cannot take what comes: full, read-only, immutable. The rest goes on, `status` and the failure log tell, and it heals by itself.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -127,7 +130,7 @@ fn a_file_of_three_names_that_cannot_be_read_holds_up_nothing() {
         let file = place.src.join("a");
         fs::write(&file, whole(1, 1, len)).unwrap();
         ["b", "c"].into_iter().for_each(|name| fs::hard_link(&file, place.src.join(name)).unwrap());
-        fs::set_permissions(&file, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
         fs::write(place.src.join("other"), "other").unwrap();
         let told = once(As::User, way, &place, &[], 23);
         for name in ["a", "b", "c"] {
@@ -136,6 +139,39 @@ fn a_file_of_three_names_that_cannot_be_read_holds_up_nothing() {
         }
         assert_eq!(fs::read(place.dst.join("other")).unwrap(), b"other");
     }
+}
+
+/// Files that can be written and not read are written all the time: each change is a try, and none of them is waited for.
+#[test]
+fn files_that_fail_again_with_each_change_delay_no_flush() {
+    let place = if is_root() { Place::new().for_user() } else { Place::new() };
+    let logs: Vec<_> = (0..40).map(|n| place.src.join(format!("log{n}"))).collect();
+    for log in &logs {
+        fs::write(log, "x").unwrap();
+        fs::set_permissions(log, fs::Permissions::from_mode(0o222)).unwrap();
+    }
+    let socket = socket(&place);
+    let mirror = Mirror::start(As::User, Way::Tcp, &place, &["--control", socket.to_str().unwrap()]);
+    live(&socket);
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for log in logs.iter().cycle().take_while(|_| !ended.load(Ordering::Relaxed)) {
+                fs::OpenOptions::new().append(true).open(log).unwrap().write_all(b"x").unwrap();
+                std::thread::sleep(Duration::from_micros(20));
+            }
+        });
+        until_status(&socket, "failing again", |status| status["receivers"][0]["failures"][0]["tries"].as_u64() > Some(2));
+        for n in 0..20 {
+            fs::write(place.src.join(format!("other{n}")), "other").unwrap();
+            flush(&socket, &["--timeout", "100"], 23, "beside what fails again and again");
+            assert!(place.dst.join(format!("other{n}")).exists(), "{n}");
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+    logs.iter().for_each(|log| fs::set_permissions(log, fs::Permissions::from_mode(0o644)).unwrap());
+    mirror.settle("when they can be read");
+    mirror.terminate();
 }
 
 /// The same where they cannot be written.
