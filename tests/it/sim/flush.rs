@@ -103,6 +103,44 @@ fn a_flush_that_waits_for_nothing_is_noticed() {
     assert!((0..20).any(|seed| !flushed(seed, Watcher::Fanotify, true).0.is_empty()));
 }
 
+/// Flushes that do not end while everything goes on: operations fail, directories cannot be entered, and whatever was waited for changes again.
+fn endless(seed: u64, watcher: Watcher) -> Option<String> {
+    let mut sim = Sim::new(seed, watcher);
+    sim.connect();
+    for _ in 0..8 {
+        for _ in 0..sim.rng.below(60) {
+            sim.change();
+            for _ in 0..sim.rng.below(20) {
+                sim.step();
+            }
+        }
+        sim.planner.owe_all();
+        let ends = (0..300_000).any(|_| {
+            if sim.rng.chance(15) {
+                sim.change();
+            }
+            sim.step();
+            sim.planner.is_paid()
+        });
+        if !ends {
+            return Some(format!("{} owed, {} fail", sim.planner.owed(), sim.planner.failing()));
+        }
+    }
+    None
+}
+
+#[test]
+fn a_flush_ends_whatever_fails_and_changes() {
+    let first = place::seed();
+    let seeds = place::number("RINGSYNC_SIM_SEEDS", 50u64);
+    println!("flushes without rest: RINGSYNC_SEED={first}, {seeds} seeds");
+    for seed in first..first + seeds {
+        for watcher in [Watcher::Fanotify, Watcher::Inotify] {
+            assert_eq!(endless(seed, watcher), None, "RINGSYNC_SEED={seed} RINGSYNC_SIM_SEEDS=1, {watcher:?}");
+        }
+    }
+}
+
 /// Seeds that failed once. What was changed through a name while another one of its object was being read was forgotten when the name was gone; what a directory
 /// leads to was not waited for when its trouble ended meanwhile.
 #[test]
