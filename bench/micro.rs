@@ -139,7 +139,7 @@ fn round(tree: &Tree, grown: u64) -> Round {
             let seen = Seen::Present { stat, target: None, key: None };
             round.slot_of.insert(node, round.slots.len());
             round.asked.insert(node);
-            round.slots.push(Slot { node, parent: tree.reference(dir), name, seen, deep: false, listed: false, by_kind: false });
+            round.slots.push(Slot { node, parent: tree.reference(dir), name, seen, deep: false, listed: false, dirs_stay: false });
         }
     }
     round

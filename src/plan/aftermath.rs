@@ -182,7 +182,7 @@ impl Planner {
     pub(super) fn follow_failures(&mut self) {
         let Some(flight) = self.flights.front().filter(|f| !f.failures.is_empty()) else { return };
         // A name that kept its old object, and was taken for the new one, may have lent that one's metadata to the old one's other names.
-        let groups: Vec<u32> = flight.replaced.iter().filter(|(op, _)| op.is_none()).map(|(_, group)| *group).collect();
+        let groups = flight.replaced.clone();
         for group in groups {
             for id in self.tree.of_group(group).collect::<Vec<_>>() {
                 self.not_sent(id, 0);

@@ -7,6 +7,7 @@
 //! by a round: `taken` are its nodes that were owed when it began.
 
 use crate::model::cycle::NodeRef;
+use crate::model::meta::Kind;
 use crate::plan::emit::Emit;
 use crate::plan::fill::FILLS_AT_ONCE;
 use crate::plan::planner::Planner;
@@ -185,13 +186,11 @@ impl Planner {
         }
     }
 
-    /// The node's trouble ended in the round that is under way: what follows from that is owed.
-    pub(super) fn debt_healed(&mut self, id: NodeId) {
-        let node = self.tree.reference(id);
-        if let Some(wave) = &mut self.debt.0
-            && wave.excused.remove(&node)
-        {
-            wave.taken.entry(node).or_insert(false);
+    /// The node's trouble is over: what had been left out of account beneath a directory for it is looked for.
+    pub(super) fn debt_healed(&mut self, id: NodeId, tries: u32) {
+        if self.debt.is_on() && tries > 1 && self.tree.kind(id) == Some(Kind::Dir) {
+            self.dirty.mark(&mut self.tree, id, flag::SCAN | flag::DEEP);
+            self.owe(id);
         }
     }
 

@@ -1,7 +1,7 @@
 //! The part of a cycle's emission that deletes: what was in the way, what the source lacks. Part of the planner.
 
 use crate::model::meta::Kind;
-use crate::model::op::{Op, Section};
+use crate::model::op::Op;
 use crate::plan::emit::Emit;
 use crate::plan::planner::Action;
 use crate::plan::reconcile::Want;
@@ -55,7 +55,6 @@ impl Emit<'_> {
                 let parent = self.planner.tree.parent(id);
                 let Some(spot) = self.spot(id) else { continue };
                 let op = if self.planner.tree.kind(id) == Some(Kind::Dir) { Op::Rmdir { at: spot } } else { Op::Unlink { at: spot } };
-                self.loses_name(Section::Post, id);
                 self.push_post(op, parent);
             }
             if stays {

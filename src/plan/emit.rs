@@ -11,7 +11,7 @@ use crate::model::op::{Op, Spot};
 use crate::model::path::{NameBuf, RelPath};
 use crate::model::probe::Seen;
 use crate::plan::aftermath::Failures;
-use crate::plan::flight::{Flight, Replaced};
+use crate::plan::flight::Flight;
 use crate::plan::planner::{Action, Planner, Staged};
 use crate::plan::reconcile::{Base, Difference, Want, carried_differs};
 use crate::plan::round::{Round, Slot};
@@ -38,8 +38,8 @@ pub(super) struct Emit<'p> {
     pub(super) pre: Vec<(NodeRef, NodeRef)>,
     pub(super) files: Vec<(NodeRef, u32)>,
     pub(super) post: Vec<NodeRef>,
-    /// See [`Flight::replaced`].
-    pub(super) replaced: Vec<Replaced>,
+    /// Hard-link groups of objects that lose a name to a new object.
+    pub(super) replaced: Vec<u32>,
     /// Directories whose entries the cycle changes, and directories whose metadata differs.
     pub(super) touched: NodeSet<NodeId>,
     /// What is parked, or could not be because of a mount point in it, to be deleted.
@@ -426,7 +426,7 @@ impl Emit<'_> {
     pub(super) fn made(&mut self, node: NodeId, stat: &Stat) {
         let group = self.planner.tree.group(node);
         if group != 0 {
-            self.replaced.push((None, group));
+            self.replaced.push(group);
         }
         let tree = self.tree();
         tree.set_group(node, 0);

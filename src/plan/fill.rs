@@ -2,7 +2,7 @@
 //!
 //! While a manifest is on its way no cycle is emitted, so that what it says is what the mirror holds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::limits::{LINK_NAMES_MAX, MANIFEST_NAMES_BYTES_MAX};
 use crate::model::meta::{Kind, Meta};
@@ -23,8 +23,8 @@ const FILLS_FORGOTTEN_NS: u64 = 120_000_000_000;
 pub struct Fill {
     /// Node of the directory whose entries come now; `None`: they are of no interest.
     dir: Option<NodeId>,
-    /// Of a part of the mirror, in which something could not be listed before: what is known outside may be linked to it.
-    may_link_out: bool,
+    /// Directories in it that could not be listed before: what is known outside may be linked to what is in them.
+    missed: HashSet<RelPath>,
     path: Vec<u8>,
     /// Hard-link groups, the receiver's numbers to ours, and how many names each has so far.
     groups: HashMap<u64, (u32, u32)>,
@@ -78,15 +78,28 @@ impl Planner {
         let Some(top) = top else { return };
         // The manifest of a part does not tell which of its hard links are known outside of it.
         let (top, path) = match self.tree.path(top) {
-            Ok(path) if !std::mem::take(&mut self.links_in_doubt) && !self.is_linked_outside(top) => (top, path),
+            Ok(path) if !self.is_linked_outside(top) => (top, path),
             _ => (ROOT, RelPath::root()),
         };
-        let may_link_out = top != ROOT && self.tree.subtree_bottom_up(top).into_iter().any(|id| self.tree.has(id, flag::RELIST));
+        let missed = self.take_unlisted(top);
         self.drop_below(top);
         self.dirty.mark(&mut self.tree, top, flag::SCAN | flag::DEEP);
         self.owe(top);
-        self.fill = Some(Fill { may_link_out, ..Fill::default() });
+        self.fill = Some(Fill { missed, ..Fill::default() });
         actions.push(Action::List(path));
+    }
+
+    /// The directories below `top` that the manifest of it will tell for the first time; none if it is of the whole mirror.
+    fn take_unlisted(&mut self, top: NodeId) -> HashSet<RelPath> {
+        let Self { unlisted, tree, .. } = self;
+        let mut paths = HashSet::new();
+        unlisted.retain(|node| {
+            let Some(id) = tree.resolve(*node) else { return false };
+            let within = tree.is_within(id, top);
+            paths.extend(tree.path(id).ok().filter(|_| within && top != ROOT));
+            !within
+        });
+        paths
     }
 
     fn is_linked_outside(&self, top: NodeId) -> bool {
@@ -190,9 +203,9 @@ impl Planner {
             }
         }
         if let Some(fill) = &mut self.fill {
-            // It comes again.
-            fill.may_link_out = false;
+            fill.missed.remove(dir);
         }
+        self.unlisted.insert(self.tree.reference(at));
         self.trouble(at, "list the mirror's directory", errno);
         let time = self.retry_at(at, now);
         self.dirty.mark_at(&mut self.tree, at, flag::RELIST, time);
@@ -211,7 +224,7 @@ impl Planner {
 
     /// The manifest is complete.
     pub fn list_end(&mut self) {
-        if self.fill.take().is_some_and(|fill| fill.may_link_out && !fill.groups.is_empty()) {
+        if self.fill.take().is_some_and(|fill| !fill.missed.is_empty() && !fill.groups.is_empty()) {
             self.relist(ROOT);
         }
         self.behind = true;

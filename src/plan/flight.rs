@@ -13,9 +13,6 @@ use crate::plan::tree::{NONE, NodeId, ROOT, flag};
 /// An operation that fails for lack of what should be there is tried once more soon: the cause may have been a file that vanished on its way.
 const RETRY_SOON_NS: u64 = 10_000_000;
 
-/// The operation that takes a name from an object, if it is one that may leave it, and the object's hard-link group.
-pub type Replaced = (Option<(Section, u32)>, u32);
-
 /// A cycle on its way, with the nodes that its operations are about.
 #[derive(Debug)]
 pub struct Flight {
@@ -27,8 +24,8 @@ pub struct Flight {
     pub files: Vec<(NodeRef, u32)>,
     /// Directory of each POST operation's (new) name.
     pub post: Vec<NodeRef>,
-    /// Hard-link groups of objects that lost a name: to a new object, or with this operation to another one or to nothing.
-    pub replaced: Vec<Replaced>,
+    /// Hard-link groups of objects that lost a name to a new object.
+    pub replaced: Vec<u32>,
     /// What of it failed.
     pub failures: Failures,
     /// When the oldest change in it was noticed.
@@ -95,7 +92,6 @@ impl Planner {
             return Err(format!("an error was reported twice for one operation of cycle {cycle}"));
         }
         let flight = &*flight;
-        self.links_in_doubt |= flight.replaced.iter().any(|(op, _)| *op == Some((error.section, error.index)));
         let shared = flight.cycle.clone();
         let index = error.index as usize;
         let unknown = || format!("an error was reported for operation {index} of cycle {cycle}, which has none");
@@ -148,6 +144,10 @@ impl Planner {
                 self.retry(id, op.verb(), errno, now);
             }
             Op::Move { .. } | Op::Park { .. } | Op::Mkdir { .. } => {
+                if let Op::Move { to, .. } = op {
+                    // What it was to replace is there still, and may be a hard link of what is known elsewhere, which a manifest of this directory does not tell.
+                    self.forged.extend(to.dir.join(to.name.as_name()).map(|path| path.as_bytes().to_vec()));
+                }
                 self.trouble(parent, op.verb(), errno);
                 self.relist(parent);
             }

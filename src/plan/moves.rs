@@ -1,7 +1,7 @@
 //! The first part of a cycle's emission: moves, each after those that make its place ready, and what has to get out of the way. Part of the planner.
 
 use crate::model::meta::Kind;
-use crate::model::op::{Op, Section};
+use crate::model::op::Op;
 use crate::model::path::NameBuf;
 use crate::model::probe::Seen;
 use crate::plan::emit::{Emit, State};
@@ -158,7 +158,6 @@ impl Emit<'_> {
             self.discard(occupant);
         } else if for_directory {
             let Some(spot) = self.slot_spot(parent, at) else { return false };
-            self.loses_name(Section::Pre, occupant);
             self.push_pre(Op::Unlink { at: spot }, parent);
             self.tree().set_absent(occupant);
         }
@@ -181,20 +180,9 @@ impl Emit<'_> {
         true
     }
 
-    /// The object at the node loses this name with the operation that is emitted next. Should that fail, the name stays one of its names, which a manifest of the name's
-    /// directory does not tell.
-    pub(super) fn loses_name(&mut self, section: Section, node: NodeId) {
-        let group = self.planner.tree.group(node);
-        if group != 0 {
-            let ops = if section == Section::Pre { &self.cycle.pre } else { &self.cycle.post };
-            self.replaced.push((Some((section, ops.len() as u32)), group));
-        }
-    }
-
     /// Frees the node at the slot's name, which holds nothing, or a file that will be replaced by a rename.
     pub(super) fn clear_name(&mut self, parent: NodeId, at: usize) {
         if let Some(id) = self.at_name(parent, at) {
-            self.loses_name(Section::Pre, id);
             self.leaves(id);
             self.planner.drop_below(id);
             self.tree().remove(id);

@@ -83,8 +83,8 @@ pub struct Planner {
     pub(super) filter: Arc<Filter>,
     pub(super) fill: Option<Fill>,
     pub(super) wanted_lists: Vec<NodeRef>,
-    /// A hard link was to go and is still there: the next manifest has to be of the whole mirror.
-    pub(super) links_in_doubt: bool,
+    /// Directories that the last manifest which was to tell of them lacked.
+    pub(super) unlisted: NodeSet<NodeRef>,
     /// Paths that are not trusted, whatever the manifest that is wanted says: see `aftermath`.
     pub(super) forged: BTreeSet<Vec<u8>>,
     pub(super) last_fill: u64,
@@ -139,7 +139,7 @@ impl Planner {
             filter,
             fill: None,
             wanted_lists: Vec::new(),
-            links_in_doubt: false,
+            unlisted: NodeSet::default(),
             forged: BTreeSet::new(),
             last_fill: 0,
             fills_in_row: 0,
@@ -551,7 +551,7 @@ impl Planner {
             return;
         }
         round.slot_of.insert(node, round.slots.len());
-        round.slots.push(Slot { node, parent, name, seen, deep: asked.deep, listed: asked.list, by_kind: false });
+        round.slots.push(Slot { node, parent, name, seen, deep: asked.deep, listed: asked.list, dirs_stay: false });
     }
 
     pub(super) fn finish_if_answered(&mut self, now: u64, actions: &mut Vec<Action>) {

@@ -233,7 +233,7 @@ impl<'a> Pass<'a> {
         if same_kind && (ident.is_none() || ident == Some(stat.ident)) {
             return Want::Stay(self.difference(node, slot));
         }
-        if !self.options.delete || slot.by_kind {
+        if !self.options.delete || slot.dirs_stay {
             return Want::New;
         }
         let volume = self.volume(at);

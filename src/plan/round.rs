@@ -23,9 +23,9 @@ pub struct Slot {
     pub deep: bool,
     /// It comes from a listing: events about it may have been lost.
     pub listed: bool,
-    /// The filter protects a directory at the name and nothing else there, or the other way round. Nothing moves there: should the mirror have the other one, since an
-    /// operation before failed, nobody would ever remove it.
-    pub by_kind: bool,
+    /// The filter protects a directory at the name, and nothing else. Nothing moves there: should the mirror have one at the old name, since an operation before failed,
+    /// nobody would ever remove it.
+    pub dirs_stay: bool,
 }
 
 /// A question that is out.

@@ -42,9 +42,9 @@ impl Planner {
                 excluded = excludes(kind) || (left && seen.is_none() && excludes(Kind::Dir));
                 // A rule on directories hides one that took a mirrored file's place, not the file.
                 replaced = excluded && mirrored.is_some_and(|kind| !excludes(kind));
-                let by_kind = excludes(Kind::Dir) != excludes(Kind::File);
-                slot.by_kind = by_kind && !self.options.delete_excluded;
-                if left && by_kind {
+                let (dirs, others) = (excludes(Kind::Dir), excludes(Kind::File));
+                slot.dirs_stay = dirs && !others && !self.options.delete_excluded;
+                if left && dirs != others {
                     unknown.push(slot.parent);
                 }
             }

@@ -153,8 +153,7 @@ impl Planner {
         for flight in &flights {
             self.doubt_cycle(&flight.cycle, are_traceable);
             // Other names of what was changed, or was to be replaced by something new and may not have been.
-            let replaced = flight.replaced.iter().filter(|(op, _)| op.is_none()).map(|(_, group)| group);
-            for group in replaced.chain(flight.files.iter().map(|(_, group)| group)).filter(|group| **group != 0) {
+            for group in flight.replaced.iter().chain(flight.files.iter().map(|(_, group)| group)).filter(|group| **group != 0) {
                 let other = self.tree.of_group(*group).next();
                 if let Some(id) = other {
                     self.doubt(id);

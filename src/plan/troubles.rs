@@ -2,6 +2,8 @@
 //!
 //! A trouble is noted under a name in a directory, so that it outlives the node of an entry that could not be deleted.
 
+use std::collections::BTreeSet;
+
 use crate::model::cycle::NodeRef;
 use crate::model::path::{Name, RelPath};
 use crate::plan::NodeSet;
@@ -107,11 +109,14 @@ impl Planner {
             };
             if !stays && let Some(path) = trouble_path(tree, key) {
                 reports.push((key.clone(), failing.report(path, Turn::Healed)));
-                healed.extend(id);
+                healed.extend(id.map(|id| (id, failing.tries)));
             }
             stays
         });
-        for id in healed {
+        let groups: BTreeSet<u32> = healed.iter().map(|(id, _)| self.tree.group(*id)).collect();
+        groups.into_iter().for_each(|group| self.names_wait_no_longer(group));
+        for (id, tries) in healed {
+            self.debt_healed(id, tries);
             self.wait_no_longer(id);
         }
     }
@@ -140,11 +145,13 @@ impl Planner {
                     || self.staged.values().any(|staged| staged.waiting.contains(&node))
                     || self.is_held(node)
             });
-            if !waits
-                && let Some(failing) = self.troubles.remove(&key)
-                && let Some(path) = trouble_path(&self.tree, &key)
-            {
-                self.reports.push((key, failing.report(path, Turn::Healed)));
+            if !waits && let Some(failing) = self.troubles.remove(&key) {
+                if let Some(id) = self.tree.child(dir, &key.1) {
+                    self.debt_healed(id, failing.tries);
+                }
+                if let Some(path) = trouble_path(&self.tree, &key) {
+                    self.reports.push((key, failing.report(path, Turn::Healed)));
+                }
             }
         }
     }
@@ -163,30 +170,32 @@ impl Planner {
         }
         let key = self.trouble_key(id);
         let Some(failing) = self.troubles.remove(&key) else { return };
-        if self.round.is_some() {
-            self.debt_healed(id);
-        }
+        self.debt_healed(id, failing.tries);
         self.wait_no_longer(id);
+        self.names_wait_no_longer(self.tree.group(id));
         if let Ok(path) = self.tree.path(id) {
             self.reports.push((key, failing.report(path, Turn::Healed)));
         }
     }
 
-    /// What waits at the node and in it because of its trouble is looked at now; so are the object's other names, which share it.
+    /// What waits at the node and in it because of its trouble is looked at now.
     fn wait_no_longer(&mut self, id: NodeId) {
-        let group = self.tree.group(id);
-        let names: Vec<NodeId> = if group == 0 { Vec::new() } else { self.tree.of_group(group).collect() };
-        for other in names.into_iter().filter(|other| *other != id) {
-            if self.tree.has(other, flag::DELAYED) && self.is_troubled(other) {
-                self.dirty.mark(&mut self.tree, other, 0);
-                self.owe(other);
-            }
-        }
         let waiting: Vec<NodeId> = self.tree.children(id).chain([id]).filter(|at| self.tree.has(*at, flag::DELAYED)).collect();
         for at in waiting {
             if !self.is_troubled(at) {
                 self.dirty.mark(&mut self.tree, at, 0);
                 self.owe(at);
+            }
+        }
+    }
+
+    /// The names of a hard-link group that share a trouble which is over wait no longer.
+    fn names_wait_no_longer(&mut self, group: u32) {
+        let names: Vec<NodeId> = if group == 0 { Vec::new() } else { self.tree.of_group(group).collect() };
+        for id in names {
+            if self.tree.has(id, flag::DELAYED) && self.is_troubled(id) {
+                self.dirty.mark(&mut self.tree, id, 0);
+                self.owe(id);
             }
         }
     }
