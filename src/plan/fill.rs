@@ -40,11 +40,9 @@ impl Planner {
         while id != ROOT && self.tree.has(id, flag::UNKNOWN) {
             id = self.tree.parent(id);
         }
-        let wanted = self.tree.reference(id);
-        if self.wanted_lists.contains(&wanted) {
+        if !self.wanted_lists.insert(self.tree.reference(id)) {
             return;
         }
-        self.wanted_lists.push(wanted);
         for below in self.tree.subtree_bottom_up(id) {
             if below != id {
                 self.tree.set(below, flag::UNKNOWN);
@@ -54,7 +52,7 @@ impl Planner {
 
     /// Whether what the mirror has in the directory is still to be told, and that of it which is made anew may have been there.
     pub(super) fn is_unlisted(&self, dir: NodeId) -> bool {
-        self.tree.has(dir, flag::RELIST) || (!self.wanted_lists.is_empty() && self.wanted_lists.contains(&self.tree.reference(dir)))
+        self.tree.has(dir, flag::RELIST) || self.wanted_lists.contains(&self.tree.reference(dir))
     }
 
     /// When a wanted manifest may be asked for: at once, but later and later while one follows the other.

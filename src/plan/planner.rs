@@ -82,7 +82,7 @@ pub struct Planner {
     wanted: Options,
     pub(super) filter: Arc<Filter>,
     pub(super) fill: Option<Fill>,
-    pub(super) wanted_lists: Vec<NodeRef>,
+    pub(super) wanted_lists: NodeSet<NodeRef>,
     /// Directories that the last manifest which was to tell of them lacked.
     pub(super) unlisted: NodeSet<NodeRef>,
     /// Paths that are not trusted, whatever the manifest that is wanted says: see `aftermath`.
@@ -138,7 +138,7 @@ impl Planner {
             options,
             filter,
             fill: None,
-            wanted_lists: Vec::new(),
+            wanted_lists: NodeSet::default(),
             unlisted: NodeSet::default(),
             forged: BTreeSet::new(),
             last_fill: 0,
