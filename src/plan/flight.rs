@@ -150,6 +150,9 @@ impl Planner {
                 }
                 self.trouble(parent, op.verb(), errno);
                 self.relist(parent);
+                // That may have been wanted before this was made there: nothing of it is known for certain either.
+                let made = self.tree.child(parent, spot.name.as_bytes()).map(|id| self.tree.subtree_bottom_up(id));
+                made.into_iter().flatten().for_each(|id| self.tree.set(id, flag::UNKNOWN));
             }
             // A mount point that is known to be one waits already.
             Op::Rmdir { .. } if !is_structural(errno) && self.is_border(parent, spot) => {}

@@ -22,7 +22,7 @@ fn a_seed_plays_the_same_again() {
 }
 
 /// Seeds that failed once, and why.
-const ONCE: [(u64, Watcher); 10] = [
+const ONCE: [(u64, Watcher); 11] = [
     // What failed with one name of an object was waited for at its others.
     (100_008_535, Watcher::Fanotify),
     // A directory that moved away while its deletion was held, out of what was to be listed deep, was not listed itself.
@@ -41,6 +41,8 @@ const ONCE: [(u64, Watcher); 10] = [
     (220_020_131, Watcher::Inotify),
     // A name that another file was to take, and could not, stayed a hard link of what was known elsewhere.
     (220_046_772, Watcher::Mixed),
+    // A directory moved to where the mirror had another, in what was to be listed already, and on from there as if it had arrived.
+    (260_021_572, Watcher::Inotify),
 ];
 
 #[test]
