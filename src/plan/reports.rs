@@ -79,7 +79,7 @@ impl Planner {
     /// The node is in trouble until it is tried again at `at`, and so are the names that were linked to it: nobody waits for them either.
     pub(super) fn fails_with_names(&mut self, id: NodeId, what: &'static str, errno: i32, at: u64) {
         for other in self.not_sent(id, at) {
-            self.trouble(other, what, errno);
+            self.share_trouble(other, id, what, errno);
             self.tried_at(other, at);
         }
         self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);

@@ -245,6 +245,25 @@ impl Planner {
         entry.tries
     }
 
+    /// Notes that the node is in the trouble of `of`, another name of its object, and has been tried as often. With a try counted for each, names that change one after the other
+    /// would soon be tried no more.
+    pub(super) fn share_trouble(&mut self, id: NodeId, of: NodeId, what: &'static str, errno: i32) {
+        let tries = self.troubles.get(&self.trouble_key(of)).map_or(1, |failing| failing.tries);
+        let known_at = self.next_cycle;
+        match self.troubles.get_mut(&self.trouble_key(id)) {
+            Some(failing) if failing.errno == errno => *failing = Failing { tries: failing.tries.max(tries), known_at, ..*failing },
+            _ => {
+                self.trouble(id, what, errno);
+                if let Some(failing) = self.troubles.get_mut(&self.trouble_key(id)) {
+                    failing.tries = tries;
+                }
+            }
+        }
+        if tries > 1 {
+            self.forgive(id);
+        }
+    }
+
     /// When the node is tried again: after 1, 2, 4 … 64 seconds.
     pub(super) fn retry_at(&mut self, id: NodeId, now: u64) -> u64 {
         let key = self.trouble_key(id);
