@@ -42,9 +42,8 @@ impl Planner {
                 excluded = excludes(kind) || (left && seen.is_none() && excludes(Kind::Dir));
                 // A rule on directories hides one that took a mirrored file's place, not the file.
                 replaced = excluded && mirrored.is_some_and(|kind| !excludes(kind));
-                let (dirs, others) = (excludes(Kind::Dir), excludes(Kind::File));
-                slot.dirs_stay = dirs && !others && !self.options.delete_excluded;
-                if left && dirs != others {
+                slot.dirs_stay = kind != Kind::Dir && !excluded && !self.options.delete_excluded && excludes(Kind::Dir);
+                if left && excludes(Kind::Dir) != excludes(Kind::File) {
                     unknown.push(slot.parent);
                 }
             }
