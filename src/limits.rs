@@ -346,6 +346,12 @@ pub const SUM_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Questions for digests and looks that one connection may leave unanswered: each waits until there is nothing else to do.
 pub const SUMS_WAITING_MAX: usize = 64;
 
+/// A file of as many bytes is signed when it has been sent, if it is the only large one: shorter ones are signed in less time than anybody would notice.
+pub const SIGN_LATER_BYTES_MIN: u64 = 64 * 1024 * 1024;
+
+/// Share of memory (one in this many) that a file may fill to be signed when it has been sent: it is read again, and should be in the page cache then.
+pub const SIGN_LATER_MEMORY_SHARE: u64 = 4;
+
 /// Signatures that a worker asks for and has not got, each held in memory: see [`SIGNATURE_BLOCKS_MAX`].
 pub const SIGNS_ASKED_MAX: usize = 4;
 
@@ -421,6 +427,9 @@ pub const MANIFEST_NAMES_BYTES_MAX: usize = 3 << 30;
 
 /// How many keys of directories not known yet are remembered while directories are being listed; beyond, all directories listed then are listed again.
 pub const UNKNOWN_KEYS_MAX: usize = 4096;
+
+/// Events that others may cause between the two halves of a rename.
+pub const HALVES_APART_MAX: u8 = 8;
 
 /// How many objects that were told to have changed are remembered while names are being looked at; beyond, all names looked at then are looked at again.
 /// Their table has 1.5 MiB then.

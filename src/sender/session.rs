@@ -28,7 +28,7 @@ use crate::sender::scrub::{Hearer, Pump};
 use crate::sender::{Outcome, Peer};
 use crate::stats::Stats;
 use crate::stop::Stop;
-use crate::watch::tune;
+use crate::sys::memory::memory_bytes;
 use crate::wire::session::{ControlClient, Welcomed, fatal};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload, Token};
 use crate::work::rate::Rate;
@@ -205,7 +205,7 @@ impl<'a> Session<'a> {
             flushing: Flushing::of(waiting),
             pump,
             pulse: config.timeout.filter(|_| !peer.is_local()).map(|limit| Pulse::new(limit, stats.wire_bytes.get(), Instant::now())),
-            manifest_bytes_max: tune::memory_bytes() / MANIFEST_MEMORY_SHARE,
+            manifest_bytes_max: memory_bytes() / MANIFEST_MEMORY_SHARE,
         };
         if session.planner.resume(welcome.abilities) {
             stats.resumed.add(1);

@@ -11,6 +11,7 @@ pub mod fanotify;
 pub mod handle;
 pub mod holes;
 pub mod inotify;
+pub mod memory;
 pub mod mmap;
 pub mod nice;
 pub mod privilege;

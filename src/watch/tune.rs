@@ -9,6 +9,7 @@ use crate::limits::{
     TUNE_EVENT_BYTES, TUNE_EVENTS_MEMORY_SHARE, TUNE_EVENTS_WANTED, TUNE_MARKS_WANTED, TUNE_WATCH_BYTES, TUNE_WATCHES_MEMORY_SHARE,
     TUNE_WATCHES_WANTED,
 };
+use crate::sys::memory::memory_bytes;
 
 /// A limit that was lower than wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,11 +61,6 @@ fn raise_under(root: &Path, dirs: Option<u64>, memory_bytes: u64) -> Vec<Change>
         changes.push(Change { name, old, wanted, done });
     }
     changes
-}
-
-/// Memory of the machine; 0 where it is not known, and then nothing is raised beyond the kernel's defaults.
-pub fn memory_bytes() -> u64 {
-    nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total())
 }
 
 #[cfg(test)]

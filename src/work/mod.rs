@@ -6,6 +6,7 @@
 mod attrs;
 mod base;
 pub mod files;
+mod later;
 mod patch;
 pub mod probe;
 pub mod rate;

@@ -72,6 +72,8 @@ pub struct Job {
     /// They are told.
     pub(super) sparse: bool,
     signer: Option<Signer>,
+    /// What is sent is not signed: it is read once more for that.
+    pub(super) sign_later: bool,
     /// What the mirror has of this very content, until it has been compared.
     pub(super) check: Option<Check>,
     /// How often it was asked for what it has.
@@ -109,6 +111,7 @@ impl Job {
             holes,
             sparse,
             signer,
+            sign_later: false,
             check: None,
             asked: 0,
             may_ask_base: !whole,
@@ -186,8 +189,16 @@ impl Job {
         fill(&self.file, &mut self.holes, offset, buffer)
     }
 
-    /// Has the signer take something. It cannot fail: it was made for this length.
+    /// Whether it is to be signed.
+    pub(super) fn is_signed(&self) -> bool {
+        self.signer.is_some()
+    }
+
+    /// Has the signer take something, if that is done now. It cannot fail: it was made for this length.
     pub(super) fn sign(&mut self, take: impl FnOnce(&mut Signer) -> Result<(), Flaw>) {
+        if self.sign_later {
+            return;
+        }
         self.signer = self.signer.take().and_then(|mut signer| take(&mut signer).is_ok().then_some(signer));
     }
 
@@ -197,9 +208,16 @@ impl Job {
             return None;
         }
         let read = self.settle();
-        if let (Read::Sent { .. }, Some(signature)) = (read, self.signer.take().and_then(|signer| signer.finish().ok())) {
-            source.signatures.insert(self.task.ident, Arc::new(signature));
+        if matches!(read, Read::Sent { .. }) && !self.sign_later {
+            self.keep_signature(source);
         }
         Some(read)
+    }
+
+    /// The mirror has what was signed.
+    pub(super) fn keep_signature(&mut self, source: &Source) {
+        if let Some(signature) = self.signer.take().and_then(|signer| signer.finish().ok()) {
+            source.signatures.insert(self.task.ident, Arc::new(signature));
+        }
     }
 }

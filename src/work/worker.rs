@@ -16,6 +16,7 @@ use crate::sys::wake::Wake;
 use crate::wire::session::{ContentClient, fatal, welcomed};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
 use crate::work::base::{self, Bases};
+use crate::work::later::{self, Unsigned};
 use crate::work::patch::{Halt, Way};
 use crate::work::resume::Checked;
 use crate::work::stage::Job;
@@ -141,6 +142,7 @@ impl Worker {
             link,
             payload,
             jobs: VecDeque::new(),
+            unsigned: None,
             cycle: None,
             checker: ContentClient::new(),
             sealing: HashMap::new(),
@@ -160,10 +162,11 @@ impl Worker {
                 desk.flush()?;
                 return desk.link.close(LINGER);
             }
-            // With sums to be made, this is a look.
+            // With sums or a signature to be made, this is a look.
+            let signing = desk.sign(&self.source);
             let timeout = match step {
-                Step::Busy => Some(Duration::ZERO),
-                Step::Wait(until) => until.map(|until| until.saturating_duration_since(Instant::now())),
+                Step::Wait(until) if !signing => until.map(|until| until.saturating_duration_since(Instant::now())),
+                Step::Wait(_) | Step::Busy => Some(Duration::ZERO),
             };
             match desk.link.wait(timeout)? {
                 Incoming::Frame(frame) => {
@@ -300,7 +303,12 @@ impl Worker {
         let ended = job.step(&self.source, &mut desk.payload);
         match ended {
             None => desk.jobs.push_back(job),
-            Some(read) => self.read(desk, &job.task, read),
+            Some(read) => {
+                self.read(desk, &job.task, read);
+                if job.sign_later && matches!(read, Read::Sent { .. }) {
+                    desk.unsigned = Some(Unsigned::new(job, &self.source));
+                }
+            }
         }
         desk.send_full()?;
         Ok(true)
@@ -366,6 +374,8 @@ struct Desk {
     link: Link,
     payload: Payload,
     jobs: VecDeque<Job>,
+    /// What was sent and is to be signed.
+    unsigned: Option<Unsigned>,
     cycle: Option<u64>,
     checker: ContentClient,
     /// Deltas that the receiver has not answered.
@@ -414,8 +424,11 @@ impl Desk {
     }
 
     /// It is known what an earlier session left of a file: if that is nothing, what the mirror has in its place may serve.
-    fn resumed(&mut self, job: Job) {
+    fn resumed(&mut self, mut job: Job) {
         if job.check.is_some() || !base::is_worth(&job) || matches!(self.link, Link::Local(_)) {
+            if self.jobs.is_empty() && self.unsigned.is_none() && later::is_apt(&job) {
+                job.sign_later = true;
+            }
             self.jobs.push_back(job);
             return;
         }
@@ -424,6 +437,15 @@ impl Desk {
             self.payload.stage_drop(job.task.stage);
         }
         self.bases.add(job, &mut self.payload, &mut self.checker);
+    }
+
+    /// Signs on; false if there is nothing to sign.
+    fn sign(&mut self, source: &Source) -> bool {
+        let Some(unsigned) = &mut self.unsigned else { return false };
+        if unsigned.step(source) {
+            self.unsigned = None;
+        }
+        true
     }
 
     /// Names the cycle of the files that follow, where it is another than before.

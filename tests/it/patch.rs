@@ -182,6 +182,40 @@ fn small_files_that_change_tcp() {
     files_that_change(Way::Tcp, 60_000);
 }
 
+/// A file that takes long to be signed is signed when the mirror has it: from then on what changes is a delta, without the mirror's being asked. (An embedded one never is.)
+#[test]
+fn a_very_large_file_is_signed_when_it_has_been_sent() {
+    let (seed, place) = (seed(), Place::new());
+    let path = place.src.join("large");
+    fs::write(&path, whole(1, seed, 70_000_000)).unwrap();
+    // A hole is signed as what it stands for.
+    OpenOptions::new().write(true).open(&path).unwrap().set_len(80_000_000).unwrap();
+    let mirror = Live::start(As::Us, Way::Local, &place, &["-v", "-n", "1"]);
+    let signed = |times| {
+        let told =
+            until(crate::place::deadline(), || mirror.stderr().matches("a file that was sent is signed bytes=80000000").count() == times);
+        assert!(told, "RINGSYNC_SEED={seed}: not signed {times} times: {}", mirror.stderr());
+    };
+    mirror.settle("the first sync");
+    signed(1);
+    let write = |bytes: &[u8], at| OpenOptions::new().write(true).open(&path).unwrap().write_all_at(bytes, at).unwrap();
+    write(b"a page", 3 * BLOCK as u64);
+    mirror.settle("a page");
+    let delta = format!(" literal={BLOCK}\n");
+    assert!(mirror.stderr().contains(&delta), "RINGSYNC_SEED={seed}: no delta of a page: {}", mirror.stderr());
+    // The mirror has something else: the file comes whole, and is signed once more.
+    fs::write(place.dst.join("large"), b"something else").unwrap();
+    write(b"another", 0);
+    mirror.settle("a base that is not there");
+    signed(2);
+    // Changes while it is signed leave it without a signature, and the next one sends it whole again.
+    for round in 0..5 {
+        write(&[round; 100], 70_000_000);
+        mirror.settle(&format!("change {round}"));
+    }
+    mirror.terminate();
+}
+
 /// A sender that knows nothing of what the mirror holds asks for its signature: what changed while nobody looked is sent, and not the rest.
 #[test]
 fn what_changed_while_nobody_looked_is_sent_as_a_delta() {
