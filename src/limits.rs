@@ -431,6 +431,9 @@ pub const UNKNOWN_KEYS_MAX: usize = 4096;
 /// Events that others may cause between the two halves of a rename.
 pub const HALVES_APART_MAX: u8 = 8;
 
+/// How many names that were written, and were gone when they were looked at, are remembered: 8 KiB.
+pub const WRITTEN_NAMES_GONE_MAX: usize = 1024;
+
 /// How many objects that were told to have changed are remembered while names are being looked at; beyond, all names looked at then are looked at again.
 /// Their table has 1.5 MiB then.
 pub const TOLD_OBJECTS_MAX: usize = 32_768;

@@ -28,6 +28,8 @@ impl Hint {
     pub const KEY_DEAD: Self = Self(1 << 6);
     /// It appeared by a move, so with its content; or went away by one, and may have appeared elsewhere.
     pub const MOVED: Self = Self(1 << 7);
+    /// With `MOVED`: it is a half of a rename of which nothing tells the object; the other half is told right before or behind it, by a queue that does not reorder.
+    pub const HALF: Self = Self(1 << 8);
 
     /// Whether any bit of `other` is set.
     pub fn has(self, other: Self) -> bool {

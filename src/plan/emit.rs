@@ -320,17 +320,9 @@ impl Emit<'_> {
         if stat.meta.kind == Kind::Dir {
             self.scan_if_new(node, at, stat);
         } else {
-            self.heard(node, stat);
+            self.planner.heard(node);
         }
         self.tree().set_ident(node, &stat.ident);
-    }
-
-    /// What events said of the node's content is taken care of, unless one came since it was looked at.
-    pub(super) fn heard(&mut self, node: NodeId, stat: &Stat) {
-        if !self.planner.tree.has(node, flag::LOOK) {
-            self.tree().clear(node, flag::WROTE | flag::CAME);
-            self.tree().set_ctime(node, stat.ctime);
-        }
     }
 
     /// A directory that is another than before, or was never listed, or is part of a deep listing, has to be listed.
@@ -432,7 +424,9 @@ impl Emit<'_> {
         tree.set_group(node, 0);
         tree.clear(node, flag::UNKNOWN | flag::RACY | flag::REUSE | flag::PROTECTED);
         tree.set_ident(node, &stat.ident);
-        self.heard(node, stat);
+        if self.planner.heard(node) {
+            self.tree().set_ctime(node, stat.ctime);
+        }
     }
 
     pub(super) fn make_file(&mut self, parent: NodeId, at: usize, stat: &Stat, actions: &mut Vec<Action>) {

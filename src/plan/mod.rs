@@ -14,6 +14,7 @@ pub mod emit;
 pub mod fill;
 pub mod flight;
 mod guard;
+mod halves;
 mod lag;
 mod lazy;
 mod links;

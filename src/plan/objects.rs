@@ -47,12 +47,17 @@ impl Tree {
         }
     }
 
+    /// A number for a name in a directory, which is almost never another's.
+    pub fn digest_of_name(&self, dir: NodeId, name: &[u8]) -> u64 {
+        self.hasher.hash_one((self.reference(dir), name))
+    }
+
     /// The nodes of a hard-link group of the mirror.
     pub fn of_group(&self, group: u32) -> impl Iterator<Item = NodeId> + '_ {
         self.by_group.iter_hash(self.hasher.hash_one(group)).copied().filter(move |id| self.group(*id) == group)
     }
 
-    /// Notes the source's time of change at the moment when the content was read, or found equal.
+    /// Notes the source's time of change at the moment when the content was read.
     pub fn set_ctime(&mut self, id: NodeId, ctime: Time) {
         self.node_mut(id).ctime = digest(ctime);
     }

@@ -118,6 +118,7 @@ pub struct Planner {
     /// Device and inode number of what events told to have changed since the round began.
     pub(super) told: HashMap<(u64, u64), Hint, FixedState>,
     pub(super) told_lost: bool,
+    pub(super) halves: crate::plan::halves::Halves,
     /// Empty: room for the names of one object.
     pub(super) names_told: Vec<NodeId>,
     pub(super) online: bool,
@@ -165,6 +166,7 @@ impl Planner {
             all_queued: false,
             told: HashMap::with_hasher(FixedState::with_seed(seed)),
             told_lost: false,
+            halves: crate::plan::halves::Halves::default(),
             names_told: Vec::new(),
             online: false,
             suspended: false,
@@ -254,6 +256,7 @@ impl Planner {
             return;
         };
         self.name_told(key, name, hint, now);
+        self.half_told(key, name, hint);
         if let Some(object) = object.or_else(|| self.object_at(key, name, hint)) {
             self.object_told(object, hint, now);
         }
@@ -563,6 +566,7 @@ impl Planner {
         round.agree();
         match reconcile::wants(&self.tree, &round, &self.guard, &self.options) {
             Verdict::Wants(mut wants, later) => {
+                self.note_gone(&round);
                 for (id, why) in later {
                     self.dirty.mark(&mut self.tree, id, flag::LOOK | why);
                     self.owe_after(id);

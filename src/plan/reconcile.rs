@@ -88,7 +88,8 @@ pub enum Verdict {
 
 /// Finds out what shall become of every name of the round.
 pub fn wants(tree: &Tree, round: &Round, guard: &Guard, options: &Options) -> Verdict {
-    let mut pass = Pass { tree, round, guard, options, wants: Vec::new(), claims: NodeMap::default(), need: Vec::new(), later: Vec::new() };
+    let (wants, claims, need, later) = Default::default();
+    let mut pass = Pass { tree, round, guard, options, written: written(tree, round), wants, claims, need, later };
     pass.moves();
     pass.stays();
     pass.false_links();
@@ -106,11 +107,33 @@ pub fn wants(tree: &Tree, round: &Round, guard: &Guard, options: &Options) -> Ve
     Verdict::Need(missing)
 }
 
+/// The objects with several names of which events say that they were written through a name of this round, and whether that was closed since. It may be a name that
+/// nobody knew to be theirs.
+fn written(tree: &Tree, round: &Round) -> HashMap<Ident, bool> {
+    let files = || {
+        round.slots.iter().filter_map(|slot| match &slot.seen {
+            Seen::Present { stat, .. } if stat.meta.kind == Kind::File => Some((slot, stat)),
+            _ => None,
+        })
+    };
+    let mut written = HashMap::new();
+    if !files().any(|(_, stat)| stat.nlink > 1) {
+        return written;
+    }
+    for (slot, stat) in files() {
+        if let Some(node) = tree.resolve(slot.node).filter(|node| tree.has(*node, flag::WROTE)) {
+            *written.entry(stat.ident).or_default() |= !tree.knows_ctime(node);
+        }
+    }
+    written
+}
+
 struct Pass<'a> {
     tree: &'a Tree,
     round: &'a Round,
     guard: &'a Guard,
     options: &'a Options,
+    written: HashMap<Ident, bool>,
     wants: Vec<Want>,
     /// Which slot takes the object of a node.
     claims: NodeMap<NodeId, usize>,
@@ -168,9 +191,10 @@ impl<'a> Pass<'a> {
         let of_name = |flags| self.tree.resolve(slot.node).is_some_and(|n| self.tree.has(n, flags));
         let others = || self.tree.of_ident(&stat.ident).filter(|n| !self.is_past(*n));
         let names = || self.tree.resolve(slot.node).into_iter().chain(others());
-        let wrote = || has(flag::WROTE) || names().any(|n| self.tree.has(n, flag::WROTE));
+        let in_round = self.written.get(&stat.ident).copied();
+        let wrote = || has(flag::WROTE) || in_round.is_some() || names().any(|n| self.tree.has(n, flag::WROTE));
         // A write sets the time before it stores the bytes: what was read between has the right time and the wrong content, and a close by the writer tells.
-        let closed = || names().any(|n| self.tree.has(n, flag::WROTE) && !self.tree.knows_ctime(n));
+        let closed = || in_round == Some(true) || names().any(|n| self.tree.has(n, flag::WROTE) && !self.tree.knows_ctime(n));
         let came = || has(flag::CAME) || of_name(flag::CAME);
         (!self.tree.has_ctime(node, stat.ctime) && wrote())
             || closed()

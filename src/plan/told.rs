@@ -7,7 +7,7 @@ use crate::model::meta::Kind;
 use crate::model::path::NameBuf;
 use crate::plan::dirty::SETTLE_NS;
 use crate::plan::planner::Planner;
-use crate::plan::tree::flag;
+use crate::plan::tree::{NodeId, flag};
 
 impl Planner {
     /// An object changed: it has to be looked at under all its names, for the one that the event tells may be gone when it is looked at.
@@ -41,6 +41,16 @@ impl Planner {
             }
         }
         self.names_told = names;
+    }
+
+    /// What events said of the node's content is taken care of; false if one came since it was looked at. The time of change noted stays that of the content that
+    /// the mirror has: it may have been changed through another name, of which nobody knows yet.
+    pub(super) fn heard(&mut self, node: NodeId) -> bool {
+        let heard = !self.tree.has(node, flag::LOOK);
+        if heard {
+            self.tree.clear(node, flag::WROTE | flag::CAME);
+        }
+        heard
     }
 
     /// Whether objects were told to have changed while the round that is under way was.

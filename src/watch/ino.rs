@@ -73,7 +73,7 @@ fn hint(event: &RawEvent<'_>) -> Hint {
     for (bits, says) in [
         (libc::IN_CREATE | libc::IN_MOVED_TO, Hint::APPEARED),
         (libc::IN_DELETE | libc::IN_MOVED_FROM, Hint::WENT),
-        (libc::IN_MOVED_TO | libc::IN_MOVED_FROM, Hint::MOVED),
+        (libc::IN_MOVED_TO | libc::IN_MOVED_FROM, Hint::MOVED | Hint::HALF),
         (libc::IN_MODIFY, Hint::WRITTEN),
         (libc::IN_CLOSE_WRITE, Hint::CLOSED),
         (libc::IN_ATTRIB, Hint::ATTRIB),

@@ -89,6 +89,8 @@ pub struct MemSource {
     shut: BTreeSet<u64>,
     /// Whether some names are never looked at, or not always.
     pub hides_names: bool,
+    /// Whether the queue keeps the order, as inotify's does.
+    pub in_order: bool,
     /// All attributes that an object may have.
     pub attrs: Vec<Arc<Attrs>>,
 }
@@ -113,6 +115,7 @@ impl MemSource {
             overflowed: false,
             shut: BTreeSet::new(),
             hides_names: false,
+            in_order: false,
             attrs: (0..4u8).filter_map(|n| Attrs::new(vec![((*b"user.n").into(), vec![n])]).unwrap()).map(Arc::new).collect(),
         };
         if watcher == Watcher::Mixed {
@@ -202,6 +205,7 @@ impl MemSource {
     fn tell(&mut self, dir: u64, name: &[u8], hint: Hint) {
         let Some(key) = self.key(dir) else { return };
         let hint = hint | if self.entries_kind(dir, name) == Some(Kind::Dir) { Hint::DIR } else { Hint::default() };
+        let hint = hint | if hint.has(Hint::MOVED) && !self.by_handle(dir) { Hint::HALF } else { Hint::default() };
         let object = self.object(dir, name, hint);
         let one = |a: Option<(u64, u64)>, b: Option<(u64, u64)>| a.is_none() || b.is_none() || a == b;
         let by_handle = self.by_handle(dir);
@@ -236,7 +240,7 @@ impl MemSource {
         let mut batch: Vec<Queued> = self.queue.drain(..count).collect();
         for at in 1..batch.len() {
             let dead = batch[at].hint.has(Hint::KEY_DEAD) || batch[at - 1].hint.has(Hint::KEY_DEAD);
-            if !dead && batch[at].name != batch[at - 1].name && rng.chance(20) {
+            if !dead && !self.in_order && batch[at].name != batch[at - 1].name && rng.chance(20) {
                 batch.swap(at, at - 1);
             }
         }

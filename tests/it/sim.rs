@@ -30,6 +30,7 @@ mod life;
 mod mounts;
 mod overflow;
 mod quiet;
+mod renamed;
 mod resume;
 mod scrub;
 mod setting;

@@ -22,7 +22,7 @@ fn a_seed_plays_the_same_again() {
 }
 
 /// Seeds that failed once, and why.
-const ONCE: [(u64, Watcher); 11] = [
+const ONCE: [(u64, Watcher); 12] = [
     // What failed with one name of an object was waited for at its others.
     (100_008_535, Watcher::Fanotify),
     // A directory that moved away while its deletion was held, out of what was to be listed deep, was not listed itself.
@@ -43,6 +43,8 @@ const ONCE: [(u64, Watcher); 11] = [
     (220_046_772, Watcher::Mixed),
     // A directory moved to where the mirror had another, in what was to be listed already, and on from there as if it had arrived.
     (260_021_572, Watcher::Inotify),
+    // A file moved away from one name, and was written through another that it had never been known by, in one round.
+    (270_043_192, Watcher::Inotify),
 ];
 
 #[test]
