@@ -38,6 +38,10 @@ pub const PATCH_RANGES_MAX: usize = 1024 * 1024;
 /// One piece of a staged file.
 pub const STAGE_CHUNK_BYTES: usize = 512 * 1024;
 
+/// How much of it one call writes. The page cache of some filesystems takes memory in pieces as long as the call's: long ones are hardly cheaper, and dear where free
+/// memory is not in one piece (perf/profiles.md).
+pub const STAGE_WRITE_BYTES: usize = 128 * 1024;
+
 /// Shorter holes inside of data are sent as the zeros that they are read as: no filesystem that matters has smaller blocks.
 pub const HOLE_BYTES_MIN: u64 = 4096;
 
@@ -428,10 +432,10 @@ pub const MANIFEST_NAMES_BYTES_MAX: usize = 3 << 30;
 /// How many keys of directories not known yet are remembered while directories are being listed; beyond, all directories listed then are listed again.
 pub const UNKNOWN_KEYS_MAX: usize = 4096;
 
-/// Events that others may cause between the two halves of a rename.
-pub const HALVES_APART_MAX: u8 = 8;
+/// Renames of which the second half may not have been told yet: as many as happen at the very same time.
+pub const HALVES_APART_MAX: usize = 8;
 
-/// How many names that were written, and were gone when they were looked at, are remembered: 8 KiB.
+/// How many names that were written, and were gone when they were looked at, are remembered, and as many that were told to go before: 16 KiB.
 pub const WRITTEN_NAMES_GONE_MAX: usize = 1024;
 
 /// How many objects that were told to have changed are remembered while names are being looked at; beyond, all names looked at then are looked at again.

@@ -17,7 +17,7 @@ use crate::apply::root::Root;
 use crate::apply::sweep;
 use crate::apply::target::Errno;
 use crate::apply::temp::IdName;
-use crate::limits::{PARTIALS_KEPT_MAX, RESUME_BYTES_MIN, STAGED_FILES_MAX};
+use crate::limits::{PARTIALS_KEPT_MAX, RESUME_BYTES_MIN, STAGE_WRITE_BYTES, STAGED_FILES_MAX};
 use crate::model::meta::{Kind, Stat};
 use crate::model::path::{Name, STAGING_NAME};
 use crate::sys::dir::{self, Dir, stat_fd};
@@ -79,7 +79,10 @@ impl Staging {
 
     /// Writes a piece of the staged file `id`. Why it failed is also what `complete` will say.
     pub(super) fn write(&self, root: &Root, id: u64, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.piece(root, id, offset, data.len() as u64, |file| file.write_all_at(data, offset))
+        self.piece(root, id, offset, data.len() as u64, |file| {
+            let mut parts = (offset..).step_by(STAGE_WRITE_BYTES).zip(data.chunks(STAGE_WRITE_BYTES));
+            parts.try_for_each(|(at, part)| file.write_all_at(part, at))
+        })
     }
 
     /// Leaves a hole in the staged file `id`. Why it failed is also what `complete` will say.
