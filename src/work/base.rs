@@ -36,6 +36,7 @@ impl Bases {
             && let Some(mut job) = self.waiting.pop_front()
         {
             job.may_ask_base = false;
+            tracing::debug!(stage = job.task.stage, "the mirror is asked for a signature");
             payload.sign(job.task.stage, &Spot { dir: job.task.dir.clone(), name: job.task.name.clone() });
             checker.sent_sign();
             self.asked.insert(job.task.stage, (job, None));

@@ -1,6 +1,6 @@
 //! Signing a large file when it has been sent, while there is nothing else to do: the mirror has it sooner, and what is read again is in the page cache.
 //!
-//! If it changes before that is done there is no signature, and the mirror is asked for its own.
+//! If it changes before that is done there is no signature, and the mirror is asked for its own; so one that is never asked is none to wait with it for.
 
 use crate::buffer::PageBuffer;
 use crate::limits::{DELTA_READ_BYTES, SIGN_LATER_BYTES_MIN, SIGN_LATER_MEMORY_SHARE};

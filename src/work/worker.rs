@@ -411,7 +411,7 @@ impl Desk {
     /// Asks what the mirror has of the file already, where that may save something, before it is sent. Twice at the most: what it has may be something else.
     /// With `always` its length at least is told.
     fn ask(&mut self, mut job: Job, always: bool) {
-        let key = job.key().filter(|_| !matches!(self.link, Link::Local(_)));
+        let key = job.key().filter(|_| !self.is_local());
         match key.or(always.then_some([0; 16])) {
             Some(key) if job.asked < 2 => {
                 job.asked += 1;
@@ -425,10 +425,8 @@ impl Desk {
 
     /// It is known what an earlier session left of a file: if that is nothing, what the mirror has in its place may serve.
     fn resumed(&mut self, mut job: Job) {
-        if job.check.is_some() || !base::is_worth(&job) || matches!(self.link, Link::Local(_)) {
-            if self.jobs.is_empty() && self.unsigned.is_none() && later::is_apt(&job) {
-                job.sign_later = true;
-            }
+        if job.check.is_some() || !base::is_worth(&job) || self.is_local() {
+            job.sign_later = self.jobs.is_empty() && self.unsigned.is_none() && !self.is_local() && later::is_apt(&job);
             self.jobs.push_back(job);
             return;
         }
@@ -437,6 +435,11 @@ impl Desk {
             self.payload.stage_drop(job.task.stage);
         }
         self.bases.add(job, &mut self.payload, &mut self.checker);
+    }
+
+    /// Whether the receiver is in this process: it is asked for nothing.
+    fn is_local(&self) -> bool {
+        matches!(self.link, Link::Local(_))
     }
 
     /// Signs on; false if there is nothing to sign.
