@@ -1,5 +1,6 @@
 //! What a watcher says: where to look. Never what to do.
 
+use std::num::NonZeroU32;
 use std::ops::{BitOr, BitOrAssign};
 
 /// Which directory an event is about: a file handle with its filesystem's number (fanotify), or a watch descriptor (inotify), as opaque bytes.
@@ -28,8 +29,6 @@ impl Hint {
     pub const KEY_DEAD: Self = Self(1 << 6);
     /// It appeared by a move, so with its content; or went away by one, and may have appeared elsewhere.
     pub const MOVED: Self = Self(1 << 7);
-    /// With `MOVED`: it is a half of a rename of which nothing tells the object; the other half is told right before or behind it, by a queue that does not reorder.
-    pub const HALF: Self = Self(1 << 8);
 
     /// Whether any bit of `other` is set.
     pub fn has(self, other: Self) -> bool {
@@ -64,6 +63,8 @@ pub enum Event<'a> {
         /// Device and inode number of the changed object, where the watcher can tell and content or metadata changed: it may have other names, which no
         /// event will tell. Never a directory.
         object: Option<(u64, u64)>,
+        /// What both halves of a rename have in common, where the watcher does not tell objects: the old name's comes first.
+        rename: Option<NonZeroU32>,
     },
     /// Events were lost: anything may have changed.
     Overflow,

@@ -12,9 +12,10 @@ use crate::model::path::{NameBuf, RelPath};
 use crate::model::probe::Seen;
 use crate::plan::aftermath::Failures;
 use crate::plan::flight::Flight;
-use crate::plan::planner::{Action, Planner, Staged};
+use crate::plan::planner::{Action, Planner};
 use crate::plan::reconcile::{Base, Difference, Want, carried_differs};
 use crate::plan::round::{Round, Slot};
+use crate::plan::staged::Staged;
 use crate::plan::tree::{NodeId, Tree, flag};
 use crate::plan::{NodeMap, NodeSet};
 
@@ -487,7 +488,8 @@ impl Emit<'_> {
         let reference = self.planner.tree.reference(node);
         match self.planner.staged.get_mut(&stat.ident) {
             Some(staged) if staged.ready.is_none() => {
-                staged.disturbed = true;
+                // Its copy on another filesystem of the mirror is nothing new.
+                staged.disturbed |= staged.waiting.first() == Some(&reference) || staged.ctime != stat.ctime;
                 if !staged.waiting.contains(&reference) {
                     staged.waiting.push(reference);
                 }
@@ -537,7 +539,9 @@ impl Emit<'_> {
         let insist = self.planner.insist(node);
         let (base, there) = self.planner.large_base(node);
         let since = self.round.oldest.unwrap_or(self.now);
-        self.planner.staged.insert(stat.ident, Staged { stage, waiting: vec![reference], ready: None, disturbed: false, since });
+        self.planner
+            .staged
+            .insert(stat.ident, Staged { stage, waiting: vec![reference], ready: None, ctime: stat.ctime, disturbed: false, since });
         self.planner.busy += 1;
         actions.push(Action::Stage(StageTask {
             stage,

@@ -3,6 +3,8 @@
 //! What was written through a name that is renamed before anyone looks at it was written to an object that may be known under other names, and that
 //! nothing ties to the old name any more: the new one is what it was written to.
 
+use std::num::NonZeroU32;
+
 use crate::limits::{HALVES_APART_MAX, WRITTEN_NAMES_GONE_MAX};
 use crate::model::event::Hint;
 use crate::model::meta::Kind;
@@ -11,69 +13,110 @@ use crate::plan::planner::Planner;
 use crate::plan::round::Round;
 use crate::plan::tree::{NodeId, flag};
 
-/// What is known of halves. A name that is forgotten for another, or taken for another, costs a file's content, or what the module's comment says.
+/// What is known of names that were written. One that is forgotten for another, or taken for another, costs a file's content, or what the module's comment says.
 pub(super) struct Halves {
-    /// Events among which the new name of something written may be.
-    left: u8,
-    /// Digests of names that were written and held nothing or something else when they were looked at, each at a place of its own; 0: none.
+    /// Renames away from names that were written, of which the new names have not been told.
+    open: [Option<NonZeroU32>; HALVES_APART_MAX],
+    next: usize,
+    /// Digests of names, each at a place of its own: seen to hold nothing or something else, and the event that told why was not there yet; 0: none.
     gone: Vec<u64>,
+    /// The same of names of which an event has told that something went or appeared, since what they hold was taken care of.
+    told: Vec<u64>,
+    /// There is a watcher that does not tell objects.
+    pub(super) used: bool,
 }
 
 impl Default for Halves {
     fn default() -> Self {
-        Self { left: 0, gone: vec![0; WRITTEN_NAMES_GONE_MAX] }
+        Self {
+            open: Default::default(),
+            next: 0,
+            gone: vec![0; WRITTEN_NAMES_GONE_MAX],
+            told: vec![0; WRITTEN_NAMES_GONE_MAX],
+            used: false,
+        }
     }
 }
 
-impl Halves {
-    fn place(&mut self, digest: u64) -> &mut u64 {
-        &mut self.gone[digest as usize % WRITTEN_NAMES_GONE_MAX]
+fn place(digest: u64) -> usize {
+    digest as usize % WRITTEN_NAMES_GONE_MAX
+}
+
+fn has(table: &[u64], digest: u64) -> bool {
+    table[place(digest)] == digest
+}
+
+/// Takes the digest out of the table; whether it was there.
+fn take(table: &mut [u64], digest: u64) -> bool {
+    let there = has(table, digest);
+    if there {
+        table[place(digest)] = 0;
     }
+    there
+}
+
+fn put(table: &mut [u64], digest: u64) {
+    table[place(digest)] = digest;
+}
+
+/// The digest that stands for it that something appeared at the name.
+fn appeared(digest: u64) -> u64 {
+    digest ^ (1 << 63)
 }
 
 impl Planner {
-    /// After an event was taken: whether it is a half of a rename. What was written to the old name counts as written to the new one, which is told right behind
-    /// it but for what others did at the very same time.
-    pub(super) fn half_told(&mut self, key: &[u8], name: &[u8], hint: Hint) {
-        self.halves.left = self.halves.left.saturating_sub(1);
-        if !hint.has(Hint::HALF) || hint.has(Hint::DIR) {
+    /// After an event of a name was taken: whether it is the end of one that was written, or the half of a rename. What was written to the old name counts as
+    /// written to the new one.
+    pub(super) fn half_told(&mut self, (dir, node): (NodeId, NodeId), hint: Hint, rename: Option<NonZeroU32>) {
+        let Halves { open, next, gone, told, used } = &mut self.halves;
+        if !*used || !hint.has(Hint::WENT | Hint::APPEARED) || hint.has(Hint::DIR) {
             return;
         }
-        let Some(dir) = self.tree.of_key(key) else { return };
-        let node = self.tree.child(dir, name);
+        let digest = self.tree.digest_of_name(dir, self.tree.name(node));
+        put(told, if hint.has(Hint::APPEARED) { appeared(digest) } else { digest });
+        let was_gone = take(gone, digest);
         if hint.has(Hint::APPEARED) {
-            if let Some(node) = node.filter(|_| self.halves.left > 0) {
+            if let Some(half) = open.iter_mut().find(|half| half.is_some() && **half == rename) {
+                *half = None;
                 self.tree.set(node, flag::WROTE);
             }
-            return;
-        }
-        let digest = self.tree.digest_of_name(dir, name);
-        let place = self.halves.place(digest);
-        let gone = *place == digest;
-        if gone {
-            *place = 0;
-        }
-        // Of a name that is left to a listing nothing is noted.
-        if gone || node.is_none_or(|node| self.tree.has(node, flag::WROTE)) {
-            self.halves.left = HALVES_APART_MAX;
+        } else if let Some(rename) = rename.filter(|_| was_gone || self.tree.has(node, flag::WROTE)) {
+            open[*next] = Some(rename);
+            *next = (*next + 1) % HALVES_APART_MAX;
         }
     }
 
-    /// Remembers the names of a round that were written and do not hold what they held: that they were renamed may be told later.
+    /// What events said of the name is taken care of.
+    pub(super) fn name_heard(&mut self, node: NodeId) {
+        if self.halves.used {
+            let digest = self.tree.digest_of_name(self.tree.parent(node), self.tree.name(node));
+            take(&mut self.halves.told, digest);
+            take(&mut self.halves.told, appeared(digest));
+        }
+    }
+
+    /// Remembers the names of a round that were written and do not hold what they held, if no event has told why: it is still to come, and may be a rename.
     pub(super) fn note_gone(&mut self, round: &Round) {
+        if !self.halves.used {
+            return;
+        }
         for slot in &round.slots {
-            let Some(node) = self.tree.resolve(slot.node).filter(|node| self.tree.has(*node, flag::WROTE)) else { continue };
-            if let Some(dir) = self.tree.resolve(slot.parent).filter(|_| self.is_gone(node, &slot.seen)) {
-                let digest = self.tree.digest_of_name(dir, slot.name.as_name().as_bytes());
-                *self.halves.place(digest) = digest;
+            let (Some(dir), Some(node)) = (self.tree.resolve(slot.parent), self.tree.resolve(slot.node)) else { continue };
+            let digest = self.tree.digest_of_name(dir, slot.name.as_name().as_bytes());
+            let (went, came) = (has(&self.halves.told, digest), has(&self.halves.told, appeared(digest)));
+            if self.tree.has(node, flag::WROTE) && self.is_unexplained(node, &slot.seen, went, came) {
+                put(&mut self.halves.gone, digest);
             }
         }
     }
 
-    fn is_gone(&self, node: NodeId, seen: &Seen) -> bool {
+    /// Whether something else is seen at a name, or nothing, than events make believe: the latest of them told that something went, or that it came.
+    fn is_unexplained(&self, node: NodeId, seen: &Seen, went: bool, came: bool) -> bool {
         match seen {
-            Seen::Absent => true,
-            Seen::Present { stat, .. } => stat.meta.kind != Kind::File || self.tree.ident(node) != Some(stat.ident),
+            Seen::Absent => !went,
+            Seen::Present { stat, .. } if stat.meta.kind == Kind::File && self.tree.ident(node) == Some(stat.ident) => false,
+            // What is known already came here by a rename, which need not be the one that was told.
+            Seen::Present { stat, .. } => !came || self.tree.of_ident(&stat.ident).next().is_some(),
             Seen::Failed(_) => false,
         }
     }

@@ -28,6 +28,7 @@ mod reports;
 pub mod round;
 mod screen;
 pub mod scrub;
+mod staged;
 mod suspend;
 mod sweep;
 mod told;

@@ -1,15 +1,16 @@
 //! The planner's state and its inputs: what comes in, what is asked next. The cycle itself is built in `emit`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
 use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, OPS_AHEAD_BEHIND_MAX, OPS_AHEAD_MAX, SCAN_WEIGHT, UNKNOWN_KEYS_MAX};
-use crate::model::cycle::{Cycle, NodeRef, Read, StageTask};
+use crate::model::cycle::{Cycle, NodeRef, StageTask};
 use crate::model::event::{Event, Hint, Key};
 use crate::model::filter::Filter;
-use crate::model::meta::{Ident, Stat};
+use crate::model::meta::Ident;
 use crate::model::op::Abilities;
 use crate::model::options::Options;
 use crate::model::path::{Name, NameBuf, RelPath};
@@ -22,6 +23,7 @@ use crate::plan::guard::Guard;
 use crate::plan::lag::Lag;
 use crate::plan::reconcile::{self, Verdict};
 use crate::plan::round::{Asked, Round, Slot};
+use crate::plan::staged::Staged;
 use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
 use crate::plan::troubles::{Failing, READ_DIRECTORY, Trouble, TroubleKey};
 use crate::plan::{NodeMap, NodeSet};
@@ -50,28 +52,6 @@ pub enum Action {
     List(RelPath),
     /// Stop watching a directory that left the tree.
     Forget(Key),
-}
-
-/// A file in staging, or on its way there.
-#[derive(Debug)]
-pub(super) struct Staged {
-    /// Number.
-    pub stage: u64,
-    /// Who waits for it.
-    pub waiting: Vec<NodeRef>,
-    /// Once it is complete: the worker and its report.
-    pub ready: Option<(usize, Read)>,
-    /// It was looked at again while it was on its way.
-    pub disturbed: bool,
-    /// When the change was noticed that it carries.
-    pub since: u64,
-}
-
-impl Staged {
-    /// Whether it is complete and is what was seen.
-    pub(super) fn fits(&self, stat: &Stat) -> bool {
-        matches!(self.ready, Some((_, Read::Sent { meta, changed, .. })) if changed || (meta.size == stat.meta.size && meta.mtime == stat.meta.mtime))
-    }
 }
 
 /// See the module's comment.
@@ -251,18 +231,18 @@ impl Planner {
         if !self.online && !self.suspended {
             return;
         }
-        let Event::At { key, name, hint, object } = event else {
+        let Event::At { key, name, hint, object, rename } = event else {
             self.rescan(now);
             return;
         };
-        self.name_told(key, name, hint, now);
-        self.half_told(key, name, hint);
+        self.halves.used |= object.is_none() && hint.has(Hint::WRITTEN | Hint::CLOSED);
+        self.name_told(key, name, hint, rename, now);
         if let Some(object) = object.or_else(|| self.object_at(key, name, hint)) {
             self.object_told(object, hint, now);
         }
     }
 
-    fn name_told(&mut self, key: &[u8], name: &[u8], hint: Hint, now: u64) {
+    fn name_told(&mut self, key: &[u8], name: &[u8], hint: Hint, rename: Option<NonZeroU32>, now: u64) {
         let Some(dir) = self.tree.of_key(key) else {
             self.unknown_key(key);
             return;
@@ -294,6 +274,7 @@ impl Planner {
                 self.tree.set(id, flag::CAME);
             }
             self.dirty.mark_told(&mut self.tree, id, hint, now);
+            self.half_told((dir, id), hint, rename);
         }
     }
 

@@ -49,6 +49,7 @@ impl Planner {
         let heard = !self.tree.has(node, flag::LOOK);
         if heard {
             self.tree.clear(node, flag::WROTE | flag::CAME);
+            self.name_heard(node);
         }
         heard
     }

@@ -84,6 +84,8 @@ pub struct RawEvent<'a> {
     pub wd: i32,
     /// `IN_*` bits.
     pub mask: u32,
+    /// The same for both halves of a rename; otherwise 0.
+    pub cookie: u32,
     /// The entry; empty for the directory itself.
     pub name: &'a [u8],
 }
@@ -110,10 +112,11 @@ impl<'a> Events<'a> {
     fn take(&mut self) -> Option<RawEvent<'a>> {
         let wd = i32::from_ne_bytes(array(self.rest, 0)?);
         let mask = u32::from_ne_bytes(array(self.rest, 4)?);
+        let cookie = u32::from_ne_bytes(array(self.rest, 8)?);
         let name_len = usize::try_from(u32::from_ne_bytes(array(self.rest, 12)?)).ok()?;
         let (name, rest) = self.rest.get(HEADER_BYTES..)?.split_at_checked(name_len)?;
         self.rest = rest;
-        Some(RawEvent { wd, mask, name: name.split(|b| *b == 0).next().unwrap_or_default() })
+        Some(RawEvent { wd, mask, cookie, name: name.split(|b| *b == 0).next().unwrap_or_default() })
     }
 }
 
@@ -163,10 +166,10 @@ mod tests {
         assert_eq!(
             events,
             [
-                RawEvent { wd: 1, mask: libc::IN_CREATE, name: b"file" },
-                RawEvent { wd: 2, mask: libc::IN_IGNORED, name: b"" },
-                RawEvent { wd: -1, mask: libc::IN_Q_OVERFLOW, name: b"" },
-                RawEvent { wd: 3, mask: libc::IN_MODIFY, name: &[b'x'; 255] },
+                RawEvent { wd: 1, mask: libc::IN_CREATE, cookie: 99, name: b"file" },
+                RawEvent { wd: 2, mask: libc::IN_IGNORED, cookie: 99, name: b"" },
+                RawEvent { wd: -1, mask: libc::IN_Q_OVERFLOW, cookie: 99, name: b"" },
+                RawEvent { wd: 3, mask: libc::IN_MODIFY, cookie: 99, name: &[b'x'; 255] },
             ]
         );
         assert!(events[2].is_overflow() && !events[0].is_overflow());

@@ -245,7 +245,7 @@ fn report(event: &RawEvent<'_>, inodes: &[Inodes], key: &mut KeyBytes, each: &mu
         match place {
             Ok(Place { role, fsid, handle_kind, handle, name }) => {
                 if let Some(key) = key.set(fsid, handle_kind, handle) {
-                    each(Event::At { key, name, hint: hint(event.mask, role), object });
+                    each(Event::At { key, name, hint: hint(event.mask, role), object, rename: None });
                 }
             }
             Err(_) => each(Event::Overflow),
@@ -253,7 +253,7 @@ fn report(event: &RawEvent<'_>, inodes: &[Inodes], key: &mut KeyBytes, each: &mu
     }
     // A file server writes to what it has found by handle: nobody knows under which name. Only `FAN_ATTRIB` is the number of names that changed.
     if !told && object.is_some() && event.mask & (libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE) != 0 {
-        each(Event::At { key: &[], name: &[], hint: hint(event.mask, Role::Plain), object });
+        each(Event::At { key: &[], name: &[], hint: hint(event.mask, Role::Plain), object, rename: None });
     }
 }
 

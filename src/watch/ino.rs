@@ -3,6 +3,7 @@
 //! It pairs no renames: where a name went is found by looking. `watch::mod` covers with it, the reader thread reads from its instance.
 
 use std::io;
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::model::event::{Event, Hint, Key};
@@ -60,9 +61,13 @@ pub(super) fn count(buffer: &[u8]) -> (u64, u64) {
 pub(super) fn for_each(buffer: &[u8], mut each: impl FnMut(Event<'_>)) {
     for event in Events::new(buffer) {
         match event {
-            Ok(event) if !event.is_overflow() => {
-                each(Event::At { key: &key(event.wd), name: event.name, hint: hint(&event), object: None })
-            }
+            Ok(event) if !event.is_overflow() => each(Event::At {
+                key: &key(event.wd),
+                name: event.name,
+                hint: hint(&event),
+                object: None,
+                rename: NonZeroU32::new(event.cookie),
+            }),
             Ok(_) | Err(_) => each(Event::Overflow),
         }
     }
@@ -73,7 +78,7 @@ fn hint(event: &RawEvent<'_>) -> Hint {
     for (bits, says) in [
         (libc::IN_CREATE | libc::IN_MOVED_TO, Hint::APPEARED),
         (libc::IN_DELETE | libc::IN_MOVED_FROM, Hint::WENT),
-        (libc::IN_MOVED_TO | libc::IN_MOVED_FROM, Hint::MOVED | Hint::HALF),
+        (libc::IN_MOVED_TO | libc::IN_MOVED_FROM, Hint::MOVED),
         (libc::IN_MODIFY, Hint::WRITTEN),
         (libc::IN_CLOSE_WRITE, Hint::CLOSED),
         (libc::IN_ATTRIB, Hint::ATTRIB),

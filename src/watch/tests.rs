@@ -55,7 +55,9 @@ impl Fixture {
     fn take(&mut self) {
         while let Some(batch) = self.batches.next() {
             batch.for_each(|event| match event {
-                Event::At { key, name, hint, object } => self.seen.push(Seen { key: key.into(), name: name.into(), hint: hint.0, object }),
+                Event::At { key, name, hint, object, .. } => {
+                    self.seen.push(Seen { key: key.into(), name: name.into(), hint: hint.0, object })
+                }
                 Event::Overflow => self.overflows += 1,
             });
         }

@@ -3,6 +3,7 @@
 //! A plain function without a fuzzer, as those of `targets`.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU32;
 use std::sync::{Arc, LazyLock};
 
 use ringsync::limits::INLINE_FILE_BYTES_MAX;
@@ -273,10 +274,10 @@ pub fn manifest(data: &[u8]) {
                 let (key, hint) = ([input.byte()], Hint(u16::from(input.byte())));
                 let event = match input.below(4) {
                     0 => Event::Overflow,
-                    1 => Event::At { key: &key, name: b"", hint, object: None },
+                    1 => Event::At { key: &key, name: b"", hint, object: None, rename: None },
                     bits => {
                         let object = (bits == 3).then(|| (1, u64::from(key[0])));
-                        Event::At { key: &key, name: NAMES[input.below(NAMES.len())], hint, object }
+                        Event::At { key: &key, name: NAMES[input.below(NAMES.len())], hint, object, rename: NonZeroU32::new(key[0].into()) }
                     }
                 };
                 sender.planner.event(event, sender.now);

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use ringsync::limits::INLINE_FILE_BYTES_MAX;
@@ -14,6 +15,8 @@ use ringsync::model::path::{Name, RelPath};
 use ringsync::model::probe::{Ask, DirSeen, Probe, ProbeError, Seen};
 
 use crate::rng::Rng;
+
+mod shut;
 
 /// The clock's grain.
 pub const TICK_NS: u64 = 4_000_000;
@@ -67,6 +70,7 @@ struct Queued {
     name: Vec<u8>,
     hint: Hint,
     object: Option<(u64, u64)>,
+    rename: Option<NonZeroU32>,
 }
 
 pub struct MemSource {
@@ -91,6 +95,8 @@ pub struct MemSource {
     pub hides_names: bool,
     /// Whether the queue keeps the order, as inotify's does.
     pub in_order: bool,
+    /// Number of the latest rename.
+    renames: NonZeroU32,
     /// All attributes that an object may have.
     pub attrs: Vec<Arc<Attrs>>,
 }
@@ -116,6 +122,7 @@ impl MemSource {
             shut: BTreeSet::new(),
             hides_names: false,
             in_order: false,
+            renames: NonZeroU32::MIN,
             attrs: (0..4u8).filter_map(|n| Attrs::new(vec![((*b"user.n").into(), vec![n])]).unwrap()).map(Arc::new).collect(),
         };
         if watcher == Watcher::Mixed {
@@ -205,7 +212,6 @@ impl MemSource {
     fn tell(&mut self, dir: u64, name: &[u8], hint: Hint) {
         let Some(key) = self.key(dir) else { return };
         let hint = hint | if self.entries_kind(dir, name) == Some(Kind::Dir) { Hint::DIR } else { Hint::default() };
-        let hint = hint | if hint.has(Hint::MOVED) && !self.by_handle(dir) { Hint::HALF } else { Hint::default() };
         let object = self.object(dir, name, hint);
         let one = |a: Option<(u64, u64)>, b: Option<(u64, u64)>| a.is_none() || b.is_none() || a == b;
         let by_handle = self.by_handle(dir);
@@ -216,7 +222,8 @@ impl MemSource {
         } else if self.queue.len() >= self.queue_max {
             self.overflowed = true;
         } else {
-            self.queue.push_back(Queued { key, name: name.to_vec(), hint, object });
+            let rename = (hint.has(Hint::MOVED) && !by_handle).then_some(self.renames);
+            self.queue.push_back(Queued { key, name: name.to_vec(), hint, object, rename });
         }
     }
 
@@ -247,7 +254,7 @@ impl MemSource {
         for event in &batch {
             let times = if rng.chance(5) && !event.hint.has(Hint::KEY_DEAD) { 2 } else { 1 };
             for _ in 0..times {
-                each(Event::At { key: &event.key, name: &event.name, hint: event.hint, object: event.object });
+                each(Event::At { key: &event.key, name: &event.name, hint: event.hint, object: event.object, rename: event.rename });
             }
         }
         if self.overflowed && self.queue.is_empty() {
@@ -378,7 +385,7 @@ impl MemSource {
         if self.queue.len() >= self.queue_max {
             self.overflowed = true;
         } else {
-            self.queue.push_back(Queued { key: watch_key(watch), name: Vec::new(), hint: Hint::KEY_DEAD, object: None });
+            self.queue.push_back(Queued { key: watch_key(watch), name: Vec::new(), hint: Hint::KEY_DEAD, object: None, rename: None });
         }
     }
 
@@ -448,6 +455,7 @@ impl MemSource {
         }
         // A rename is a change of the object, too: every filesystem that counts sets its ctime.
         self.mark_changed(id);
+        self.renames = self.renames.saturating_add(1);
         self.tell(from, name, Hint::WENT | Hint::MOVED);
         self.tell(to, new_name, Hint::APPEARED | Hint::MOVED);
     }
@@ -468,35 +476,9 @@ impl MemSource {
             }
             self.mark_changed(id);
         }
+        self.renames = self.renames.saturating_add(1);
         self.tell(a, a_name, Hint::APPEARED | Hint::WENT | Hint::MOVED);
         self.tell(b, b_name, Hint::APPEARED | Hint::WENT | Hint::MOVED);
-    }
-
-    /// Lets a directory be entered no more, or again: a change of its mode.
-    pub fn set_shut(&mut self, dir: u64, shut: bool) {
-        let done = if shut { self.shut.insert(dir) } else { self.shut.remove(&dir) };
-        if done && dir != ROOT {
-            self.nodes.get_mut(&dir).unwrap().meta.mode = if shut { 0 } else { 0o755 };
-            self.mark_changed(dir);
-            let parent = self.nodes[&dir].parent;
-            let name = self.entries(parent).iter().find(|(_, id)| **id == dir).map(|(name, _)| name.clone());
-            self.tell_object(parent, &name.unwrap(), dir, Hint::ATTRIB);
-        }
-    }
-
-    /// Everything can be entered again.
-    pub fn open_all(&mut self) {
-        for dir in self.shut.iter().copied().collect::<Vec<_>>() {
-            self.set_shut(dir, false);
-        }
-    }
-
-    /// Whether the directory, or one above it, cannot be entered.
-    pub fn is_shut(&self, mut dir: u64) -> bool {
-        while dir != ROOT && !self.shut.contains(&dir) {
-            dir = self.nodes[&dir].parent;
-        }
-        self.shut.contains(&dir)
     }
 
     // Looking.

@@ -86,3 +86,57 @@ impl Sim {
         differences
     }
 }
+
+/// A mirror with a filesystem mounted at `v`, where a large file at `x` has its other name.
+fn copied(seed: u64, watcher: Watcher) -> Sim {
+    let mut sim = Sim::new(seed, watcher);
+    sim.cut_every = 0;
+    *sim.calm.lock().unwrap() = true;
+    sim.filter = Arc::new(Filter::default());
+    sim.planner = Planner::new(Options::mirror(), sim.filter.clone(), seed);
+    sim.source.hides_names = false;
+    sim.target = MemTarget::new();
+    sim.stays.clear();
+    let (root, v) = (sim.source.dirs()[0], RelPath::new(b"v").unwrap());
+    let dir = sim.source.create(root, b"v", Body::Dir(BTreeMap::new()), Kind::Dir, 0o755).unwrap();
+    let at = Spot { dir: RelPath::root(), name: v.names().next().unwrap().to_owned() };
+    sim.target.op(&Op::Mkdir { at, meta: sim.source.nodes[&dir].meta }).unwrap();
+    sim.target.mount(&v);
+    sim.mounts = 1;
+    let x = sim.source.create(root, b"x", Body::File(Arc::new(vec![1; INLINE_FILE_BYTES_MAX + 1])), Kind::File, 0o644).unwrap();
+    sim.source.link(dir, b"x", x);
+    sim.source.now_ns += 3 * TICK_NS;
+    sim.connect();
+    assert!(sim.rest());
+    assert_eq!(sim.differences(), [""; 0], "seed {seed}, {watcher:?}");
+    sim
+}
+
+/// They are two files in the mirror, each sent on its own. That one is looked at while the other is on its way is nothing new, or they would be sent in turn for ever.
+#[test]
+fn two_copies_of_a_large_file_come_to_an_end_however_long_they_take() {
+    for (seed, watcher) in (0..20).flat_map(|seed| [(seed, Watcher::Fanotify), (seed, Watcher::Inotify)]) {
+        let mut sim = copied(seed, watcher);
+        let root = sim.source.dirs()[0];
+        sim.source.now_ns += 1000 * TICK_NS;
+        sim.source.write(root, b"x", vec![2; INLINE_FILE_BYTES_MAX + 1], false);
+        for turn in 0.. {
+            assert!(turn < 40, "seed {seed}, {watcher:?}: it is sent again and again");
+            // All but staging.
+            for _ in 0..2000 {
+                let held = std::mem::take(&mut sim.stages);
+                sim.step();
+                let new = std::mem::replace(&mut sim.stages, held);
+                sim.stages.extend(new);
+            }
+            if sim.stages.is_empty() {
+                break;
+            }
+            while !sim.stages.is_empty() {
+                sim.stage_file(sim.source.now_ns);
+            }
+        }
+        assert!(sim.rest());
+        assert_eq!(sim.differences(), [""; 0], "seed {seed}, {watcher:?}");
+    }
+}

@@ -154,7 +154,7 @@ fn names_that_come_and_go_while_the_mirror_is_stuck_take_bounded_memory() {
     let key = dir.to_le_bytes();
     for n in 0..NAMES_WAITING_MAX + 200_000 {
         let name = format!("temporary {n}");
-        let event = |hint| Event::At { key: &key, name: name.as_bytes(), hint, object: None };
+        let event = |hint| Event::At { key: &key, name: name.as_bytes(), hint, object: None, rename: None };
         sim.planner.event(event(Hint::APPEARED | Hint::CLOSED), now);
         sim.planner.event(event(Hint::WENT), now);
     }

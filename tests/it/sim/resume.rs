@@ -194,7 +194,7 @@ fn what_changes_while_there_is_no_connection_costs_memory_by_the_name() {
     let mut now = sim.source.now_ns;
     let mut tell = |sim: &mut Sim, name: &[u8], hint: Hint| {
         now += 1_000;
-        sim.planner.event(Event::At { key: &key.0, name, hint, object: None }, now);
+        sim.planner.event(Event::At { key: &key.0, name, hint, object: None, rename: None }, now);
         if now % 64_000 < 1_000 {
             let mut actions = Vec::new();
             sim.planner.next(now, &mut actions);
