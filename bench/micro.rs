@@ -13,6 +13,7 @@ use ringsync::model::options::Options;
 use ringsync::model::path::{Name, NameBuf, RelPath};
 use ringsync::model::probe::Seen;
 use ringsync::plan::Guard;
+use ringsync::plan::halves::Halves;
 use ringsync::plan::reconcile::{Verdict, wants};
 use ringsync::plan::round::{Round, Slot};
 use ringsync::plan::tree::{ROOT, Tree};
@@ -152,7 +153,8 @@ fn bench_reconcile(c: &mut Criterion) {
         let round = round(&tree, grown);
         group.throughput(Throughput::Elements(round.slots.len() as u64));
         group.bench_function(title, |b| {
-            b.iter(|| match wants(&tree, &round, &Guard::default(), &options) {
+            let halves = Halves::default();
+            b.iter(|| match wants(&tree, &round, &Guard::default(), &halves, &options) {
                 Verdict::Wants(wants, _) => wants.len(),
                 Verdict::LookAgain(_) | Verdict::Need(_) => unreachable!("no file was moved"),
             });

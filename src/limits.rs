@@ -432,10 +432,11 @@ pub const MANIFEST_NAMES_BYTES_MAX: usize = 3 << 30;
 /// How many keys of directories not known yet are remembered while directories are being listed; beyond, all directories listed then are listed again.
 pub const UNKNOWN_KEYS_MAX: usize = 4096;
 
-/// Renames of which the second half may not have been told yet: as many as happen at the very same time.
+/// Renames of which the second half may be told later: as many as happen at the very same time.
 pub const HALVES_APART_MAX: usize = 8;
 
-/// How many names that were written, and were gone when they were looked at, are remembered, and as many that were told to go before: 16 KiB.
+/// How many names that were written, and were gone when they were looked at, are remembered; as many to which such files were renamed, and as many of which events told
+/// that something went or appeared: 24 KiB.
 pub const WRITTEN_NAMES_GONE_MAX: usize = 1024;
 
 /// How many objects that were told to have changed are remembered while names are being looked at; beyond, all names looked at then are looked at again.

@@ -10,18 +10,20 @@ use crate::model::event::Hint;
 use crate::model::meta::Kind;
 use crate::model::probe::Seen;
 use crate::plan::planner::Planner;
-use crate::plan::round::Round;
-use crate::plan::tree::{NodeId, flag};
+use crate::plan::round::{Round, Slot};
+use crate::plan::tree::{NodeId, Tree, flag};
 
 /// What is known of names that were written. One that is forgotten for another, or taken for another, costs a file's content, or what the module's comment says.
-pub(super) struct Halves {
-    /// Renames away from names that were written, of which the new names have not been told.
+pub struct Halves {
+    /// The latest renames away from names that were written.
     open: [Option<NonZeroU32>; HALVES_APART_MAX],
     next: usize,
     /// Digests of names, each at a place of its own: seen to hold nothing or something else, and the event that told why was not there yet; 0: none.
     gone: Vec<u64>,
     /// The same of names of which an event has told that something went or appeared, since what they hold was taken care of.
     told: Vec<u64>,
+    /// The same of names to which something that was written has been renamed. What the mirror has at such a name may be something else, of which this says nothing.
+    came: Vec<u64>,
     /// There is a watcher that does not tell objects.
     pub(super) used: bool,
 }
@@ -33,6 +35,7 @@ impl Default for Halves {
             next: 0,
             gone: vec![0; WRITTEN_NAMES_GONE_MAX],
             told: vec![0; WRITTEN_NAMES_GONE_MAX],
+            came: vec![0; WRITTEN_NAMES_GONE_MAX],
             used: false,
         }
     }
@@ -64,23 +67,29 @@ fn appeared(digest: u64) -> u64 {
     digest ^ (1 << 63)
 }
 
+impl Halves {
+    /// Whether what is at the name now was written before it came there.
+    pub(super) fn came_written(&self, tree: &Tree, slot: &Slot) -> bool {
+        self.used && tree.resolve(slot.parent).is_some_and(|dir| has(&self.came, tree.digest_of_name(dir, slot.name.as_name().as_bytes())))
+    }
+}
+
 impl Planner {
     /// After an event of a name was taken: whether it is the end of one that was written, or the half of a rename. What was written to the old name counts as
     /// written to the new one.
     pub(super) fn half_told(&mut self, (dir, node): (NodeId, NodeId), hint: Hint, rename: Option<NonZeroU32>) {
-        let Halves { open, next, gone, told, used } = &mut self.halves;
+        let Halves { open, next, gone, told, came, used } = &mut self.halves;
         if !*used || !hint.has(Hint::WENT | Hint::APPEARED) || hint.has(Hint::DIR) {
             return;
         }
         let digest = self.tree.digest_of_name(dir, self.tree.name(node));
         put(told, if hint.has(Hint::APPEARED) { appeared(digest) } else { digest });
-        let was_gone = take(gone, digest);
+        let wrote = take(gone, digest) | take(came, digest) | self.tree.has(node, flag::WROTE);
         if hint.has(Hint::APPEARED) {
-            if let Some(half) = open.iter_mut().find(|half| half.is_some() && **half == rename) {
-                *half = None;
-                self.tree.set(node, flag::WROTE);
+            if rename.is_some() && open.contains(&rename) {
+                put(came, digest);
             }
-        } else if let Some(rename) = rename.filter(|_| was_gone || self.tree.has(node, flag::WROTE)) {
+        } else if let Some(rename) = rename.filter(|_| wrote) {
             open[*next] = Some(rename);
             *next = (*next + 1) % HALVES_APART_MAX;
         }
@@ -90,8 +99,10 @@ impl Planner {
     pub(super) fn name_heard(&mut self, node: NodeId) {
         if self.halves.used {
             let digest = self.tree.digest_of_name(self.tree.parent(node), self.tree.name(node));
-            take(&mut self.halves.told, digest);
-            take(&mut self.halves.told, appeared(digest));
+            let Halves { told, came, .. } = &mut self.halves;
+            take(told, digest);
+            take(told, appeared(digest));
+            take(came, digest);
         }
     }
 
@@ -104,7 +115,8 @@ impl Planner {
             let (Some(dir), Some(node)) = (self.tree.resolve(slot.parent), self.tree.resolve(slot.node)) else { continue };
             let digest = self.tree.digest_of_name(dir, slot.name.as_name().as_bytes());
             let (went, came) = (has(&self.halves.told, digest), has(&self.halves.told, appeared(digest)));
-            if self.tree.has(node, flag::WROTE) && self.is_unexplained(node, &slot.seen, went, came) {
+            let wrote = self.tree.has(node, flag::WROTE) || has(&self.halves.came, digest);
+            if wrote && self.is_unexplained(node, &slot.seen, went, came) {
                 put(&mut self.halves.gone, digest);
             }
         }

@@ -14,7 +14,7 @@ pub mod emit;
 pub mod fill;
 pub mod flight;
 mod guard;
-mod halves;
+pub mod halves;
 mod lag;
 mod lazy;
 mod links;

@@ -545,7 +545,7 @@ impl Planner {
         self.screen(now);
         let Some(mut round) = self.round.take() else { return };
         round.agree();
-        match reconcile::wants(&self.tree, &round, &self.guard, &self.options) {
+        match reconcile::wants(&self.tree, &round, &self.guard, &self.halves, &self.options) {
             Verdict::Wants(mut wants, later) => {
                 self.note_gone(&round);
                 for (id, why) in later {

@@ -10,6 +10,7 @@ use crate::model::options::Options;
 use crate::model::probe::Seen;
 use crate::plan::NodeMap;
 use crate::plan::guard::Guard;
+use crate::plan::halves::Halves;
 use crate::plan::round::{Round, Slot};
 use crate::plan::tree::{NodeId, ROOT, Tree, flag};
 
@@ -87,9 +88,9 @@ pub enum Verdict {
 }
 
 /// Finds out what shall become of every name of the round.
-pub fn wants(tree: &Tree, round: &Round, guard: &Guard, options: &Options) -> Verdict {
+pub fn wants(tree: &Tree, round: &Round, guard: &Guard, halves: &Halves, options: &Options) -> Verdict {
     let (wants, claims, need, later) = Default::default();
-    let mut pass = Pass { tree, round, guard, options, written: written(tree, round), wants, claims, need, later };
+    let mut pass = Pass { tree, round, guard, options, written: written(tree, round, halves), wants, claims, need, later };
     pass.moves();
     pass.stays();
     pass.false_links();
@@ -107,22 +108,22 @@ pub fn wants(tree: &Tree, round: &Round, guard: &Guard, options: &Options) -> Ve
     Verdict::Need(missing)
 }
 
-/// The objects with several names of which events say that they were written through a name of this round, and whether that was closed since. It may be a name that
-/// nobody knew to be theirs.
-fn written(tree: &Tree, round: &Round) -> HashMap<Ident, bool> {
+/// The objects of which events say that they were written through a name of this round, and whether that was closed since. It may be a name that nobody knew to be
+/// theirs: one more of several, or one that they were renamed to.
+fn written(tree: &Tree, round: &Round, halves: &Halves) -> HashMap<Ident, bool> {
     let files = || {
         round.slots.iter().filter_map(|slot| match &slot.seen {
             Seen::Present { stat, .. } if stat.meta.kind == Kind::File => Some((slot, stat)),
             _ => None,
         })
     };
+    let several = files().any(|(_, stat)| stat.nlink > 1);
     let mut written = HashMap::new();
-    if !files().any(|(_, stat)| stat.nlink > 1) {
-        return written;
-    }
-    for (slot, stat) in files() {
-        if let Some(node) = tree.resolve(slot.node).filter(|node| tree.has(*node, flag::WROTE)) {
-            *written.entry(stat.ident).or_default() |= !tree.knows_ctime(node);
+    for (slot, stat) in files().filter(|_| several || halves.used) {
+        let wrote = tree.resolve(slot.node).filter(|node| several && tree.has(*node, flag::WROTE));
+        let came = halves.came_written(tree, slot);
+        if came || wrote.is_some() {
+            *written.entry(stat.ident).or_default() |= came || wrote.is_some_and(|node| !tree.knows_ctime(node));
         }
     }
     written
