@@ -321,7 +321,7 @@ impl Emit<'_> {
         if stat.meta.kind == Kind::Dir {
             self.scan_if_new(node, at, stat);
         } else {
-            self.planner.heard(node);
+            self.planner.heard(node, stat);
         }
         self.tree().set_ident(node, &stat.ident);
     }
@@ -425,9 +425,7 @@ impl Emit<'_> {
         tree.set_group(node, 0);
         tree.clear(node, flag::UNKNOWN | flag::RACY | flag::REUSE | flag::PROTECTED);
         tree.set_ident(node, &stat.ident);
-        if self.planner.heard(node) {
-            self.tree().set_ctime(node, stat.ctime);
-        }
+        self.planner.heard(node, stat);
     }
 
     pub(super) fn make_file(&mut self, parent: NodeId, at: usize, stat: &Stat, actions: &mut Vec<Action>) {
@@ -488,8 +486,11 @@ impl Emit<'_> {
         let reference = self.planner.tree.reference(node);
         match self.planner.staged.get_mut(&stat.ident) {
             Some(staged) if staged.ready.is_none() => {
-                // Its copy on another filesystem of the mirror is nothing new.
-                staged.disturbed |= staged.waiting.first() == Some(&reference) || staged.ctime != stat.ctime;
+                // A copy on another filesystem of the mirror is looked at for its own sake.
+                let tree = &self.planner.tree;
+                let first = staged.waiting.first().and_then(|node| tree.resolve(*node));
+                let is_copy = first.is_some_and(|first| tree.volume(tree.parent(first)) != tree.volume(parent));
+                staged.disturbed |= !is_copy || staged.ctime != stat.ctime;
                 if !staged.waiting.contains(&reference) {
                     staged.waiting.push(reference);
                 }

@@ -154,8 +154,14 @@ impl Planner {
                 let made = self.tree.child(parent, spot.name.as_bytes()).map(|id| self.tree.subtree_bottom_up(id));
                 made.into_iter().flatten().for_each(|id| self.tree.set(id, flag::UNKNOWN));
             }
-            // A mount point that is known to be one waits already.
-            Op::Rmdir { .. } if !is_structural(errno) && self.is_border(parent, spot) => {}
+            // A mount point that is known to be one waits already; what could not be listed may be in it.
+            Op::Rmdir { .. } if !is_structural(errno) && self.is_border(parent, spot) => {
+                if let Some(id) =
+                    self.tree.child(parent, spot.name.as_bytes()).filter(|id| self.unlisted.contains(&self.tree.reference(*id)))
+                {
+                    self.relist(id);
+                }
+            }
             Op::Rmdir { .. } if errno == libc::EBUSY => self.relist(parent),
             // What is to be deleted is not what it was thought to be, or was parked: the listing sweeps it.
             Op::Unlink { .. } | Op::Rmdir { .. } if is_structural(errno) || spot.name.as_name().is_parked() => self.relist(parent),

@@ -57,7 +57,7 @@ impl Tree {
         self.by_group.iter_hash(self.hasher.hash_one(group)).copied().filter(move |id| self.group(*id) == group)
     }
 
-    /// Notes the source's time of change at the moment when the content was read.
+    /// Notes the source's time of change at the moment when the content was read, or found equal.
     pub fn set_ctime(&mut self, id: NodeId, ctime: Time) {
         self.node_mut(id).ctime = digest(ctime);
     }

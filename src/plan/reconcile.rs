@@ -120,7 +120,9 @@ fn written(tree: &Tree, round: &Round, halves: &Halves) -> HashMap<Ident, bool> 
     let several = files().any(|(_, stat)| stat.nlink > 1);
     let mut written = HashMap::new();
     for (slot, stat) in files().filter(|_| several || halves.used) {
-        let wrote = tree.resolve(slot.node).filter(|node| several && tree.has(*node, flag::WROTE));
+        // Where the mirror has a directory that cannot go nothing is ever taken care of.
+        let is_wrote = |node: &NodeId| tree.has(*node, flag::WROTE) && tree.kind(*node) != Some(Kind::Dir);
+        let wrote = tree.resolve(slot.node).filter(|node| several && is_wrote(node));
         let came = halves.came_written(tree, slot);
         if came || wrote.is_some() {
             *written.entry(stat.ident).or_default() |= came || wrote.is_some_and(|node| !tree.knows_ctime(node));
@@ -197,8 +199,11 @@ impl<'a> Pass<'a> {
         // A write sets the time before it stores the bytes: what was read between has the right time and the wrong content, and a close by the writer tells.
         let closed = || in_round == Some(true) || names().any(|n| self.tree.has(n, flag::WROTE) && !self.tree.knows_ctime(n));
         let came = || has(flag::CAME) || of_name(flag::CAME);
+        // What was written through a name of which nobody knew that it is the object's may be older than when its content was last found equal.
+        let stranger = || of_name(flag::WROTE) && self.tree.resolve(slot.node).is_some_and(|n| self.tree.ident(n) != Some(stat.ident));
         (!self.tree.has_ctime(node, stat.ctime) && wrote())
             || closed()
+            || stranger()
             || (has(flag::RACY) && (came() || wrote()))
             || (has(flag::REUSE) && came())
     }

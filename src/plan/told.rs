@@ -3,7 +3,7 @@
 use crate::limits::TOLD_OBJECTS_MAX;
 use crate::model::cycle::NodeRef;
 use crate::model::event::Hint;
-use crate::model::meta::Kind;
+use crate::model::meta::{Kind, Stat};
 use crate::model::path::NameBuf;
 use crate::plan::dirty::SETTLE_NS;
 use crate::plan::planner::Planner;
@@ -43,15 +43,13 @@ impl Planner {
         self.names_told = names;
     }
 
-    /// What events said of the node's content is taken care of; false if one came since it was looked at. The time of change noted stays that of the content that
-    /// the mirror has: it may have been changed through another name, of which nobody knows yet.
-    pub(super) fn heard(&mut self, node: NodeId) -> bool {
-        let heard = !self.tree.has(node, flag::LOOK);
-        if heard {
+    /// What events said of the node's content is taken care of, unless one came since it was looked at.
+    pub(super) fn heard(&mut self, node: NodeId, stat: &Stat) {
+        if !self.tree.has(node, flag::LOOK) {
             self.tree.clear(node, flag::WROTE | flag::CAME);
+            self.tree.set_ctime(node, stat.ctime);
             self.name_heard(node);
         }
-        heard
     }
 
     /// Whether objects were told to have changed while the round that is under way was.

@@ -209,7 +209,7 @@ impl MemSource {
         if self.by_handle(dir) { Some(dir.to_le_bytes().to_vec()) } else { self.watches.get(&dir).map(|w| watch_key(*w)) }
     }
 
-    fn tell(&mut self, dir: u64, name: &[u8], hint: Hint) {
+    pub fn tell(&mut self, dir: u64, name: &[u8], hint: Hint) {
         let Some(key) = self.key(dir) else { return };
         let hint = hint | if self.entries_kind(dir, name) == Some(Kind::Dir) { Hint::DIR } else { Hint::default() };
         let object = self.object(dir, name, hint);

@@ -26,6 +26,7 @@ use crate::rng::Rng;
 mod again;
 mod flush;
 mod guard;
+mod large;
 mod life;
 mod mounts;
 mod overflow;

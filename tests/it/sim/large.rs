@@ -1,0 +1,78 @@
+//! Large files that change when a worker has read them and the mirror does not have them yet, so that the change shows in nothing but an event.
+
+use super::quiet::mirrored;
+use super::*;
+use ringsync::model::event::Hint;
+
+const LEN: usize = INLINE_FILE_BYTES_MAX + 1;
+
+impl Sim {
+    /// Goes on, but for reading what is to be staged; ends as soon as there is some, if asked to.
+    fn all_but_staging(&mut self, steps: usize, until_staged: bool) {
+        for _ in 0..steps {
+            let held = std::mem::take(&mut self.stages);
+            self.step();
+            let new = std::mem::replace(&mut self.stages, held);
+            self.stages.extend(new);
+            if until_staged && !self.stages.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Reads what is to be staged, and keeps the report.
+    fn read_large(&mut self) -> StageDone {
+        let task = self.stages.pop().expect("something to be staged");
+        let id = self.source.open(&task.dir, &task.expect, task.name.as_bytes()).unwrap();
+        let stat = self.source.stat(id);
+        let Body::File(bytes) = &self.source.nodes[&id].body else { panic!("a file is staged") };
+        self.target.stage(task.stage, 0, bytes).unwrap();
+        let read = Read::Sent { meta: stat.meta, ctime: stat.ctime, racy: self.source.racy(&stat), changed: false };
+        StageDone { stage: task.stage, node: task.node, worker: 0, read }
+    }
+}
+
+/// A new large file `x` with another name `y` is read, and `change` is made, which leaves all its times as they are; the name that it was read under is told.
+fn check(what: &str, change: impl Fn(&mut Sim, u64, &[u8])) {
+    for (seed, watcher) in (0..40).flat_map(|seed| [(seed, Watcher::Fanotify), (seed, Watcher::Inotify)]) {
+        let mut sim = mirrored(seed, watcher);
+        sim.source.in_order = watcher == Watcher::Inotify;
+        let d = sim.source.entries(sim.source.dirs()[0])[&b"d"[..]];
+        for name in [b"x", b"y"] {
+            sim.source.remove(d, name);
+        }
+        assert!(sim.rest());
+        let x = sim.source.create(d, b"x", Body::File(Arc::new(vec![1; LEN])), Kind::File, 0o644).unwrap();
+        sim.source.link(d, b"y", x);
+        sim.all_but_staging(3000, true);
+        let name = sim.stages[0].name.as_bytes().to_vec();
+        let (done, before) = (sim.read_large(), sim.source.nodes[&x].clone());
+        change(&mut sim, d, &name);
+        let after = sim.source.nodes.get_mut(&x).unwrap();
+        let body = std::mem::replace(after, before).body;
+        after.body = body;
+        sim.all_but_staging(3000, false);
+        let now = sim.source.now_ns;
+        sim.planner.stage_done(&done, now);
+        assert!(sim.rest());
+        assert_eq!(sim.differences(), [""; 0], "seed {seed}, {watcher:?}: {what}");
+    }
+}
+
+fn other(name: &[u8]) -> &'static [u8] {
+    if name == b"x" { b"y" } else { b"x" }
+}
+
+#[test]
+fn a_change_through_another_name_of_a_large_file_on_its_way_is_not_lost() {
+    check("written within the clock's grain", |sim, d, name| sim.source.write(d, other(name), vec![2; LEN], false));
+}
+
+#[test]
+fn a_store_through_a_mapping_of_a_large_file_on_its_way_is_not_lost() {
+    check("a close only", |sim, d, name| {
+        let x = sim.source.entries(d)[name];
+        sim.source.nodes.get_mut(&x).unwrap().body = Body::File(Arc::new(vec![2; LEN]));
+        sim.source.tell(d, other(name), Hint::CLOSED);
+    });
+}
