@@ -325,6 +325,9 @@ pub const DELTA_READ_BYTES: usize = 256 * 1024;
 /// Longest literal of one step of a delta. Half of a staged piece, so that a message carries one with room for copies beside it.
 pub const DELTA_LITERAL_BYTES_MAX: usize = 256 * 1024;
 
+/// So much of the new content a delta describes before that is sent, however few bytes it takes: the receiver makes it while the sender looks at what follows.
+pub const DELTA_AHEAD_BYTES: u64 = 8 * 1024 * 1024;
+
 /// Places of the search's table that are looked at for one hash. The table is half full at most, and then longer chains are rare; equal rolling hashes are an
 /// attack.
 pub const DELTA_CHAIN_MAX: usize = 16;

@@ -7,7 +7,9 @@ use crate::delta::roll::{self, Roller, Sums};
 use crate::delta::strong::{self, LANE_BYTES, LANES, Lanes, Strong};
 use crate::delta::window::Window;
 use crate::delta::{Shape, Signature, Signer, Step};
-use crate::limits::{DELTA_BARREN_BYTES, DELTA_CHECKS_FREE, DELTA_LITERAL_BYTES_MAX, DELTA_SKIP_BLOCKS_MAX, HOLE_TOLD_BYTES_MIN};
+use crate::limits::{
+    DELTA_AHEAD_BYTES, DELTA_BARREN_BYTES, DELTA_CHECKS_FREE, DELTA_LITERAL_BYTES_MAX, DELTA_SKIP_BLOCKS_MAX, HOLE_TOLD_BYTES_MIN,
+};
 
 /// Makes the delta from a base, of which only the signature is known, to new content of a known length.
 #[derive(Debug, Clone, Copy)]
@@ -127,7 +129,7 @@ impl<S> Out<S> {
         S: FnMut(Step<'_>) -> Result<(), E>,
     {
         match &mut self.copy {
-            Some((to, source, so_far)) if *to + *so_far == at && *source + *so_far == from => *so_far += len,
+            Some((to, source, so_far)) if *to + *so_far == at && *source + *so_far == from && *so_far < DELTA_AHEAD_BYTES => *so_far += len,
             _ => {
                 // A hole before it goes out first.
                 self.flush()?;

@@ -5,7 +5,7 @@ use std::fs::File;
 
 use crate::delta::code::{StepWriter, put_shape};
 use crate::delta::{Differ, Outcome, Signature, Step};
-use crate::limits::{DELTA_LITERAL_BYTES_MAX, HOLE_BYTES_MIN, STAGE_CHUNK_BYTES};
+use crate::limits::{DELTA_AHEAD_BYTES, DELTA_LITERAL_BYTES_MAX, HOLE_BYTES_MIN, STAGE_CHUNK_BYTES};
 use crate::model::cycle::Read;
 use crate::model::op::Spot;
 use crate::sys::holes::Holes;
@@ -77,8 +77,8 @@ impl Job {
             Step::Literal { at, bytes } if told => split(at, bytes, |at| extent(&holes, &self.file, at), &mut emit),
             step => emit(&step),
         })?;
-        if let Some(last) = batch.0.take() {
-            way.borrow_mut().steps(&last.finish()).map_err(Halt::Way)?;
+        if let Some(last) = batch.take() {
+            way.borrow_mut().steps(&last).map_err(Halt::Way)?;
         }
         Ok(Some((self.settle(), outcome)))
     }
@@ -121,15 +121,21 @@ fn split<E>(
     if from > 0 { emit(&Step::Literal { at, bytes }) } else { Ok(()) }
 }
 
-/// Steps that gather until they fill a message.
-struct Batch(Option<StepWriter>);
+/// Steps that gather until they fill a message, or are much to do.
+struct Batch(Option<(StepWriter, u64)>);
 
 impl Batch {
     /// Takes a step; the batch if it is full with it.
     fn push(&mut self, step: &Step<'_>) -> Option<Vec<u8>> {
-        let writer = self.0.get_or_insert_with(|| StepWriter::new(Vec::new(), step.at()));
+        let (writer, from) = self.0.get_or_insert_with(|| (StepWriter::new(Vec::new(), step.at()), step.at()));
         writer.push(step);
-        let full = writer.len() + DELTA_LITERAL_BYTES_MAX + STEP_BYTES_MAX > STAGE_CHUNK_BYTES;
-        if full { self.0.take().map(StepWriter::finish) } else { None }
+        let full = writer.len() + DELTA_LITERAL_BYTES_MAX + STEP_BYTES_MAX > STAGE_CHUNK_BYTES
+            || step.at() + step.len() - *from >= DELTA_AHEAD_BYTES;
+        if full { self.take() } else { None }
+    }
+
+    /// What has gathered.
+    fn take(&mut self) -> Option<Vec<u8>> {
+        self.0.take().map(|(writer, _)| writer.finish())
     }
 }

@@ -491,7 +491,8 @@ impl Way for Between<'_> {
 
     fn steps(&mut self, batch: &[u8]) -> std::result::Result<(), Ended> {
         self.desk.payload.steps(self.stage, batch);
-        self.desk.send_full().map_err(Ended::Broken)
+        // At once: the receiver has to do with it.
+        self.desk.flush().map_err(Ended::Broken)
     }
 
     fn between(&mut self) -> std::result::Result<(), Ended> {
