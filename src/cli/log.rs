@@ -71,7 +71,8 @@ pub(super) fn start(args: &LogArgs, bar: ProgressBar) -> Result<Reopen> {
         1 => Level::DEBUG,
         _ => Level::TRACE,
     };
-    let log = tracing_subscriber::fmt().with_max_level(level).with_target(args.verbose > 0);
+    // Where nobody reads the log (a closed pipe) there is nobody to be told of that either: it would be written there, which panics.
+    let log = tracing_subscriber::fmt().with_max_level(level).with_target(args.verbose > 0).log_internal_errors(false);
     // Starting one fails only where the process has a log already: that one serves.
     let Some(path) = &args.log_file else {
         let log = log.with_writer(move || BesideBar(bar.clone()));

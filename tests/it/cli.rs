@@ -1,8 +1,14 @@
 //! The program's front door: exit codes, messages and guard rails, before anything is mirrored.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::place::{deadline, until};
 
 fn ringsync(dir: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ringsync")).current_dir(dir).args(args).output().expect("run ringsync")
@@ -107,4 +113,22 @@ fn a_bind_mount_is_seen_through() {
         assert!(stderr(&output).contains(part), "{mounts}: {}", stderr(&output));
     }
     assert!(!tmp.path().join("src/sub/new").exists());
+}
+
+/// Whoever reads the log may go: what is to be said then is lost, and nothing else.
+#[test]
+fn a_server_whose_log_nobody_reads_any_more_ends_when_it_is_told_to() {
+    let tmp = tempfile::tempdir().unwrap();
+    let module = format!("m={}", tmp.path().display());
+    let mut server = Command::new(env!("CARGO_BIN_EXE_ringsync"))
+        .args(["serve", "--no-control", "--listen", "127.0.0.1:0", "--module", &module])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(server.stderr.take().unwrap()).read_line(&mut first).unwrap();
+    kill(Pid::from_raw(server.id() as i32), Signal::SIGTERM).unwrap();
+    until(deadline(), || server.try_wait().unwrap().is_some());
+    let _ = server.kill();
+    assert_eq!(server.wait().unwrap().code(), Some(20), "after: {first}");
 }
