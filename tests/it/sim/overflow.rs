@@ -1,6 +1,6 @@
 //! After an overflow: what events tell is not held up by the sweep over all directories, and no load holds up the sweep.
 
-use ringsync::limits::{NAMES_WAITING_MAX, SWEEP_NAMES_MAX};
+use ringsync::limits::{NAMES_WAITING_MAX, SWEEP_NAMES_MAX, TOLD_OBJECTS_MAX};
 use ringsync::model::event::Hint;
 use ringsync::model::probe::Ask;
 
@@ -172,6 +172,44 @@ fn names_that_come_and_go_while_the_mirror_is_stuck_take_bounded_memory() {
     assert!(sim.rest());
     assert_eq!(sim.differences(), [""; 0]);
     assert_eq!(sim.planner.tree().len(), before + 1);
+}
+
+/// More objects are told to have changed while names are looked at than are remembered: all the names are looked at again. What is written meanwhile is sent, and
+/// nothing else.
+#[test]
+fn names_that_are_looked_at_again_after_a_storm_are_not_sent_again() {
+    for (watcher, again) in [Watcher::Fanotify, Watcher::Inotify].into_iter().flat_map(|watcher| [(watcher, false), (watcher, true)]) {
+        let mut sim = unmirrored(watcher, 1, FILES);
+        sim.connect();
+        assert!(sim.rest());
+        sim.source.now_ns += 1000 * TICK_NS;
+        if again {
+            sim.connect();
+            assert!(sim.rest());
+        }
+        let (d, puts) = (sim.source.dirs()[1], sim.puts);
+        for turn in 1..=3 {
+            sim.source.now_ns += 1000 * TICK_NS;
+            for f in 0..FILES {
+                sim.source.change_meta(d, format!("f{f}").as_bytes(), |meta| meta.mode = 0o600 + turn);
+            }
+            sim.tell(false);
+            assert!(sim.begin(b"f7").1);
+            let storm = |sim: &mut Sim| {
+                for inode in 0..=TOLD_OBJECTS_MAX as u64 {
+                    let event = Event::At { key: &[], name: &[], hint: Hint::ATTRIB, object: Some((u64::MAX, inode)), rename: None };
+                    sim.planner.event(event, sim.source.now_ns);
+                }
+            };
+            storm(&mut sim);
+            sim.source.write(d, b"f7", vec![turn as u8; 9], false);
+            assert!(sim.rest());
+            assert_eq!(sim.differences(), [""; 0], "{watcher:?}, after a reconnect: {again}");
+            // It was read in the round that went on and in the next one.
+            let sent = sim.puts - puts;
+            assert!((turn as usize..=2 * turn as usize).contains(&sent), "{sent} sent in {turn} storms, {watcher:?}, after a reconnect: {again}");
+        }
+    }
 }
 
 /// A directory that waits for the sweep, and is deleted before but for what is mounted there, is looked at when it comes back.
