@@ -438,6 +438,9 @@ pub const UNKNOWN_KEYS_MAX: usize = 4096;
 /// Renames of which the second half may be told later: as many as happen at the very same time.
 pub const HALVES_APART_MAX: usize = 8;
 
+/// So long after something that was written was renamed, what is found in a directory that is listed for the first time may be that. Then it is sent, not moved.
+pub const HALF_OPEN_NS: u64 = 600_000_000_000;
+
 /// How many names that were written, and were gone when they were looked at, are remembered; as many to which such files were renamed, and as many of which events told
 /// that something went or appeared: 24 KiB.
 pub const WRITTEN_NAMES_GONE_MAX: usize = 1024;

@@ -231,7 +231,7 @@ impl Emit<'_> {
         let name = self.round.slots[at].name.clone();
         let spot = self.dir_path(parent).filter(|dir| dir.join(name.as_name()).is_ok()).map(|dir| Spot { dir, name });
         if spot.is_none() {
-            self.planner.trouble(parent, "carry an entry of the directory", libc::ENAMETOOLONG);
+            self.planner.trouble(parent, "carry an entry of the directory", libc::ENAMETOOLONG, self.now);
         }
         spot
     }
@@ -486,10 +486,10 @@ impl Emit<'_> {
         let reference = self.planner.tree.reference(node);
         match self.planner.staged.get_mut(&stat.ident) {
             Some(staged) if staged.ready.is_none() => {
-                // A copy on another filesystem of the mirror is looked at for its own sake.
-                let tree = &self.planner.tree;
-                let first = staged.waiting.first().and_then(|node| tree.resolve(*node));
-                let is_copy = first.is_some_and(|first| tree.volume(tree.parent(first)) != tree.volume(parent));
+                // A copy on another filesystem of the mirror, or where names are not linked, is looked at for its own sake.
+                let (tree, options) = (&self.planner.tree, &self.planner.options);
+                let first = staged.waiting.first().and_then(|node| tree.resolve(*node)).filter(|first| *first != node);
+                let is_copy = first.is_some_and(|first| !options.hard_links || tree.volume(tree.parent(first)) != tree.volume(parent));
                 staged.disturbed |= !is_copy || staged.ctime != stat.ctime;
                 if !staged.waiting.contains(&reference) {
                     staged.waiting.push(reference);

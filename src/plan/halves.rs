@@ -5,7 +5,7 @@
 
 use std::num::NonZeroU32;
 
-use crate::limits::{HALVES_APART_MAX, WRITTEN_NAMES_GONE_MAX};
+use crate::limits::{HALF_OPEN_NS, HALVES_APART_MAX, WRITTEN_NAMES_GONE_MAX};
 use crate::model::event::Hint;
 use crate::model::meta::Kind;
 use crate::model::probe::Seen;
@@ -16,7 +16,7 @@ use crate::plan::tree::{NodeId, Tree, flag};
 /// What is known of names that were written. One that is forgotten for another, or taken for another, costs a file's content, or what the module's comment says.
 pub struct Halves {
     /// The latest renames away from names that were written.
-    open: [Option<NonZeroU32>; HALVES_APART_MAX],
+    open: [Option<Half>; HALVES_APART_MAX],
     next: usize,
     /// Digests of names, each at a place of its own: seen to hold nothing or something else, and the event that told why was not there yet; 0: none.
     gone: Vec<u64>,
@@ -26,6 +26,15 @@ pub struct Halves {
     came: Vec<u64>,
     /// There is a watcher that does not tell objects.
     pub(super) used: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Half {
+    rename: NonZeroU32,
+    /// When it was told.
+    at: u64,
+    /// The other name was told too.
+    met: bool,
 }
 
 impl Default for Halves {
@@ -68,29 +77,48 @@ fn appeared(digest: u64) -> u64 {
 }
 
 impl Halves {
-    /// Whether what is at the name now was written before it came there.
+    /// Whether what is at the name now was written before it came there, or may have been: it came to a directory that nobody watched yet.
     pub(super) fn came_written(&self, tree: &Tree, slot: &Slot) -> bool {
-        self.used && tree.resolve(slot.parent).is_some_and(|dir| has(&self.came, tree.digest_of_name(dir, slot.name.as_name().as_bytes())))
+        if !self.used {
+            return false;
+        }
+        let is_new = || tree.resolve(slot.node).is_some_and(|node| tree.ident(node) != slot.stat().map(|stat| stat.ident));
+        (slot.listed && self.is_open() && is_new())
+            || tree.resolve(slot.parent).is_some_and(|dir| has(&self.came, tree.digest_of_name(dir, slot.name.as_name().as_bytes())))
+    }
+
+    /// Whether something that was written was renamed, and nobody has told to what name.
+    fn is_open(&self) -> bool {
+        self.open.iter().flatten().any(|half| !half.met)
+    }
+
+    /// Nobody will tell any more to what name something was renamed so long ago.
+    pub(super) fn give_up(&mut self, now: u64) {
+        for half in &mut self.open {
+            *half = half.filter(|half| now.saturating_sub(half.at) < HALF_OPEN_NS);
+        }
     }
 }
 
 impl Planner {
     /// After an event of a name was taken: whether it is the end of one that was written, or the half of a rename. What was written to the old name counts as
-    /// written to the new one.
-    pub(super) fn half_told(&mut self, (dir, node): (NodeId, NodeId), hint: Hint, rename: Option<NonZeroU32>) {
+    /// written to the new one. An exchange is told as two renames, the second of which takes away what the first one brought: that says nothing of what is there.
+    pub(super) fn half_told(&mut self, (dir, node): (NodeId, NodeId), hint: Hint, rename: Option<NonZeroU32>, now: u64) {
         let Halves { open, next, gone, told, came, used } = &mut self.halves;
         if !*used || !hint.has(Hint::WENT | Hint::APPEARED) || hint.has(Hint::DIR) {
             return;
         }
         let digest = self.tree.digest_of_name(dir, self.tree.name(node));
         put(told, if hint.has(Hint::APPEARED) { appeared(digest) } else { digest });
-        let wrote = take(gone, digest) | take(came, digest) | self.tree.has(node, flag::WROTE);
+        let wrote = take(gone, digest) | has(came, digest) | self.tree.has(node, flag::WROTE);
         if hint.has(Hint::APPEARED) {
-            if rename.is_some() && open.contains(&rename) {
+            take(came, digest);
+            if let Some(half) = open.iter_mut().flatten().find(|half| Some(half.rename) == rename) {
+                half.met = true;
                 put(came, digest);
             }
         } else if let Some(rename) = rename.filter(|_| wrote) {
-            open[*next] = Some(rename);
+            open[*next] = Some(Half { rename, at: now, met: false });
             *next = (*next + 1) % HALVES_APART_MAX;
         }
     }

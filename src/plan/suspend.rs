@@ -177,6 +177,12 @@ impl Planner {
                 None => self.relist_at(dir),
             }
         }
+        if !are_traceable {
+            // What was to be replaced may be there still, and a hard link of what is known elsewhere, which a manifest of the directory does not tell.
+            let replaced =
+                cycle.pre.iter().filter_map(|op| if let Op::Move { to, .. } = op { to.dir.join(to.name.as_name()).ok() } else { None });
+            self.forged.extend(replaced.map(|path| path.as_bytes().to_vec()));
+        }
         for (dir, _) in dirs.into_iter().chain(moved) {
             self.relist_at(dir);
             if let Some(dir) = self.dir_at(dir) {

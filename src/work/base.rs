@@ -25,6 +25,11 @@ pub(super) fn is_worth(job: &Job) -> bool {
 }
 
 impl Bases {
+    /// Whether no answer is to come.
+    pub(super) fn is_empty(&self) -> bool {
+        self.asked.is_empty()
+    }
+
     /// Takes a file, and asks as soon as not too many are asked for.
     pub(super) fn add(&mut self, job: Job, payload: &mut Payload, checker: &mut ContentClient) {
         self.waiting.push_back(job);

@@ -153,6 +153,7 @@ impl Worker {
         };
         loop {
             if self.small(&mut desk)? || self.piece(&mut desk)? {
+                self.hear(&mut desk)?;
                 continue;
             }
             let step = self.sum(&mut desk)?;
@@ -177,6 +178,22 @@ impl Worker {
                 Incoming::Closed => return Err(closed()),
             }
         }
+    }
+
+    /// Takes answers that have come, while there is something else to do: files wait for them, and so may the receiver, for their being taken.
+    fn hear(&mut self, desk: &mut Desk) -> Result<()> {
+        while desk.has_asked() {
+            match desk.link.wait(Some(Duration::ZERO))? {
+                Incoming::Frame(frame) => {
+                    self.answers(desk, &frame)?;
+                    desk.link.recycle(frame);
+                }
+                // What it was woken for is looked for next.
+                Incoming::Woken | Incoming::TimedOut => break,
+                Incoming::Closed => return Err(closed()),
+            }
+        }
+        Ok(())
     }
 
     /// Takes what the receiver says.
@@ -437,6 +454,11 @@ impl Desk {
         self.bases.add(job, &mut self.payload, &mut self.checker);
     }
 
+    /// Whether answers are to come that somebody waits for.
+    fn has_asked(&self) -> bool {
+        !(self.sealing.is_empty() && self.asking.is_empty() && self.bases.is_empty() && self.looks.is_empty())
+    }
+
     /// Whether the receiver is in this process: it is asked for nothing.
     fn is_local(&self) -> bool {
         matches!(self.link, Link::Local(_))
@@ -503,7 +525,10 @@ impl Way for Between<'_> {
         if self.worker.probes.is_closed() {
             return Err(Ended::Session);
         }
-        if busy { self.desk.flush().map_err(Ended::Broken) } else { Ok(()) }
+        if busy {
+            self.desk.flush().map_err(Ended::Broken)?;
+        }
+        self.worker.hear(self.desk).map_err(Ended::Broken)
     }
 }
 

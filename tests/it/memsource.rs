@@ -477,8 +477,16 @@ impl MemSource {
             self.mark_changed(id);
         }
         self.renames = self.renames.saturating_add(1);
-        self.tell(a, a_name, Hint::APPEARED | Hint::WENT | Hint::MOVED);
-        self.tell(b, b_name, Hint::APPEARED | Hint::WENT | Hint::MOVED);
+        if self.by_handle(a) && self.by_handle(b) {
+            self.tell(a, a_name, Hint::APPEARED | Hint::WENT | Hint::MOVED);
+            self.tell(b, b_name, Hint::APPEARED | Hint::WENT | Hint::MOVED);
+        } else {
+            self.tell(a, a_name, Hint::WENT | Hint::MOVED);
+            self.tell(b, b_name, Hint::APPEARED | Hint::MOVED);
+            self.renames = self.renames.saturating_add(1);
+            self.tell(b, b_name, Hint::WENT | Hint::MOVED);
+            self.tell(a, a_name, Hint::APPEARED | Hint::MOVED);
+        }
     }
 
     // Looking.

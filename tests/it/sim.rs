@@ -35,6 +35,7 @@ mod renamed;
 mod resume;
 mod scrub;
 mod setting;
+mod twins;
 
 /// A cycle whose files are being read.
 struct Under {

@@ -76,3 +76,22 @@ fn a_store_through_a_mapping_of_a_large_file_on_its_way_is_not_lost() {
         sim.source.tell(d, other(name), Hint::CLOSED);
     });
 }
+
+/// Where names are not linked each is a copy of its own, which is no reason to read the other again.
+#[test]
+fn two_names_that_are_not_linked_come_to_rest() {
+    for (seed, watcher) in (0..40).flat_map(|seed| [(seed, Watcher::Fanotify), (seed, Watcher::Inotify)]) {
+        let mut sim = mirrored(seed, watcher);
+        sim.planner = Planner::new(Options { hard_links: false, ..Options::mirror() }, sim.filter.clone(), seed);
+        sim.connect();
+        assert!(sim.rest(), "seed {seed}, {watcher:?}");
+        let d = sim.source.entries(sim.source.dirs()[0])[&b"d"[..]];
+        let large = sim.source.create(d, b"large", Body::File(Arc::new(vec![b'l'; LEN])), Kind::File, 0o644).unwrap();
+        sim.source.link(d, b"other", large);
+        assert!(sim.rest(), "seed {seed}, {watcher:?}: it never rests");
+        let mirror = sim.target.snapshot();
+        for name in [&b"d/large"[..], b"d/other"] {
+            assert!(mirror[name].content.len() == LEN && mirror[name].link_group == 0, "seed {seed}, {watcher:?}");
+        }
+    }
+}

@@ -207,7 +207,10 @@ fn names_that_are_looked_at_again_after_a_storm_are_not_sent_again() {
             assert_eq!(sim.differences(), [""; 0], "{watcher:?}, after a reconnect: {again}");
             // It was read in the round that went on and in the next one.
             let sent = sim.puts - puts;
-            assert!((turn as usize..=2 * turn as usize).contains(&sent), "{sent} sent in {turn} storms, {watcher:?}, after a reconnect: {again}");
+            assert!(
+                (turn as usize..=2 * turn as usize).contains(&sent),
+                "{sent} sent in {turn} storms, {watcher:?}, after a reconnect: {again}"
+            );
         }
     }
 }

@@ -53,3 +53,44 @@ fn what_was_written_is_gone_from_its_name_and_another_is_there() {
         sim.source.rename(d, b"y", d, b"new");
     });
 }
+
+/// A file gets another name, or another name beside its own, is written through it, and that is exchanged for a file that is known.
+#[test]
+fn what_was_written_through_a_new_name_is_exchanged() {
+    check(|sim, d, e| {
+        let x = sim.source.entries(d)[&b"x"[..]];
+        sim.source.link(d, b"link", x);
+        write(sim, d, b"link");
+        sim.source.exchange(d, b"link", e, b"f");
+    });
+    check(|sim, d, e| {
+        sim.source.rename(d, b"x", d, b"new");
+        write(sim, d, b"new");
+        sim.source.exchange(d, b"new", e, b"f");
+    });
+    check(|sim, d, e| {
+        let x = sim.source.entries(d)[&b"x"[..]];
+        sim.source.link(d, b"link", x);
+        write(sim, d, b"link");
+        sim.source.rename(d, b"link", e, b"f");
+        sim.source.exchange(e, b"f", d, b"y");
+    });
+}
+
+/// Nobody watches the directory yet, and nobody tells that something came there.
+#[test]
+fn what_was_written_through_a_new_name_goes_into_a_new_directory() {
+    check(|sim, d, _| {
+        sim.source.rename(d, b"x", d, b"tmp");
+        write(sim, d, b"tmp");
+        let new = sim.source.create(d, b"new", Body::Dir(BTreeMap::new()), Kind::Dir, 0o755).unwrap();
+        sim.source.rename(d, b"tmp", new, b"x");
+    });
+    check(|sim, d, _| {
+        let x = sim.source.entries(d)[&b"x"[..]];
+        sim.source.link(d, b"link", x);
+        write(sim, d, b"link");
+        let new = sim.source.create(d, b"new", Body::Dir(BTreeMap::new()), Kind::Dir, 0o755).unwrap();
+        sim.source.rename(d, b"link", new, b"x");
+    });
+}
