@@ -163,7 +163,7 @@ fn dial(host: &str, port: u16, timeout: Duration) -> Result<TcpStream> {
     for address in addresses {
         match TcpStream::connect_timeout(&address, timeout) {
             Ok(stream) => return Ok(stream),
-            Err(e) => last = Some(Error::socket(format!("failed to connect to {host} ({})", address.ip()), e)),
+            Err(e) => last = Some(Error::socket(format!("failed to connect to {host} ({address})"), e)),
         }
     }
     Err(last.unwrap_or_else(|| Error::socket(format!("failed to find {host}"), std::io::ErrorKind::NotFound.into())))
@@ -270,14 +270,22 @@ fn sessions(
     }
 }
 
-/// Waits until the source is there, or another directory is approved as it; false if the run was asked to end first.
+/// Waits until the source is there, or another directory takes its place: one that is approved, or that follows an empty one, as when a disk is mounted late. False if the run was
+/// asked to end first.
 fn wait_for_source(root: &mut SourceRoot, config: &config::Mirror, desk: &Desk, stop: &Stop) -> bool {
     let came = loop {
-        if root.is_there() {
-            tracing::info!("the source is back");
+        if root.reopen() {
+            tracing::info!("the source is back: what it does not have any more is deleted when that is approved");
             if let Some(ticket) = desk.approved_source() {
                 desk.reply(ticket, Reply::Approved(0));
             }
+            break true;
+        }
+        if desk.is_emptied()
+            && let Ok(other) = SourceRoot::open(&config.source)
+        {
+            tracing::info!("the source was empty and is another directory from now on: deletions are still held");
+            *root = other;
             break true;
         }
         if let Some(ticket) = desk.approved_source() {
@@ -285,6 +293,7 @@ fn wait_for_source(root: &mut SourceRoot, config: &config::Mirror, desk: &Desk, 
                 Ok(approved) => {
                     tracing::info!("approved: the source is another directory from now on");
                     *root = approved;
+                    desk.set_hold(None);
                     desk.reply(ticket, Reply::ApprovedSource);
                     break true;
                 }

@@ -87,7 +87,7 @@ Examples:
 What is held is what `ringsync status` shows: deletions after SRC lost all its entries at once, or beyond --max-delete; or the \
 whole mirror, where SRC is another directory than it was. Approving begins the count of --max-delete anew.
 
-Exit codes: 0 done, 1 which mirror is not clear, 10 none answers, or it has nothing to approve now.";
+Exit codes: 0 done, or nothing is held; 1 which mirror is not clear, 10 none answers, or it cannot tell now what is held.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

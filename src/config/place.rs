@@ -8,11 +8,12 @@ use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::model::mounts::{self, Mount};
 use crate::model::path::{Name, Shown};
 
 fn shown(path: &Path) -> Shown<'_> {
@@ -131,7 +132,7 @@ fn by_identity(source: &Path, dest: &Path, is_new: bool) -> Option<Overlap> {
 
 /// Compares the parts of filesystems that both trees show, by the table of mounts.
 fn by_mounts(source: &Path, dest: &Path, existing_dest: &Path) -> Option<Overlap> {
-    let mounts = Mounts::parse(&fs::read("/proc/thread-self/mountinfo").ok()?);
+    let mounts = Mounts(mounts::parse(&fs::read("/proc/thread-self/mountinfo").ok()?));
     let ours = mounts.regions(mount_id(source)?, source);
     let theirs = mounts.regions(mount_id(existing_dest)?, dest);
     overlap(&ours, &theirs)
@@ -171,32 +172,10 @@ fn overlap(ours: &[Region], theirs: &[Region]) -> Option<Overlap> {
     })
 }
 
-/// One line of the table of mounts.
-struct Mount {
-    id: u64,
-    device: Vec<u8>,
-    /// What of the filesystem is mounted.
-    root: PathBuf,
-    /// Where.
-    point: PathBuf,
-}
-
 /// The table of mounts.
 struct Mounts(Vec<Mount>);
 
 impl Mounts {
-    /// Reads `/proc/*/mountinfo`; lines that are none are skipped.
-    fn parse(content: &[u8]) -> Self {
-        let line = |line: &[u8]| {
-            // id, parent, device, root, mount point; what follows is of no use here.
-            let mut fields = line.split(|b| *b == b' ');
-            let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-            let device = fields.nth(1)?.to_vec();
-            Some(Mount { id, device, root: unescape(fields.next()?), point: unescape(fields.next()?) })
-        };
-        Self(content.split(|b| *b == b'\n').filter_map(line).collect())
-    }
-
     /// What the tree at `dir`, a canonical path on the mount `id`, shows: its own place first, then every mount beneath it.
     fn regions(&self, id: u64, dir: &Path) -> Vec<Region> {
         let own = self.0.iter().find(|mount| mount.id == id).and_then(|mount| {
@@ -214,23 +193,6 @@ impl Mounts {
     }
 }
 
-/// Undoes the `\ooo` of the table.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let [first, after @ ..] = rest {
-        rest = after;
-        bytes.push(match after {
-            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..] if *first == b'\\' => {
-                rest = after;
-                (a - b'0') << 6 | (b - b'0') << 3 | (c - b'0')
-            }
-            _ => *first,
-        });
-    }
-    std::ffi::OsString::from_vec(bytes).into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,7 +208,7 @@ nonsense
 ";
 
     fn both(source: (u64, &str), dest: (u64, &str)) -> Option<Overlap> {
-        let mounts = Mounts::parse(TABLE);
+        let mounts = Mounts(mounts::parse(TABLE));
         overlap(&mounts.regions(source.0, Path::new(source.1)), &mounts.regions(dest.0, Path::new(dest.1)))
     }
 

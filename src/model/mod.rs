@@ -8,6 +8,7 @@ pub mod event;
 pub mod filter;
 mod glob;
 pub mod meta;
+pub mod mounts;
 pub mod op;
 pub mod options;
 pub mod path;

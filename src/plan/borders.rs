@@ -45,7 +45,7 @@ impl Planner {
     /// The directory holds or is what is mounted in the mirror: its removal is tried again with back-off.
     pub(super) fn wait_for_unmount(&mut self, id: NodeId, now: u64) {
         let what = if self.tree.is_border(id) { "remove the mount point" } else { "remove the directory, which holds a mount point" };
-        self.trouble(id, what, libc::EBUSY);
+        self.trouble(id, what, libc::EBUSY, now);
         let at = self.retry_at(id, now);
         self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
     }

@@ -80,6 +80,7 @@ impl Planner {
             _ => (ROOT, RelPath::root()),
         };
         let missed = self.take_unlisted(top);
+        self.forget_unmounted(now);
         self.drop_below(top);
         self.dirty.mark(&mut self.tree, top, flag::SCAN | flag::DEEP);
         self.owe(top);
@@ -204,7 +205,7 @@ impl Planner {
             fill.missed.remove(dir);
         }
         self.unlisted.insert(self.tree.reference(at));
-        self.trouble(at, "list the mirror's directory", errno);
+        self.trouble(at, "list the mirror's directory", errno, now);
         let time = self.retry_at(at, now);
         self.dirty.mark_at(&mut self.tree, at, flag::RELIST, time);
     }

@@ -130,7 +130,7 @@ impl Planner {
         let Some(parent) = self.tree.resolve(parent) else { return };
         let Some(spot) = spot(op) else {
             // The directory's own metadata: `parent` is the directory.
-            self.trouble(parent, op.verb(), errno);
+            self.trouble(parent, op.verb(), errno, now);
             self.tree.doubt_meta(parent);
             let at = self.retry_at(parent, now);
             self.dirty.mark_at(&mut self.tree, parent, flag::OWN, at);
@@ -143,12 +143,17 @@ impl Planner {
                 self.drop_below(id);
                 self.retry(id, op.verb(), errno, now);
             }
+            // It was on its way when the directory that it is in could not be made: that waits, and is listed when it is there.
+            Op::Mkdir { .. } if errno == libc::ENOENT && self.tree.has(parent, flag::UNKNOWN) && self.is_troubled(parent) => {}
             Op::Move { .. } | Op::Park { .. } | Op::Mkdir { .. } => {
                 if let Op::Move { to, .. } = op {
                     // What it was to replace is there still, and may be a hard link of what is known elsewhere, which a manifest of this directory does not tell.
-                    self.forged.extend(to.dir.join(to.name.as_name()).map(|path| path.as_bytes().to_vec()));
+                    // The directory may be elsewhere by now.
+                    let now = self.tree.path(parent).and_then(|dir| dir.join(to.name.as_name()));
+                    let then = to.dir.join(to.name.as_name());
+                    self.forged.extend([then, now].into_iter().flatten().map(|path| path.as_bytes().to_vec()));
                 }
-                self.trouble(parent, op.verb(), errno);
+                self.trouble(parent, op.verb(), errno, now);
                 self.relist(parent);
                 // That may have been wanted before this was made there: nothing of it is known for certain either.
                 let made = self.tree.child(parent, spot.name.as_bytes()).map(|id| self.tree.subtree_bottom_up(id));
@@ -168,14 +173,14 @@ impl Planner {
             Op::Link { from, .. } if errno == libc::ENOENT && self.is_in_doubt(from) => {
                 // What was to get another name is not there itself: that says nothing of the new name's directory.
                 let id = self.tree.child_or_insert(parent, spot.name.as_name());
-                let tries = self.trouble(id, op.verb(), errno);
-                let at = if tries == 1 { self.tried_at(id, now + RETRY_SOON_NS) } else { self.retry_at(id, now) };
-                self.fails_with_names(id, op.verb(), errno, at);
+                let tries = self.trouble(id, op.verb(), errno, now);
+                let at = if tries == 1 { self.retry_after(id, RETRY_SOON_NS, now) } else { self.retry_at(id, now) };
+                self.fails_with_names(id, op.verb(), errno, (at, now));
             }
             Op::Link { .. } if errno == libc::EXDEV => {
                 // Something was mounted in the mirror since it was listed.
                 let id = self.tree.child_or_insert(parent, spot.name.as_name());
-                self.trouble(id, op.verb(), errno);
+                self.trouble(id, op.verb(), errno, now);
                 self.relist(ROOT);
             }
             _ => {
@@ -196,10 +201,10 @@ impl Planner {
         if parent != NONE && self.tree.has(parent, flag::UNKNOWN) {
             return;
         }
-        let tries = self.trouble(id, what, errno);
+        let tries = self.trouble(id, what, errno, now);
         let soon = tries == 1 && is_structural(errno);
-        let at = if soon { self.tried_at(id, now + RETRY_SOON_NS) } else { self.retry_at(id, now) };
-        self.fails_with_names(id, what, errno, at);
+        let at = if soon { self.retry_after(id, RETRY_SOON_NS, now) } else { self.retry_at(id, now) };
+        self.fails_with_names(id, what, errno, (at, now));
         if is_structural(errno) && tries >= 2 && parent != NONE {
             self.relist(parent);
         }

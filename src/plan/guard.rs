@@ -2,7 +2,7 @@
 //!
 //! Held are all deletions of a round that leaves nothing in a root that had more than one entry below it, unless as much was deleted shortly before (that is
 //! somebody at work, entry by entry), and all from the moment on when more are wanted than `max_delete` allows. What is held stays in the tree and in the mirror; nothing below it is looked at. It is let go by [`Planner::approve`], or when the
-//! cause ends: what was to go is back; for `max_delete`, so much of it that the limit is kept. A root that merely has an entry again ends nothing: it may be
+//! cause ends: what was to go is back, or none of it was to go after all; for `max_delete`, so much of it that the limit is kept. A root that merely has an entry again ends nothing: it may be
 //! the first that is being restored, from the mirror perhaps.
 //!
 //! Invariant: a node is in `held` only while `cause` is some; no node in it is below another.
@@ -32,6 +32,8 @@ pub enum HoldCause {
     Emptied,
     /// More entries are to be deleted than `max_delete` allows.
     MaxDelete,
+    /// The source, or something that was mounted in it, was missing.
+    Unmounted,
 }
 
 /// What outlives a session: that deletions are held, and how many went before.
@@ -41,6 +43,13 @@ pub struct Hold {
     pub cause: HoldCause,
     /// Entries that were deleted in the burst before it was held.
     passed: u64,
+}
+
+impl Hold {
+    /// After the source was missing.
+    pub fn unmounted() -> Self {
+        Self { cause: HoldCause::Unmounted, passed: 0 }
+    }
 }
 
 /// Held deletions, for people.
@@ -72,12 +81,14 @@ pub struct Guard {
     since: u64,
     /// Nodes that are held, and how many entries each stands for.
     held: NodeMap<NodeRef, u64>,
+    /// Directories at which something was mounted: left alone as what is held.
+    pub(super) unmounted: NodeSet<NodeRef>,
     /// Something that was held is there again as another directory, which may be in the making: the end is seen when all rests.
     made_anew: bool,
     /// One of them was to be looked into, at itself or below, and was not: made up for if they turn out to be there.
     missed: bool,
     /// Nodes that were approved and may go.
-    allowed: NodeSet<NodeRef>,
+    pub(super) allowed: NodeSet<NodeRef>,
     /// Deletions of the burst: until when (the end of a slice of time) and how many.
     passed: VecDeque<(u64, u64)>,
     /// Entries of the mirror when the burst began.
@@ -98,14 +109,15 @@ struct Doomed {
 impl Planner {
     /// Lets all deletions go that are held now, and begins to count anew; returns how many entries that are.
     pub fn approve(&mut self) -> u64 {
-        let count = self.guard.count();
+        let count = self.guard.count() + self.approve_unmounted();
         for node in self.let_go() {
             self.guard.allowed.insert(node);
         }
-        self.guard.cause = None;
+        if self.guard.cause.take().is_some() {
+            self.guard.passed.clear();
+            self.guard.base = self.tree.len() as u64 - 1;
+        }
         self.guard.made_anew = false;
-        self.guard.passed.clear();
-        self.guard.base = self.tree.len() as u64 - 1;
         count
     }
 
@@ -125,7 +137,8 @@ impl Planner {
 
     /// What of it a next session has to know.
     pub fn hold(&self) -> Option<Hold> {
-        self.guard.cause.map(|cause| Hold { cause, passed: self.guard.passed() })
+        let unmounted = (!self.guard.unmounted.is_empty()).then_some(HoldCause::Unmounted);
+        self.guard.cause.or(unmounted).map(|cause| Hold { cause, passed: self.guard.passed() })
     }
 
     /// Deletions were held when the last session ended: they are until the cause is seen to be over.
@@ -155,7 +168,7 @@ impl Planner {
         let Self { guard, tree, .. } = self;
         guard.held.retain(|node, _| tree.resolve(*node).is_some());
         let ended = match cause {
-            HoldCause::Emptied => guard.held.is_empty(),
+            HoldCause::Emptied | HoldCause::Unmounted => guard.held.is_empty(),
             HoldCause::MaxDelete => guard.held.is_empty() || !self.is_beyond(self.guard.count()),
         };
         if ended {
@@ -165,11 +178,11 @@ impl Planner {
 
     /// Whether a dirty node is not to be looked at: what is below a held name. The name itself is, but not as the directory that it was.
     pub(super) fn is_left_alone(&mut self, id: NodeId) -> bool {
-        if self.guard.held.is_empty() {
+        if self.guard.held.is_empty() && self.guard.unmounted.is_empty() {
             return false;
         }
         let mut at = id;
-        while at != NONE && !self.guard.held.contains_key(&self.tree.reference(at)) {
+        while at != NONE && !self.guard.leaves_alone(self.tree.reference(at)) {
             at = self.tree.parent(at);
         }
         if at == NONE {
@@ -220,11 +233,8 @@ impl Planner {
         match cause {
             None => self.guard.pass(count, entries, now),
             Some(cause) => {
-                let is_news = self.guard.cause.is_none();
-                if is_news {
-                    self.guard.cause = Some(cause);
-                    self.guard.since = now;
-                }
+                let is_news = self.guard.cause.is_none() || (cause == HoldCause::Unmounted && self.guard.held.is_empty());
+                self.guard.doubt(cause, now);
                 let (mut next, mut tops) = (doomed, Vec::new());
                 while !next.tops.is_empty() {
                     self.hold_back(&next, wants);
@@ -415,6 +425,18 @@ impl Guard {
     /// Whether a directory above the node is held.
     pub(super) fn keeps_above(&self, tree: &Tree, id: NodeId) -> bool {
         !self.held.is_empty() && above(tree, id).any(|at| self.held.contains_key(&tree.reference(at)))
+    }
+
+    fn leaves_alone(&self, node: NodeRef) -> bool {
+        self.held.contains_key(&node) || self.unmounted.contains(&node)
+    }
+
+    /// Holds deletions from now on, if none are held for another reason.
+    pub(super) fn doubt(&mut self, cause: HoldCause, now: u64) {
+        if self.cause.is_none() {
+            self.cause = Some(cause);
+            self.since = now;
+        }
     }
 
     fn count(&self) -> u64 {

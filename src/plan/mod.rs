@@ -36,6 +36,7 @@ pub mod tree;
 #[cfg(test)]
 mod tree_tests;
 mod troubles;
+mod unmounted;
 mod verify;
 
 pub use guard::{Guard, GuardNews, Held, Hold, HoldCause};

@@ -144,7 +144,7 @@ impl Emit<'_> {
         }
         if kind == Kind::Dir {
             if !self.planner.options.delete || self.holds_protected(occupant) {
-                self.planner.trouble(occupant, "replace the directory, which holds what is not to be deleted", libc::ENOTEMPTY);
+                self.planner.trouble(occupant, "replace the directory, which holds what is not to be deleted", libc::ENOTEMPTY, self.now);
                 return false;
             }
             if self.planner.tree.holds_border(occupant) {

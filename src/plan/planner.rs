@@ -274,7 +274,7 @@ impl Planner {
                 self.tree.set(id, flag::CAME);
             }
             self.dirty.mark_told(&mut self.tree, id, hint, now);
-            self.half_told((dir, id), hint, rename);
+            self.half_told((dir, id), hint, rename, now);
         }
     }
 
@@ -320,6 +320,7 @@ impl Planner {
             self.start_fill(now, actions);
             return;
         }
+        self.halves.give_up(now);
         if self.guard.is_concerned() && self.is_idle() {
             self.guard_rests();
         }
@@ -437,7 +438,7 @@ impl Planner {
     }
 
     fn unreadable(&mut self, asked: &Asked, dir: NodeId, errno: i32, now: u64) {
-        self.trouble(dir, READ_DIRECTORY, errno);
+        self.trouble(dir, READ_DIRECTORY, errno, now);
         let at = self.retry_at(dir, now);
         self.ask_later(asked, dir, at);
     }
@@ -495,7 +496,7 @@ impl Planner {
     fn listed(&mut self, asked: &Asked, dir: NodeId, seen: &DirSeen, now: u64, actions: &mut Vec<Action>) {
         let deep = if asked.deep { flag::DEEP } else { 0 };
         if let Some(errno) = seen.list_error {
-            self.trouble(dir, READ_DIRECTORY, errno);
+            self.trouble(dir, READ_DIRECTORY, errno, now);
             let at = self.retry_at(dir, now);
             self.dirty.mark_at(&mut self.tree, dir, flag::SCAN | deep, at);
         }

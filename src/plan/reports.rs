@@ -45,9 +45,9 @@ impl Planner {
             Read::Gone => Some(now + STALE_NS),
             Read::Changed => Some(self.changed_at(id, now)),
             Read::Failed(errno) => {
-                self.trouble(id, "read", errno);
+                self.trouble(id, "read", errno, now);
                 let at = self.retry_at(id, now);
-                self.fails_with_names(id, "read", errno, at);
+                self.fails_with_names(id, "read", errno, (at, now));
                 None
             }
         };
@@ -77,9 +77,9 @@ impl Planner {
     }
 
     /// The node is in trouble until it is tried again at `at`, and so are the names that were linked to it: nobody waits for them either.
-    pub(super) fn fails_with_names(&mut self, id: NodeId, what: &'static str, errno: i32, at: u64) {
+    pub(super) fn fails_with_names(&mut self, id: NodeId, what: &'static str, errno: i32, (at, now): (u64, u64)) {
         for other in self.not_sent(id, at) {
-            self.share_trouble(other, id, what, errno);
+            self.share_trouble(other, id, (what, errno), now);
             self.tried_at(other, at);
         }
         self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
@@ -170,7 +170,7 @@ impl Planner {
                     self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
                 }
                 Read::Failed(errno) => {
-                    self.trouble(id, "read", errno);
+                    self.trouble(id, "read", errno, now);
                     let at = self.retry_at(id, now);
                     self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
                 }

@@ -22,12 +22,16 @@ impl Planner {
             }
             if let Seen::Failed(errno) = slot.seen {
                 slot.seen = Seen::Failed(0);
-                self.trouble(id, "look at", errno);
+                self.trouble(id, "look at", errno, now);
                 let at = self.retry_at(id, now);
                 self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
                 continue;
             }
-            let seen = if let Seen::Present { stat, .. } = &slot.seen { Some(stat.meta.kind) } else { None };
+            if self.misses_mount(id, slot.stat(), now) {
+                slot.seen = Seen::Failed(0);
+                continue;
+            }
+            let seen = slot.stat().map(|stat| stat.meta.kind);
             let mirrored = self.tree.kind(id);
             // Something may be left at the name, of a kind that is not known.
             let left = mirrored.is_none() && self.tree.has(id, flag::UNKNOWN);

@@ -224,36 +224,39 @@ impl Planner {
         again(id) || again(self.tree.parent(id)) || is_polled()
     }
 
-    /// Notes that the node is in trouble and returns the number of tries so far. What was on its way already when a failure became known was no other try.
-    pub(super) fn trouble(&mut self, id: NodeId, what: &'static str, errno: i32) -> u32 {
+    /// Notes that the node is in trouble and returns the number of tries so far. What was on its way already when a failure became known was no other try, and neither is what
+    /// comes of a look that something else asked for before it is time: what failed first is what is told of a try.
+    pub(super) fn trouble(&mut self, id: NodeId, what: &'static str, errno: i32, now: u64) -> u32 {
         let key = self.trouble_key(id);
         let entry = self.troubles.entry(key.clone()).or_insert(Failing { tries: 0, errno, what, next_at: 0, known_at: 0 });
-        let news = entry.tries == 0 || entry.errno != errno;
-        let is_another = self.judged.is_none_or(|cycle| cycle >= entry.known_at);
-        let known_at = if is_another { self.next_cycle } else { entry.known_at };
-        *entry = Failing { tries: entry.tries.saturating_add(u32::from(is_another)), errno, what, next_at: 0, known_at };
-        let entry = *entry;
+        let is_first = entry.tries == 0;
+        if is_first || (now >= entry.next_at && self.judged.is_none_or(|cycle| cycle >= entry.known_at)) {
+            let turn = if is_first || entry.errno != errno { Turn::New } else { Turn::Again };
+            *entry = Failing { tries: entry.tries.saturating_add(1), errno, what, next_at: 0, known_at: self.next_cycle };
+            let entry = *entry;
+            if let Ok(path) = self.tree.path(id) {
+                self.reports.push((key, entry.report(path, turn)));
+            }
+        }
+        let tries = self.troubles.get(&self.trouble_key(id)).map_or(1, |failing| failing.tries);
         // What was in the way of the first try may have passed: whoever waits for it waits for the second.
-        if entry.tries == 1 {
+        if tries == 1 {
             self.owe(id);
         } else {
             self.forgive(id);
         }
-        if let Ok(path) = self.tree.path(id) {
-            self.reports.push((key, entry.report(path, if news { Turn::New } else { Turn::Again })));
-        }
-        entry.tries
+        tries
     }
 
     /// Notes that the node is in the trouble of `of`, another name of its object, and has been tried as often. With a try counted for each, names that change one after the other
     /// would soon be tried no more.
-    pub(super) fn share_trouble(&mut self, id: NodeId, of: NodeId, what: &'static str, errno: i32) {
+    pub(super) fn share_trouble(&mut self, id: NodeId, of: NodeId, (what, errno): (&'static str, i32), now: u64) {
         let tries = self.troubles.get(&self.trouble_key(of)).map_or(1, |failing| failing.tries);
         let known_at = self.next_cycle;
         match self.troubles.get_mut(&self.trouble_key(id)) {
             Some(failing) if failing.errno == errno => *failing = Failing { tries: failing.tries.max(tries), known_at, ..*failing },
             _ => {
-                self.trouble(id, what, errno);
+                self.trouble(id, what, errno, now);
                 if let Some(failing) = self.troubles.get_mut(&self.trouble_key(id)) {
                     failing.tries = tries;
                 }
@@ -264,12 +267,18 @@ impl Planner {
         }
     }
 
-    /// When the node is tried again: after 1, 2, 4 … 64 seconds.
+    /// When the node is tried again: after 1, 2, 4 … 64 seconds, or when that is known already.
     pub(super) fn retry_at(&mut self, id: NodeId, now: u64) -> u64 {
-        let key = self.trouble_key(id);
-        let tries = self.troubles.get(&key).map_or(1, |t| t.tries);
-        let at = now + (1_000_000_000 << (tries.max(1) - 1).min(6));
-        self.tried_at(id, at)
+        let tries = self.troubles.get(&self.trouble_key(id)).map_or(1, |failing| failing.tries);
+        self.retry_after(id, 1_000_000_000 << (tries.max(1) - 1).min(6), now)
+    }
+
+    /// When the node is tried again: after `wait`, or when that is known already.
+    pub(super) fn retry_after(&mut self, id: NodeId, wait: u64, now: u64) -> u64 {
+        match self.troubles.get(&self.trouble_key(id)) {
+            Some(failing) if failing.next_at > now => failing.next_at,
+            _ => self.tried_at(id, now + wait),
+        }
     }
 
     /// Notes when the node is tried again, and returns that.

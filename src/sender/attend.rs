@@ -63,7 +63,9 @@ impl Session<'_> {
                 Errand::Approve(ticket) => {
                     let count = self.planner.approve();
                     self.desk.set_hold(None);
-                    tracing::info!(count, "approved: {count} deletions that were held are made");
+                    if count > 0 {
+                        tracing::info!(count, "approved: {count} deletions that were held are made");
+                    }
                     self.desk.reply(ticket, Reply::Approved(count));
                 }
                 Errand::Flush(ticket) => self.flushing.waiting.push(ticket),
@@ -171,6 +173,7 @@ impl Session<'_> {
     pub(super) fn part(&mut self, state: State, reason: &str) {
         let since = self.planner.oldest_change().map(|at| self.epoch + Duration::from_nanos(at));
         self.desk.set_behind(Some(since.unwrap_or_else(Instant::now)));
+        self.desk.set_hold(self.planner.hold());
         self.desk.leave(state, reason, Some(self.status()));
     }
 
@@ -248,6 +251,7 @@ fn held_status(held: Held, now: u64) -> HeldStatus {
     let cause = match held.cause {
         HoldCause::Emptied => "emptied",
         HoldCause::MaxDelete => "max_delete",
+        HoldCause::Unmounted => "unmounted",
     };
     HeldStatus {
         cause: cause.into(),
@@ -262,6 +266,9 @@ fn held_status(held: Held, now: u64) -> HeldStatus {
 fn why(cause: HoldCause) -> &'static str {
     match cause {
         HoldCause::Emptied => "the source lost all its entries at once; they are made when that is approved",
+        HoldCause::Unmounted => {
+            "the source, or what was mounted in it, was missing, and entries are; their deletions are made when that is approved"
+        }
         HoldCause::MaxDelete => "more entries are to be deleted than --max-delete allows; they are made when that is approved",
     }
 }

@@ -1,6 +1,7 @@
 //! Which attributes a session carries: what the options want, this process can read and the receiver can set. What is left out is said once a session.
 
 use crate::model::attrs::Namespaces;
+use crate::model::op::Abilities;
 use crate::model::options::Options;
 use crate::sys::xattr::readable;
 
@@ -12,8 +13,14 @@ pub(super) fn wanted(options: &Options) -> Namespaces {
     if all.is_empty() { all } else { all.and(readable()) }
 }
 
-/// Says what of it the receiver cannot set.
-pub(super) fn tell(wanted: Namespaces, settable: Namespaces) {
+/// Says what of it, and of what else makes a file, the receiver cannot set.
+pub(super) fn tell(wanted: Namespaces, abilities: Abilities) {
+    if !abilities.chown {
+        tracing::info!("the receiver is not privileged: owners and groups are left as they are there");
+    }
+    if !abilities.mknod {
+        tracing::info!("the receiver cannot make device nodes: they are left out");
+    }
     let names = [
         (Namespaces::USER, "user.*"),
         (Namespaces::ACL, "access control lists"),
@@ -23,7 +30,7 @@ pub(super) fn tell(wanted: Namespaces, settable: Namespaces) {
         (Namespaces::LABEL, "labels of SELinux and Smack"),
         (Namespaces::OVERLAY, "overlayfs's own"),
     ];
-    let lacking = wanted.without(settable);
+    let lacking = wanted.without(abilities.attrs);
     let lacking: Vec<&str> = names.iter().filter(|(namespace, _)| lacking.has(*namespace)).map(|(_, name)| *name).collect();
     if !lacking.is_empty() {
         tracing::info!("the receiver cannot set these attributes, which are left as they are there: {}", lacking.join(", "));

@@ -17,7 +17,7 @@ use crate::control::{Flushed, Reply, Request, place};
 use crate::error::{Error, Result};
 use crate::model::filter::Filter;
 use crate::model::path::Shown;
-use crate::plan::{Hold, Trouble};
+use crate::plan::{Hold, HoldCause, Trouble};
 use crate::sender::StopSlot;
 use crate::sender::failures::FailureLog;
 use crate::sys::wake::Wake;
@@ -251,6 +251,11 @@ impl Desk {
     /// Notes what is held, for the next session.
     pub(super) fn set_hold(&self, hold: Option<Hold>) {
         self.lock().hold = hold;
+    }
+
+    /// Whether the source had lost all its entries, or has had none yet.
+    pub(super) fn is_emptied(&self) -> bool {
+        self.lock().hold.is_some_and(|hold| hold.cause == HoldCause::Emptied)
     }
 
     /// Rules that take the place of those in use.

@@ -47,7 +47,7 @@ impl Eyes {
     /// As [`Watch::start`].
     pub(super) fn open(config: &config::Mirror, wake: &Wake, stats: &Arc<Stats>, is_local: bool) -> Result<Self> {
         let bell = Bell::new(wake.clone());
-        let (watch, batches) = Watch::start(config.watch, bell.clone(), Arc::clone(stats))?;
+        let (watch, batches) = Watch::start(config.watch, &config.source, bell.clone(), Arc::clone(stats))?;
         if is_local {
             watch.ignore_own_process();
         }
@@ -56,7 +56,7 @@ impl Eyes {
 
     /// Says that there were so many overflows, if that is news.
     pub(super) fn tell_overflows(&mut self, overflows: u64) {
-        if overflows > self.overflows.saturating_mul(2) {
+        if overflows >= self.overflows.saturating_mul(2).max(1) {
             self.overflows = overflows;
             tracing::warn!(overflows, "a queue of the kernel overflowed and events were lost: every directory is looked at again");
         }

@@ -38,6 +38,17 @@ impl SourceRoot {
         self.dir.try_clone().map_err(|e| Error::file(format!("source {}", self.path.display()), e))
     }
 
+    /// Opens it anew, if its name names it: what was held may be of a mount that is gone, in which nothing is mounted any more. False if it does not.
+    pub(super) fn reopen(&mut self) -> bool {
+        match Self::open(&self.path) {
+            Ok(again) if again.ident == self.ident => {
+                *self = again;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Whether its name still names it.
     pub(super) fn is_there(&self) -> bool {
         Dir::open_root(&self.path).and_then(|dir| dir.stat()).is_ok_and(|stat| stat.ident == self.ident)

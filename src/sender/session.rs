@@ -9,10 +9,10 @@ use crate::control::status::State;
 use crate::error::{Error, Result};
 use crate::limits::MANIFEST_MEMORY_SHARE;
 use crate::model::cycle::{Cycle, FileDone, Read};
-use crate::model::op::{Abilities, Op};
+use crate::model::op::Op;
 use crate::model::path::RelPath;
 use crate::model::probe::{Ask, Probe};
-use crate::plan::{Action, Planner};
+use crate::plan::{Action, Hold, Planner};
 use crate::sender::attend::Flushing;
 use crate::sender::attrs;
 use crate::sender::catch_up::CatchUp;
@@ -127,8 +127,7 @@ pub(super) fn connect(
         memory::listen(memory, stats);
         stop.is_stopped()
     })?;
-    tell_abilities(welcome.abilities);
-    attrs::tell(wanted, welcome.abilities.attrs);
+    attrs::tell(wanted, welcome.abilities);
     welcome.abilities.attrs = welcome.abilities.attrs.and(wanted);
     match memory {
         Some(memory) if welcome.continued && memory.fits(welcome.abilities) => memory.token = welcome.token,
@@ -234,6 +233,8 @@ impl<'a> Session<'a> {
             Ok(Over::SourceLost) => {
                 self.desk.set_lost(true);
                 self.part(State::Held, &format!("{}; it goes on when it is back, or when another one is approved", self.root.lost()));
+                // What it does not have when it is back may still be missing with it.
+                self.desk.set_hold(Some(self.planner.hold().unwrap_or(Hold::unmounted())));
                 Ok(End::SourceLost)
             }
             Ok(Over::NewRules) => {
@@ -586,14 +587,5 @@ impl<'a> Session<'a> {
             tracing::debug!("the receiver left first: {e}");
         }
         Ok(End::Done(outcome))
-    }
-}
-
-fn tell_abilities(abilities: Abilities) {
-    if !abilities.chown {
-        tracing::info!("the receiver is not privileged: owners and groups are left as they are there");
-    }
-    if !abilities.mknod {
-        tracing::info!("the receiver cannot make device nodes: they are left out");
     }
 }

@@ -13,6 +13,7 @@ pub mod holes;
 pub mod inotify;
 pub mod memory;
 pub mod mmap;
+pub mod mounts;
 pub mod nice;
 pub mod privilege;
 pub mod quiet;

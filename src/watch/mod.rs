@@ -16,7 +16,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -31,6 +31,7 @@ use crate::ring::{Consumer, ring};
 use crate::stats::Stats;
 use crate::sys::dir::Dir;
 use crate::sys::handle::Filesystem;
+use crate::sys::mounts::MountsBelow;
 use crate::sys::wake::Bell;
 pub use cookie::Cookies;
 use fan::{Fan, Served};
@@ -112,16 +113,21 @@ pub struct Batches {
 
 impl Watch {
     /// Starts watching; nothing is reported before the first directory is covered. `bell` is rung whenever there is a new batch.
+    /// When something is mounted or unmounted at `source` or below, all events count as lost.
     ///
     /// Under fanotify the whole filesystem of a covered directory is reported, so events of directories that nobody covered come too.
     ///
     /// # Errors
     /// [`Error::File`] when the chosen backend (with [`WatchChoice::Auto`]: both) or the thread cannot be made.
-    pub fn start(choice: WatchChoice, bell: Bell, stats: Arc<Stats>) -> Result<(Self, Batches)> {
+    pub fn start(choice: WatchChoice, source: &Path, bell: Bell, stats: Arc<Stats>) -> Result<(Self, Batches)> {
         let kernel = Arc::new(Kernel::new(choice)?);
         let shared = Shared::new(kernel).map_err(|e| Error::file("making the watcher's eventfd", e))?;
         let (producer, consumer) = ring(WATCH_BATCHES_MAX);
-        let reader = Reader { shared: Arc::clone(&shared), ring: producer, planner: bell, stats };
+        let mounts = MountsBelow::open(source);
+        if let Err(e) = &mounts {
+            tracing::warn!("what is mounted in the source cannot be told ({e}): a filesystem that is mounted later is not mirrored");
+        }
+        let reader = Reader { shared: Arc::clone(&shared), ring: producer, planner: bell, stats, mounts: mounts.ok() };
         let thread = std::thread::Builder::new()
             .name("watch".into())
             .spawn(move || reader.run())

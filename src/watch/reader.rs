@@ -18,6 +18,7 @@ use crate::limits::{WATCH_BATCH_BYTES, WATCH_BATCHES_MAX, WATCH_EAGER_READS, WAT
 use crate::model::event::Event;
 use crate::ring::Producer;
 use crate::stats::Stats;
+use crate::sys::mounts::MountsBelow;
 use crate::sys::wake::{Bell, Wake, wait_readable};
 
 /// What the reader shares with the batches that it made.
@@ -55,7 +56,7 @@ impl Shared {
 pub(super) enum Source {
     Fan,
     Ino,
-    /// A read failed: its queue may have lost events.
+    /// A read failed: its queue may have lost events. Or something was mounted, or is not any more, where nothing tells events of what is there now.
     Lost,
 }
 
@@ -89,6 +90,8 @@ pub(super) struct Reader {
     pub(super) ring: Producer<Batch>,
     pub(super) planner: Bell,
     pub(super) stats: Arc<Stats>,
+    /// What is mounted in what is watched, where that can be told.
+    pub(super) mounts: Option<MountsBelow>,
 }
 
 /// How eagerly to read: a bucket of tokens, one for each read, refilled by one every [`WATCH_GATHER`].
@@ -137,10 +140,21 @@ impl Reader {
         fds.extend(kernel.ino.as_ref().map(Ino::as_fd));
         let mut pace = Pace::new(Instant::now());
         while !self.is_over() {
-            if let Err(e) = wait_readable(&fds, None) {
-                // The kernel is short of memory, if anything: look what there is, but do not spin.
-                tracing::warn!("waiting for file system events: {e}");
-                self.pause(WATCH_ERROR_PAUSE);
+            let waited = match &mut self.mounts {
+                Some(mounts) => mounts.wait(&fds),
+                None => wait_readable(&fds, None).map(|_| false),
+            };
+            match waited {
+                Ok(false) => {}
+                Ok(true) => {
+                    tracing::info!("something was mounted or unmounted in the source: every directory is looked at again");
+                    self.lost();
+                }
+                Err(e) => {
+                    // The kernel is short of memory, if anything: look what there is, but do not spin.
+                    tracing::warn!("waiting for file system events: {e}");
+                    self.pause(WATCH_ERROR_PAUSE);
+                }
             }
             if self.shared.wake.is_set() {
                 self.shared.wake.clear();
@@ -236,9 +250,14 @@ impl Reader {
     fn failed(&mut self, error: &io::Error) {
         tracing::error!("reading file system events: {error}; a full scan follows");
         self.stats.overflows.add(1);
+        self.lost();
+        self.pause(WATCH_ERROR_PAUSE);
+    }
+
+    /// Whatever there is has to be looked at.
+    fn lost(&mut self) {
         if let Some(buffer) = self.buffer() {
             self.publish(Source::Lost, buffer);
-            self.pause(WATCH_ERROR_PAUSE);
         }
     }
 }

@@ -41,7 +41,7 @@ struct Fixture {
 impl Fixture {
     fn new(choice: WatchChoice) -> Self {
         let (wake, stats) = (Wake::new().unwrap(), Arc::new(Stats::default()));
-        let (watch, batches) = Watch::start(choice, Bell::new(wake.clone()), Arc::clone(&stats)).unwrap();
+        let (watch, batches) = Watch::start(choice, Path::new("/etc"), Bell::new(wake.clone()), Arc::clone(&stats)).unwrap();
         Self { watch, batches, wake, stats, seen: Vec::new(), overflows: 0 }
     }
 
@@ -451,7 +451,7 @@ fn a_vanished_directory_is_an_error_or_covered_in_vain() {
 
 /// Under inotify for want of anything better, with everything reported as it should be.
 fn falls_back(path: &Path) {
-    let error = Watch::start(WatchChoice::Fanotify, Bell::new(Wake::new().unwrap()), Arc::default()).unwrap().0;
+    let error = Watch::start(WatchChoice::Fanotify, Path::new("/etc"), Bell::new(Wake::new().unwrap()), Arc::default()).unwrap().0;
     let dir = Dir::open_root(path).unwrap();
     let error = error.coverer().cover(&dir, &dir.stat().unwrap()).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::Unsupported, "{error}");

@@ -93,6 +93,37 @@ fn a_full_receiver_heals_when_it_has_room() {
     );
 }
 
+/// A directory that cannot be made is tried as often as anything else, whatever of it was on its way already; what is told is why it could not be made.
+#[test]
+fn a_directory_that_cannot_be_made_waits_with_back_off() {
+    const NAME: &str = "a_directory_that_cannot_be_made_waits_with_back_off";
+    privately(NAME, || {
+        let place = Place::new();
+        let mounted = match Mounted::new(Fs::Tmpfs, &place.dst) {
+            Ok(mounted) => mounted,
+            Err(e) => return skipped(NAME, e),
+        };
+        let log = place.src.parent().unwrap().join("failures");
+        let mirror = mirror(Way::Local, &place, &["--failure-log", log.to_str().unwrap()]);
+        let socket = socket(&place);
+        live(&socket);
+        mounted.remount("ro").unwrap();
+        fs::create_dir_all(place.src.join("new/sub")).unwrap();
+        fs::write(place.src.join("new/file"), "text").unwrap();
+        let told = until_status(&socket, "a third try", |status| {
+            status["receivers"][0]["failures"].as_array().unwrap().iter().any(|failure| failure["path"] == "new" && failure["tries"] == 3)
+        });
+        assert!(told["receivers"][0]["failures"].as_array().unwrap().iter().all(|failure| failure["errno"] == libc::EROFS), "{told:#}");
+        let lines = log_lines(&log, "failed", "new");
+        let told: Vec<_> = lines.iter().map(|line| (line["tries"].as_u64(), line["next_try_seconds"].as_f64().map(f64::round))).collect();
+        assert_eq!(told, [(Some(1), Some(1.0)), (Some(2), Some(2.0)), (Some(3), Some(4.0))], "{lines:#?}");
+        assert!(lines.iter().all(|line| line["operation"] == "mkdir" && line["errno"] == libc::EROFS), "{lines:#?}");
+        mounted.remount("rw").unwrap();
+        mirror.settle("after the cause has ended");
+        mirror.terminate();
+    });
+}
+
 /// What fits goes on while what does not waits, and a large file that does not fit holds up nothing.
 #[test]
 fn what_fits_goes_on_beside_what_does_not() {

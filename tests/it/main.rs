@@ -48,6 +48,7 @@ mod tidy;
 mod tools;
 mod twin;
 mod unfriendly;
+mod unmounted;
 mod unprivileged;
 mod vectors;
 mod verify;

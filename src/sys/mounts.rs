@@ -1,0 +1,78 @@
+//! What is mounted where: waiting for it to change.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::model::mounts::parse;
+
+/// The mounts at and below a directory.
+#[derive(Debug)]
+pub struct MountsBelow {
+    table: File,
+    dir: PathBuf,
+    known: Vec<(u64, PathBuf)>,
+}
+
+impl MountsBelow {
+    /// Those of `dir` now.
+    ///
+    /// # Errors
+    /// The table cannot be read: `/proc` may be missing; or `dir` has no path.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        let mut mounts = Self { table: File::open("/proc/self/mountinfo")?, dir: dir.canonicalize()?, known: Vec::new() };
+        mounts.known = mounts.read()?;
+        Ok(mounts)
+    }
+
+    fn read(&mut self) -> io::Result<Vec<(u64, PathBuf)>> {
+        let mut content = Vec::new();
+        self.table.seek(SeekFrom::Start(0))?;
+        self.table.read_to_end(&mut content)?;
+        let below = parse(&content).into_iter().filter(|mount| mount.point.starts_with(&self.dir));
+        Ok(below.map(|mount| (mount.id, mount.point)).collect())
+    }
+
+    /// Waits until one of `fds` is readable, or the table changes. Whether other mounts are there than before; where that cannot be told, they are.
+    ///
+    /// # Errors
+    /// As `poll(2)`.
+    pub fn wait(&mut self, fds: &[BorrowedFd<'_>]) -> io::Result<bool> {
+        // The table is always readable: a change of it is an exceptional condition.
+        let table = PollFd::new(self.table.as_fd(), PollFlags::POLLPRI);
+        let mut polled: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).chain([table]).collect();
+        match poll(&mut polled, PollTimeout::NONE) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Ok(false),
+            Err(e) => return Err(e.into()),
+        }
+        let has_changed = polled.last().and_then(PollFd::any) == Some(true);
+        drop(polled);
+        if !has_changed {
+            return Ok(false);
+        }
+        let Ok(now) = self.read() else { return Ok(true) };
+        let others = now != self.known;
+        self.known = now;
+        Ok(others)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_rests_is_not_waited_for_in_vain() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut mounts = MountsBelow::open(tmp.path()).unwrap();
+        let wake = crate::sys::wake::Wake::new().unwrap();
+        wake.wake();
+        assert!(!mounts.wait(&[wake.as_fd()]).unwrap());
+        assert!(MountsBelow::open(&tmp.path().join("none")).is_err());
+    }
+}

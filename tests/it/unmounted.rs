@@ -1,0 +1,187 @@
+//! Sources of which a part is mounted, unmounted and mounted again while they are mirrored: what is there is mirrored, and what is missing with a mount is not deleted.
+//!
+//! Each test mounts in a namespace of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::control::{ask, flush, live, mirror, socket, until_status};
+use crate::mirror::watches;
+use crate::mounts::{Fs, Mounted, privately};
+use crate::place::{Place, skipped};
+use crate::program::{As, Mirror, Way, once};
+
+/// A disk that can be mounted at several places, with three entries, and the place of a mirror.
+struct Disk {
+    place: Place,
+    at: PathBuf,
+    _mounted: Mounted,
+}
+
+impl Disk {
+    fn new(name: &str) -> Option<Self> {
+        let place = Place::new();
+        let at = place.beside("disk");
+        fs::create_dir(&at).unwrap();
+        match Mounted::new(Fs::Tmpfs, &at) {
+            Ok(mounted) => {
+                fs::create_dir(at.join("d")).unwrap();
+                for file in ["f", "d/f"] {
+                    fs::write(at.join(file), file).unwrap();
+                }
+                Some(Self { place, at, _mounted: mounted })
+            }
+            Err(e) => {
+                skipped(name, e);
+                None
+            }
+        }
+    }
+
+    fn mount(&self, at: &Path) -> Mounted {
+        Mounted::bind(&self.at, at).unwrap()
+    }
+}
+
+fn cause(status: &Value) -> Option<&str> {
+    status["receivers"][0]["held"]["cause"].as_str()
+}
+
+fn each_watcher(name: &str, test: impl Fn(Disk, &str) + Send + Sync) {
+    privately(name, || {
+        for watch in watches() {
+            let Some(disk) = Disk::new(name) else { return };
+            test(disk, watch);
+        }
+    });
+}
+
+fn live_mirror(place: &Place, watch: &str) -> (Mirror, PathBuf) {
+    let (mirror, socket) = (mirror(Way::Local, place, &["--watch", watch]), socket(place));
+    live(&socket);
+    (mirror, socket)
+}
+
+#[test]
+fn what_was_mounted_in_the_source_stays_until_it_is_back() {
+    each_watcher("what_was_mounted_in_the_source_stays_until_it_is_back", |disk, watch| {
+        let (src, dst) = (&disk.place.src, &disk.place.dst);
+        fs::create_dir(src.join("data")).unwrap();
+        let (mirror, socket) = live_mirror(&disk.place, watch);
+        let mounted = disk.mount(&src.join("data"));
+        flush_until_equal(&mirror, &socket, "mounted while it is mirrored");
+        assert!(dst.join("data/d/f").exists());
+
+        drop(mounted);
+        let fails = |status: &Value| status["receivers"][0]["failures"][0]["path"] == "data";
+        let told = until_status(&socket, "in trouble", fails);
+        assert_eq!(told["receivers"][0]["failures"][0]["errno"], libc::ENODEV, "{told:#}");
+        // The rest goes on, and whoever looks at everything again finds nothing to delete.
+        fs::write(src.join("new"), "new").unwrap();
+        fs::write(disk.at.join("d/g"), "written elsewhere").unwrap();
+        fs::remove_file(disk.at.join("f")).unwrap();
+        flush(&socket, &[], 23, "without the mount");
+        assert!(dst.join("new").exists() && dst.join("data/d/f").exists());
+
+        let mounted = disk.mount(&src.join("data"));
+        flush_until_equal(&mirror, &socket, "mounted again");
+        fs::write(src.join("data/d/h"), "watched").unwrap();
+        mirror.settle("changed where it is mounted again");
+
+        drop(mounted);
+        until_status(&socket, "in trouble again", fails);
+        let (code, said) = ask(&socket, "approve", &[]);
+        assert!(code == 0 && said.contains("4 entries"), "{code} {said}");
+        flush(&socket, &[], 0, "approved");
+        mirror.settle("approved");
+        assert!(!dst.join("data/d").exists());
+        mirror.terminate();
+    });
+}
+
+/// The watcher hears of a mount in its own time: a flush may come first.
+fn flush_until_equal(mirror: &Mirror, socket: &Path, when: &str) {
+    mirror.settle(when);
+    flush(socket, &[], 0, when);
+    mirror.settle(when);
+}
+
+/// New rules begin a session that knows of no mount.
+#[test]
+fn a_session_that_begins_without_the_mount_deletes_nothing() {
+    each_watcher("a_session_that_begins_without_the_mount_deletes_nothing", |disk, watch| {
+        let (src, dst) = (&disk.place.src, &disk.place.dst);
+        fs::create_dir(src.join("data")).unwrap();
+        let mounted = disk.mount(&src.join("data"));
+        let rules = disk.place.beside("rules");
+        fs::write(&rules, "*.tmp\n").unwrap();
+        let mirror = mirror(Way::Local, &disk.place, &["--watch", watch, "--exclude-from", rules.to_str().unwrap()]);
+        let socket = socket(&disk.place);
+        live(&socket);
+        drop(mounted);
+        until_status(&socket, "in trouble", |status| status["receivers"][0]["failures"][0]["path"] == "data");
+        fs::write(&rules, "*.temp\n").unwrap();
+        mirror.program.lock().unwrap().signal(nix::sys::signal::Signal::SIGHUP);
+        until_status(&socket, "held", |status| status["state"] == "held" && cause(status) == Some("unmounted"));
+        assert!(dst.join("data/d/f").exists());
+        let mounted = disk.mount(&src.join("data"));
+        until_status(&socket, "live", |status| status["state"] == "live");
+        mirror.settle("mounted again");
+        mirror.terminate();
+        drop(mounted);
+    });
+}
+
+#[test]
+fn what_was_mounted_in_a_source_that_was_away_is_not_deleted() {
+    each_watcher("what_was_mounted_in_a_source_that_was_away_is_not_deleted", |disk, watch| {
+        let (src, dst) = (&disk.place.src, &disk.place.dst);
+        let whole = disk.place.beside("whole");
+        fs::create_dir_all(whole.join("data")).unwrap();
+        fs::write(whole.join("f"), "f").unwrap();
+        let outer = Mounted::bind(&whole, src).unwrap();
+        let inner = disk.mount(&src.join("data"));
+        let (mirror, socket) = live_mirror(&disk.place, watch);
+        assert!(dst.join("data/d/f").exists());
+
+        drop((inner, outer));
+        until_status(&socket, "lost", |status| cause(status) == Some("source_lost"));
+        let outer = Mounted::bind(&whole, src).unwrap();
+        let held =
+            until_status(&socket, "held", |status| cause(status) == Some("unmounted") && status["receivers"][0]["held"]["count"] != 0);
+        assert_eq!(held["receivers"][0]["held"]["count"], 3, "{held:#}");
+        fs::write(src.join("new"), "new").unwrap();
+        flush(&socket, &[], 25, "the rest goes on");
+        assert!(dst.join("new").exists() && dst.join("data/d/f").exists());
+
+        let inner = disk.mount(&src.join("data"));
+        until_status(&socket, "live", |status| status["state"] == "live");
+        fs::write(src.join("data/d/g"), "g").unwrap();
+        mirror.settle("all is mounted again");
+        mirror.terminate();
+        drop((inner, outer));
+    });
+}
+
+/// A host that starts: the mirror comes before the disk.
+#[test]
+fn a_disk_that_is_mounted_late_is_mirrored() {
+    each_watcher("a_disk_that_is_mounted_late_is_mirrored", |disk, watch| {
+        let (src, dst) = (&disk.place.src, &disk.place.dst);
+        let mounted = disk.mount(src);
+        once(As::Us, Way::Local, &disk.place, &[], 0);
+        drop(mounted);
+        let mirror = mirror(Way::Local, &disk.place, &["--watch", watch]);
+        let socket = socket(&disk.place);
+        until_status(&socket, "held", |status| cause(status) == Some("emptied"));
+        assert!(dst.join("d/f").exists());
+        let mounted = disk.mount(src);
+        until_status(&socket, "live", |status| status["state"] == "live");
+        fs::write(src.join("d/g"), "g").unwrap();
+        mirror.settle("mounted");
+        mirror.terminate();
+        drop(mounted);
+    });
+}
