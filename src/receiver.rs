@@ -358,7 +358,7 @@ impl Inner {
         if sessions.len() >= SESSIONS_MAX {
             return Err(refusal(Exit::Socket, format!("max connections ({SESSIONS_MAX}) reached -- try again later")));
         }
-        let about = (module.name.clone(), path.to_string());
+        let about = (module.name.clone(), (module.root.clone(), path.clone()));
         let writer = (!read_only).then(|| Writer { token, ident, path: dir.place(), how });
         let continued = writer.is_some_and(|writer| self.places().begin(writer, last));
         let root = Root::new(dir, read_only, how);

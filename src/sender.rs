@@ -66,6 +66,8 @@ pub struct Outcome {
     pub held: u64,
     /// It was asked to end before it was done.
     pub interrupted: bool,
+    /// There was no receiver at the end: what changed since it was lost is not mirrored.
+    pub is_away: bool,
 }
 
 /// Where the mirror is, as something to connect to. Shared with the workers.
@@ -253,10 +255,11 @@ fn sessions(
                 }
                 continue;
             }
-            Err(_) if stop.is_stopped() => return Ok(Outcome { interrupted: true, ..Outcome::default() }),
+            Err(_) if stop.is_stopped() => return Ok(memory::outcome(&memory)),
+            // The directory of the mirror may be another one, or gone: the next session looks.
+            Err(e @ Error::File { .. }) if worked_once && !config.once => e,
             Err(e) if config.once || peer.is_local() => return Err(e),
             Err(e) if connected_once && e.is_retryable() => e,
-            Err(e @ Error::File { .. }) if worked_once => e,
             Err(e) => return Err(e),
         };
         let random = BuildHasher::hash_one(&RandomState::new(), 0);
@@ -265,7 +268,7 @@ fn sessions(
         desk.leave(State::Reconnecting, &why.to_string(), None);
         stats.reconnects.add(1);
         if memory::rest(&mut memory, (stop, desk), stats, wait) {
-            return Ok(Outcome { interrupted: true, ..Outcome::default() });
+            return Ok(memory::outcome(&memory));
         }
     }
 }

@@ -124,7 +124,7 @@ pub(super) struct StatusArgs {
 pub(super) struct FlushArgs {
     #[command(flatten)]
     pub(super) whom: WhomArgs,
-    /// Give up after so long [default: never]
+    /// Give up after so long; 0: never [default: 0]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(super) timeout: Option<Duration>,
 }

@@ -25,8 +25,9 @@ pub(super) fn status(args: &StatusArgs) -> Result<Exit> {
 
 /// `ringsync flush`.
 pub(super) fn flush(args: &FlushArgs) -> Result<Exit> {
-    let patience = args.timeout.map(|timeout| timeout.saturating_add(PATIENCE));
-    match talk(&args.whom, Request::Flush(args.timeout), patience)? {
+    let timeout = args.timeout.filter(|timeout| !timeout.is_zero());
+    let patience = timeout.map(|timeout| timeout.saturating_add(PATIENCE));
+    match talk(&args.whom, Request::Flush(timeout), patience)? {
         Reply::Flush(flushed) => Ok(flush_exit(&flushed)),
         other => Err(unexpected(&other)),
     }

@@ -108,11 +108,14 @@ fn conclude(outcome: Outcome, stats: &Stats) -> Exit {
         failures = stats.failures.get(),
         "end of the mirror"
     );
-    let Outcome { failing, dirty, held, interrupted } = outcome;
+    let Outcome { failing, dirty, held, interrupted, is_away } = outcome;
     if failing > 0 {
         tracing::warn!(failing, "{failing} entries could not be mirrored: the messages above say why");
     }
     if interrupted {
+        if is_away {
+            tracing::warn!("there was no receiver: what changed since it was lost is not mirrored");
+        }
         tracing::info!(dirty, "ended by a signal: {dirty} entries were left to look at");
         Exit::Signal
     } else if failing > 0 {
@@ -180,7 +183,7 @@ mod tests {
     #[test]
     fn the_exit_code_tells_the_outcome() {
         let stats = Stats::default();
-        let exit = |failing, interrupted| conclude(Outcome { failing, dirty: 0, held: 0, interrupted }, &stats);
+        let exit = |failing, interrupted| conclude(Outcome { failing, interrupted, ..Outcome::default() }, &stats);
         assert_eq!(conclude(Outcome { held: 1, ..Outcome::default() }, &stats), Exit::MaxDelete);
         assert_eq!([exit(0, false), exit(1, false), exit(0, true), exit(1, true)], [Exit::Ok, Exit::Partial, Exit::Signal, Exit::Signal]);
     }

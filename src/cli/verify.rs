@@ -148,7 +148,7 @@ mod tests {
         let exit = |words: &str, differences, failing, interrupted| {
             let stats = Stats::default();
             stats.differences.add(differences);
-            conclude(&parse(words).0, Outcome { failing, dirty: 0, held: 0, interrupted }, &stats, Duration::ZERO)
+            conclude(&parse(words).0, Outcome { failing, interrupted, ..Outcome::default() }, &stats, Duration::ZERO)
         };
         let (plain, repair) = ("ringsync verify a b", "ringsync verify --repair a b");
         assert_eq!(

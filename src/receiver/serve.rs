@@ -297,6 +297,7 @@ impl<'a> Conn<'a> {
             }
             Message::Commit => {
                 self.target.end_cycle();
+                self.session.check_place()?;
                 self.applied_all(cycle, &mut control.failures)?;
             }
             Message::Attrs(attrs) => self.target.attrs(&attrs),

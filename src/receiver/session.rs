@@ -1,7 +1,11 @@
 //! What the connections of one session share, and the order they keep: FILES only while their cycle is open, POST only when all FILES are done.
 //!
-//! Never does I/O but for the end of the session. One lock, taken once or twice a frame.
+//! Never does I/O but for the end of the session and a look at where its directory is. One lock, taken once or twice a frame.
 
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,7 +14,9 @@ use crate::control::status::SessionStatus;
 use crate::error::Error;
 use crate::limits::{CYCLE_OPS_MAX, THREADS_MAX};
 use crate::model::op::OpError;
+use crate::model::path::RelPath;
 use crate::receiver::durable::Syncer;
+use crate::sys::dir::Dir;
 use crate::sys::wake::Wake;
 use crate::wire::{Token, WireError};
 
@@ -64,6 +70,8 @@ pub(super) struct Session {
     pub(super) root: Arc<Root>,
     /// Device and inode of the root: one session a directory.
     pub(super) place: (u64, u64),
+    /// Where the root was opened: a module's directory, and the path in it.
+    found: (PathBuf, RelPath),
     /// The mirror is as the session left it that the client had before.
     pub(super) continued: bool,
     threads: u16,
@@ -81,11 +89,26 @@ impl Session {
         root: Arc<Root>,
         (place, continued): ((u64, u64), bool),
         threads: u16,
-        (module, path): (String, String),
+        (module, found): (String, (PathBuf, RelPath)),
     ) -> Self {
-        let about = (module, path, Instant::now());
+        let about = (module, found.1.to_string(), Instant::now());
         let syncer = root.is_durable().then(Syncer::default);
-        Self { token, root, place, continued, threads, about, state: Mutex::default(), changed: Condvar::new(), syncer }
+        Self { token, root, place, found, continued, threads, about, state: Mutex::default(), changed: Condvar::new(), syncer }
+    }
+
+    /// Whether the root is still where it was opened; what is written to another place is not in the mirror.
+    ///
+    /// # Errors
+    /// `File`: it is not.
+    pub(super) fn check_place(&self) -> Result<(), Error> {
+        let (module, path) = &self.found;
+        let there = Dir::open_root(module).and_then(|root| root.open_beneath(path)).and_then(|dir| dir.stat());
+        match there {
+            Ok(stat) if (stat.ident.dev, stat.ident.ino) == self.place => Ok(()),
+            Ok(_) => Err(io::Error::other("it is another directory than at the start: moved, replaced or unmounted")),
+            Err(e) => Err(e),
+        }
+        .map_err(|e| Error::file(format!("the mirror, {}", module.join(OsStr::from_bytes(path.as_bytes())).display()), e))
     }
 
     /// What `status` tells of it.

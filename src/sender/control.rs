@@ -20,6 +20,7 @@ use crate::model::path::Shown;
 use crate::plan::{Hold, HoldCause, Trouble};
 use crate::sender::StopSlot;
 use crate::sender::failures::FailureLog;
+use crate::stats::Stats;
 use crate::sys::wake::Wake;
 
 /// Steers a mirror that runs: for signals. Clones steer the same one.
@@ -186,6 +187,12 @@ impl Desk {
     /// Notes how much a flush has to wait for, for those whose time is over first.
     pub(super) fn note_left(&self, dirty: u64) {
         self.lock().latest.dirty = dirty;
+    }
+
+    /// Notes what is heard while there is no session.
+    pub(super) fn note_away(&self, stats: &Stats) {
+        let latest = &mut self.lock().latest;
+        (latest.dirty, latest.events, latest.overflows) = (stats.dirty.get(), stats.events.get(), stats.overflows.get());
     }
 
     /// A session begins: the flushes that wait, and what is held.

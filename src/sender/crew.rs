@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,8 @@ struct Hand {
 /// All workers of a session. Dropping it ends them, at once if they are still to connect.
 pub(super) struct Crew {
     hands: Vec<Hand>,
+    /// The connection is lost: nobody waits for the receiver to close.
+    abandoned: Arc<AtomicBool>,
 }
 
 impl Crew {
@@ -51,7 +54,7 @@ impl Crew {
         token: Token,
         (sender, over): (&Wake, impl FnMut() -> bool),
     ) -> Result<Self> {
-        let mut crew = Self { hands: Vec::new() };
+        let mut crew = Self { hands: Vec::new(), abandoned: Arc::default() };
         for index in 0..count {
             let (probes, their_probes) = ring(RING_SLOTS);
             let (tasks, their_tasks) = ring(RING_SLOTS);
@@ -64,6 +67,7 @@ impl Crew {
                 reports: their_reports,
                 sender: sender.clone(),
                 untold: 0,
+                abandoned: Arc::clone(&crew.abandoned),
             };
             let peer = Arc::clone(peer);
             let thread = std::thread::Builder::new()
@@ -112,6 +116,11 @@ impl Crew {
             }
             sender.wait(Some(left));
         }
+    }
+
+    /// Ends them as fast as they can: the receiver does not answer.
+    pub(super) fn abandon(self) {
+        self.abandoned.store(true, Ordering::Release);
     }
 
     /// Number of workers.

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::model::op::Abilities;
 use crate::plan::Planner;
-use crate::sender::Peer;
 use crate::sender::control::Desk;
 use crate::sender::eyes::Eyes;
 use crate::sender::session::Session;
+use crate::sender::{Outcome, Peer};
 use crate::stats::Stats;
 use crate::stop::Stop;
 use crate::sys::wake::Wake;
@@ -46,6 +46,12 @@ impl Memory {
     }
 }
 
+/// The run is asked to end, and there is no session.
+pub(super) fn outcome(memory: &Option<Memory>) -> Outcome {
+    let dirty = memory.as_ref().map_or(0, |memory| memory.planner.dirty() as u64);
+    Outcome { dirty, interrupted: true, is_away: true, ..Outcome::default() }
+}
+
 /// Listens, if there is anybody to.
 pub(super) fn listen(memory: &mut Option<Memory>, stats: &Stats) {
     if let Some(memory) = memory {
@@ -63,6 +69,7 @@ pub(super) fn rest(memory: &mut Option<Memory>, (stop, desk): (&Stop, &Desk), st
     memory.eyes.bell.wake_by(wake.clone());
     loop {
         memory.listen(stats);
+        desk.note_away(stats);
         if stop.is_stopped() {
             return true;
         }
@@ -96,6 +103,7 @@ pub(super) fn connect(memory: &mut Memory, peer: &Arc<Peer>, (stop, desk): (&Sto
     std::thread::Builder::new().name("dial".into()).spawn(dial).map_err(failed)?;
     loop {
         memory.listen(stats);
+        desk.note_away(stats);
         match dialled.try_recv() {
             Ok(dialled) => return dialled.and_then(|dialled| peer.link(dialled)),
             Err(mpsc::TryRecvError::Empty) if !stop.is_stopped() => drop(wake.wait(None)),
@@ -107,12 +115,14 @@ pub(super) fn connect(memory: &mut Memory, peer: &Arc<Peer>, (stop, desk): (&Sto
 impl Session<'_> {
     /// The session broke: what of it the next one may go on with.
     pub(super) fn keep(self, why: &Error) -> Option<Memory> {
-        if self.config.once || matches!(self.link, Link::Local(_)) || !why.is_retryable() {
-            return None;
-        }
+        let is_of_use = !self.config.once && !matches!(self.link, Link::Local(_)) && why.is_retryable();
         let now = self.now();
         let Self { mut planner, eyes, crew, link, epoch, token, .. } = self;
-        drop((crew, link));
+        crew.abandon();
+        drop(link);
+        if !is_of_use {
+            return None;
+        }
         let eyes = eyes?;
         planner.suspend(now).then_some(Memory { planner, eyes, epoch, token })
     }

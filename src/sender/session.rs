@@ -578,7 +578,8 @@ impl<'a> Session<'a> {
         self.report_troubles();
         self.tell();
         let held = self.planner.deletions_held(0).map_or(0, |held| held.count);
-        let outcome = Outcome { failing: self.planner.failing() as u64, dirty: self.planner.dirty() as u64, held, interrupted };
+        let outcome =
+            Outcome { failing: self.planner.failing() as u64, dirty: self.planner.dirty() as u64, held, interrupted, is_away: false };
         let Self { mut link, mut payload, crew, eyes, .. } = self;
         drop((crew, eyes));
         payload.bye();

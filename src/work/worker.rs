@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::delta::{Outcome, Signature};
@@ -101,6 +102,8 @@ pub struct Worker {
     pub sender: Wake,
     /// Answers that it was not woken for.
     pub untold: u32,
+    /// Set before the rings close where the connection is lost: it is closed at once.
+    pub abandoned: Arc<AtomicBool>,
 }
 
 impl Worker {
@@ -161,7 +164,8 @@ impl Worker {
             if self.probes.is_closed() && self.tasks.is_empty() {
                 desk.payload.bye();
                 desk.flush()?;
-                return desk.link.close(LINGER);
+                let linger = if self.abandoned.load(Ordering::Acquire) { Duration::ZERO } else { LINGER };
+                return desk.link.close(linger);
             }
             // With sums or a signature to be made, this is a look.
             let signing = desk.sign(&self.source);

@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::compare::{Rules, wait_equal};
-use crate::control::{live, socket, status, until_status};
+use crate::control::{live, mirror, socket, status, until_status};
 use crate::mirror::watches;
 use crate::place::{Place, deadline, until};
-use crate::program::{As, Program, Server};
+use crate::program::{As, Program, Server, Way};
 use crate::proxy::Proxy;
 
 const DIRS: usize = 20;
@@ -159,6 +159,45 @@ fn another_directory_at_the_mirrors_name_is_filled() {
     let now = away.back();
     assert_eq!(away.resumed(&now), 0, "{}", away.sender.stderr());
     away.end();
+}
+
+/// Who asks, or has it end, is told of what waits.
+#[test]
+fn what_changes_meanwhile_is_told() {
+    let mut away = Away::start(&[]);
+    away.lose();
+    for n in 0..50 {
+        fs::write(away.place.src.join(format!("new {n}")), "").unwrap();
+    }
+    until_status(&away.socket, "what waits", |status| status["state"] == "reconnecting" && status["dirty"].as_u64() >= Some(50));
+    away.sender.terminate();
+    let said = away.sender.stderr();
+    assert!(said.contains("there was no receiver") && !said.contains(": 0 entries"), "{said}");
+}
+
+/// Nobody has lost a connection: what is written goes to a directory that is not the mirror any more.
+#[test]
+fn a_mirror_that_is_moved_away_or_removed_is_filled_where_it_should_be() {
+    for way in [Way::Local, Way::Tcp] {
+        let place = Place::new();
+        fs::create_dir(place.src.join("d")).unwrap();
+        fs::write(place.src.join("d/f"), "f").unwrap();
+        let mirror = mirror(way, &place, &[]);
+        let socket = socket(&place);
+        live(&socket);
+        fs::rename(&place.dst, place.beside("aside")).unwrap();
+        fs::create_dir(&place.dst).unwrap();
+        fs::write(place.src.join("new"), "new").unwrap();
+        mirror.settle("in another directory");
+
+        fs::remove_dir_all(&place.dst).unwrap();
+        fs::write(place.src.join("newer"), "newer").unwrap();
+        until_status(&socket, "reconnecting", |status| status["state"] == "reconnecting");
+        fs::create_dir(&place.dst).unwrap();
+        mirror.settle("in a new directory");
+        live(&socket);
+        mirror.terminate();
+    }
 }
 
 /// The connection breaks again and again under a writer: no cycle is lost, nothing reserved is left, and what was in doubt is no failure.

@@ -101,9 +101,21 @@ impl Program {
         self.child.try_wait().expect("wait").is_none()
     }
 
-    /// Sends `signal`.
+    /// Sends `signal`; one that stops is waited for: the kernel stops the other threads when the first one runs.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("kill");
+        if signal == Signal::SIGSTOP {
+            let stopped = until(deadline(), || self.states().iter().all(|state| "TtZX".contains(*state)));
+            assert!(stopped, "`ringsync {}` does not stop", self.name);
+        }
+    }
+
+    /// Of its threads, as `ps` has them.
+    fn states(&self) -> Vec<char> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
+        let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+        // After the name, which may hold anything.
+        stats.filter_map(|stat| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())).collect()
     }
 
     /// Waits until it ends by itself, and for the rest of its output.

@@ -97,6 +97,22 @@ fn only_the_rest_is_sent_after_a_lost_connection() {
     broken.sender.terminate();
 }
 
+/// A file that waits for an answer does not wait for the large ones before it.
+#[test]
+fn answers_are_heard_between_the_pieces_of_a_large_file() {
+    let _one = heavy();
+    let mut broken = Broken::half("1");
+    let other = RESUME_BYTES_MIN + MIB;
+    fill(&broken.place.src.join("other"), other);
+    broken.proxy.allow(2 * other + SLACK);
+    let there = || fs::metadata(broken.place.dst.join("other")).is_ok_and(|stat| stat.len() == other);
+    assert!(until(deadline(), there), "it waits: {}", broken.sender.stderr());
+    assert!(!broken.place.dst.join("large").exists());
+    broken.proxy.allow(u64::MAX);
+    broken.settle();
+    broken.sender.terminate();
+}
+
 #[test]
 fn only_the_rest_is_sent_to_a_receiver_that_was_killed() {
     let _one = heavy();
