@@ -235,6 +235,9 @@ fn sessions(
         let connection = session::connect(&config, (stop, desk), peer, module, (&mut memory, stats));
         let began = connection.is_ok().then(Instant::now);
         connected_once |= connection.is_ok();
+        if connection.is_ok() {
+            desk.compare_mounts(root.mounts());
+        }
         let started =
             connection.and_then(|connection| Session::start(&config, (stop, desk), stats, peer, (connection, &mut memory), &root, hearer));
         worked_once |= started.is_ok();
@@ -267,6 +270,7 @@ fn sessions(
         tracing::warn!("{why}; connecting again in {} ms", wait.as_millis());
         desk.leave(State::Reconnecting, &why.to_string(), None);
         stats.reconnects.add(1);
+        desk.note_away(stats);
         if memory::rest(&mut memory, (stop, desk), stats, wait) {
             return Ok(memory::outcome(&memory));
         }

@@ -30,6 +30,8 @@ pub struct Stats {
     pub events: Counter,
     /// Overflows of a kernel queue.
     pub overflows: Counter,
+    /// Times that something was unmounted in the source.
+    pub unmounts: Counter,
     /// Entries of the source looked at.
     pub probed: Counter,
     /// Files whose content has to be sent, found so far (gauge of the whole: `files_sent` runs after it).

@@ -80,7 +80,7 @@ impl Planner {
             _ => (ROOT, RelPath::root()),
         };
         let missed = self.take_unlisted(top);
-        self.forget_unmounted(now);
+        self.forget_unmounted(top, now);
         self.drop_below(top);
         self.dirty.mark(&mut self.tree, top, flag::SCAN | flag::DEEP);
         self.owe(top);

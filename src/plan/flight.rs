@@ -134,6 +134,11 @@ impl Planner {
             self.tree.doubt_meta(parent);
             let at = self.retry_at(parent, now);
             self.dirty.mark_at(&mut self.tree, parent, flag::OWN, at);
+            let is_gone = matches!(errno, libc::ENOENT | libc::ENOTDIR | libc::ELOOP);
+            if is_gone && parent != ROOT && !self.tree.has(parent, flag::UNKNOWN) {
+                // Somebody removed it, and a manifest of what is in it would not say so.
+                self.relist(self.tree.parent(parent));
+            }
             return;
         };
         match op {

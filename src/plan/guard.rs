@@ -94,7 +94,7 @@ pub struct Guard {
     /// Entries of the mirror when the burst began.
     base: u64,
     /// The first look is over: bursts are counted by time.
-    settled: bool,
+    pub(super) settled: bool,
     news: Vec<GuardNews>,
 }
 
@@ -107,9 +107,9 @@ struct Doomed {
 }
 
 impl Planner {
-    /// Lets all deletions go that are held now, and begins to count anew; returns how many entries that are.
+    /// Lets all deletions go that are held now, and begins to count anew; if there are none, what is missing with a mount. Returns how many entries that are.
     pub fn approve(&mut self) -> u64 {
-        let count = self.guard.count() + self.approve_unmounted();
+        let count = if self.guard.held.is_empty() { self.approve_unmounted() } else { self.guard.count() };
         for node in self.let_go() {
             self.guard.allowed.insert(node);
         }
@@ -137,8 +137,8 @@ impl Planner {
 
     /// What of it a next session has to know.
     pub fn hold(&self) -> Option<Hold> {
-        let unmounted = (!self.guard.unmounted.is_empty()).then_some(HoldCause::Unmounted);
-        self.guard.cause.or(unmounted).map(|cause| Hold { cause, passed: self.guard.passed() })
+        let cause = if self.misses_mounts() { Some(HoldCause::Unmounted) } else { self.guard.cause };
+        cause.map(|cause| Hold { cause, passed: self.guard.passed() })
     }
 
     /// Deletions were held when the last session ended: they are until the cause is seen to be over.
@@ -402,7 +402,7 @@ impl Planner {
     }
 
     /// Entries of the mirror at the node and below that would be deleted.
-    fn entries(&self, id: NodeId, moved: &NodeSet<NodeId>) -> u64 {
+    pub(super) fn entries(&self, id: NodeId, moved: &NodeSet<NodeId>) -> u64 {
         let mut count = 0;
         let mut todo = vec![id];
         while let Some(id) = todo.pop() {
@@ -431,11 +431,13 @@ impl Guard {
         self.held.contains_key(&node) || self.unmounted.contains(&node)
     }
 
-    /// Holds deletions from now on, if none are held for another reason.
+    /// Holds deletions from now on, if none are held for a reason that ends as late.
     pub(super) fn doubt(&mut self, cause: HoldCause, now: u64) {
         if self.cause.is_none() {
-            self.cause = Some(cause);
             self.since = now;
+        }
+        if matches!(self.cause, None | Some(HoldCause::MaxDelete)) {
+            self.cause = Some(cause);
         }
     }
 

@@ -5,6 +5,7 @@
 //! deletions instead ([`HoldCause::Unmounted`]).
 
 use crate::model::meta::{Kind, Stat};
+use crate::plan::NodeSet;
 use crate::plan::guard::HoldCause;
 use crate::plan::planner::Planner;
 use crate::plan::tree::{NodeId, flag};
@@ -34,15 +35,34 @@ impl Planner {
         if self.guard.unmounted.remove(&self.tree.reference(id)) && stat.is_some() {
             // What happened below was not looked at.
             self.dirty.mark(&mut self.tree, id, flag::SCAN | flag::DEEP);
+            self.heal(id);
         }
         false
     }
 
-    /// A manifest is about to take the place of what is known: that something is not mounted is forgotten.
-    pub(super) fn forget_unmounted(&mut self, now: u64) {
-        if !self.guard.unmounted.is_empty() {
-            self.guard.unmounted.clear();
+    /// Whether something is missing with a mount, as far as is known.
+    pub(super) fn misses_mounts(&self) -> bool {
+        self.guard.unmounted.iter().any(|node| self.tree.resolve(*node).is_some())
+    }
+
+    /// Something was unmounted. Where it is not known yet what was a mount, deletions are held.
+    pub fn unmounted(&mut self, now: u64) {
+        if self.fill.is_some() || !self.guard.settled {
             self.guard.doubt(HoldCause::Unmounted, now);
+        }
+    }
+
+    /// A manifest is about to take the place of what is known below the directory: what is not mounted there is forgotten.
+    pub(super) fn forget_unmounted(&mut self, top: NodeId, now: u64) {
+        let Self { guard, tree, .. } = self;
+        let mut forgets = false;
+        guard.unmounted.retain(|node| {
+            let within = tree.resolve(*node).map(|id| id != top && tree.is_within(id, top));
+            forgets |= within == Some(true);
+            within == Some(false)
+        });
+        if forgets {
+            guard.doubt(HoldCause::Unmounted, now);
         }
     }
 
@@ -51,7 +71,7 @@ impl Planner {
         let mut count = 0;
         for node in std::mem::take(&mut self.guard.unmounted) {
             let Some(id) = self.tree.resolve(node) else { continue };
-            count += self.tree.subtree_bottom_up(id).len() as u64 - 1;
+            count += self.entries(id, &NodeSet::default()).saturating_sub(1);
             self.tree.clear_ident(id);
             let children: Vec<NodeId> = self.tree.children(id).collect();
             self.guard.allowed.extend(children.into_iter().map(|child| self.tree.reference(child)));

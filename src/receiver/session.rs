@@ -5,6 +5,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +17,6 @@ use crate::limits::{CYCLE_OPS_MAX, THREADS_MAX};
 use crate::model::op::OpError;
 use crate::model::path::RelPath;
 use crate::receiver::durable::Syncer;
-use crate::sys::dir::Dir;
 use crate::sys::wake::Wake;
 use crate::wire::{Token, WireError};
 
@@ -99,16 +99,17 @@ impl Session {
     /// Whether the root is still where it was opened; what is written to another place is not in the mirror.
     ///
     /// # Errors
-    /// `File`: it is not.
+    /// `File`: it is seen not to be.
     pub(super) fn check_place(&self) -> Result<(), Error> {
         let (module, path) = &self.found;
-        let there = Dir::open_root(module).and_then(|root| root.open_beneath(path)).and_then(|dir| dir.stat());
-        match there {
-            Ok(stat) if (stat.ident.dev, stat.ident.ino) == self.place => Ok(()),
-            Ok(_) => Err(io::Error::other("it is another directory than at the start: moved, replaced or unmounted")),
-            Err(e) => Err(e),
-        }
-        .map_err(|e| Error::file(format!("the mirror, {}", module.join(OsStr::from_bytes(path.as_bytes())).display()), e))
+        let path = module.join(OsStr::from_bytes(path.as_bytes()));
+        let why = match path.metadata() {
+            Ok(stat) if (stat.dev(), stat.ino()) != self.place => "it is another directory than at the start: moved, replaced or unmounted",
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => "it is not there any more",
+            // Where it cannot be told, it is.
+            Ok(_) | Err(_) => return Ok(()),
+        };
+        Err(Error::file(format!("the mirror, {}", path.display()), io::Error::other(why)))
     }
 
     /// What `status` tells of it.

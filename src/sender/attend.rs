@@ -173,6 +173,7 @@ impl Session<'_> {
     pub(super) fn part(&mut self, state: State, reason: &str) {
         let since = self.planner.oldest_change().map(|at| self.epoch + Duration::from_nanos(at));
         self.desk.set_behind(Some(since.unwrap_or_else(Instant::now)));
+        self.desk.add_mounts(self.root.mounts());
         self.desk.set_hold(self.planner.hold());
         self.desk.leave(state, reason, Some(self.status()));
     }

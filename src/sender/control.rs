@@ -74,6 +74,8 @@ struct Inner {
     /// Since when it may be behind, at least; while there is no session, and until all is equal again.
     behind_since: Option<Instant>,
     hold: Option<Hold>,
+    /// Where something was mounted in the source when the last session began, or ended.
+    mounts: Vec<PathBuf>,
     filter: Option<Arc<Filter>>,
     reopen: bool,
 }
@@ -193,6 +195,7 @@ impl Desk {
     pub(super) fn note_away(&self, stats: &Stats) {
         let latest = &mut self.lock().latest;
         (latest.dirty, latest.events, latest.overflows) = (stats.dirty.get(), stats.events.get(), stats.overflows.get());
+        latest.receivers.iter_mut().for_each(|receiver| receiver.reconnects = stats.reconnects.get());
     }
 
     /// A session begins: the flushes that wait, and what is held.
@@ -258,6 +261,30 @@ impl Desk {
     /// Notes what is held, for the next session.
     pub(super) fn set_hold(&self, hold: Option<Hold>) {
         self.lock().hold = hold;
+    }
+
+    /// Something is missing in the source: deletions are held, if not for a reason that ends as late.
+    pub(super) fn hold_missing(&self) {
+        let mut inner = self.lock();
+        if !inner.hold.is_some_and(|hold| hold.cause == HoldCause::Emptied) {
+            inner.hold = Some(Hold::unmounted());
+        }
+    }
+
+    /// A session begins, with this mounted in the source: if something is missing that was before, and the place is still there, deletions are held.
+    pub(super) fn compare_mounts(&self, now: Vec<PathBuf>) {
+        let before = std::mem::replace(&mut self.lock().mounts, now.clone());
+        if before.iter().any(|point| !now.contains(point) && point.is_dir()) {
+            self.hold_missing();
+        }
+    }
+
+    /// A session ends, with this mounted in the source.
+    pub(super) fn add_mounts(&self, now: Vec<PathBuf>) {
+        let mounts = &mut self.lock().mounts;
+        mounts.extend(now);
+        mounts.sort_unstable();
+        mounts.dedup();
     }
 
     /// Whether the source had lost all its entries, or has had none yet.

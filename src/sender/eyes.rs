@@ -38,6 +38,8 @@ pub(super) struct Eyes {
     pub(super) watch: Watch,
     /// Overflows that were told: the first, and then whenever there are twice as many.
     overflows: u64,
+    /// Unmounts that were seen.
+    unmounts: u64,
 }
 
 impl Eyes {
@@ -51,7 +53,12 @@ impl Eyes {
         if is_local {
             watch.ignore_own_process();
         }
-        Ok(Self { batches, bell, watch, overflows: stats.overflows.get() })
+        Ok(Self { batches, bell, watch, overflows: stats.overflows.get(), unmounts: stats.unmounts.get() })
+    }
+
+    /// Whether there were more than were seen before.
+    pub(super) fn have_seen_unmounts(&mut self, unmounts: u64) -> bool {
+        std::mem::replace(&mut self.unmounts, unmounts) != unmounts
     }
 
     /// Says that there were so many overflows, if that is news.

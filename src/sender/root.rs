@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::model::meta::Ident;
 use crate::sys::dir::Dir;
+use crate::sys::mounts::MountsBelow;
 
 /// How often a source that is missing is looked for.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -47,6 +48,11 @@ impl SourceRoot {
             }
             _ => false,
         }
+    }
+
+    /// Where something is mounted below it now, as far as can be told.
+    pub(super) fn mounts(&self) -> Vec<PathBuf> {
+        MountsBelow::open(&self.path).map(MountsBelow::points).unwrap_or_default()
     }
 
     /// Whether its name still names it.

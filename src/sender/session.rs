@@ -12,7 +12,7 @@ use crate::model::cycle::{Cycle, FileDone, Read};
 use crate::model::op::Op;
 use crate::model::path::RelPath;
 use crate::model::probe::{Ask, Probe};
-use crate::plan::{Action, Hold, Planner};
+use crate::plan::{Action, Planner};
 use crate::sender::attend::Flushing;
 use crate::sender::attrs;
 use crate::sender::catch_up::CatchUp;
@@ -72,7 +72,7 @@ pub(super) struct Session<'a> {
     pub(super) config: &'a config::Mirror,
     stop: &'a Stop,
     pub(super) stats: &'a Arc<Stats>,
-    root: &'a SourceRoot,
+    pub(super) root: &'a SourceRoot,
     pub(super) planner: Planner,
     pub(super) link: Link,
     checker: ControlClient,
@@ -234,7 +234,7 @@ impl<'a> Session<'a> {
                 self.desk.set_lost(true);
                 self.part(State::Held, &format!("{}; it goes on when it is back, or when another one is approved", self.root.lost()));
                 // What it does not have when it is back may still be missing with it.
-                self.desk.set_hold(Some(self.planner.hold().unwrap_or(Hold::unmounted())));
+                self.desk.hold_missing();
                 Ok(End::SourceLost)
             }
             Ok(Over::NewRules) => {
@@ -341,6 +341,9 @@ impl<'a> Session<'a> {
                 if let Some(cookies) = self.flushing.cookies() {
                     cookies.look(&batch);
                 }
+            }
+            if eyes.have_seen_unmounts(self.stats.unmounts.get()) {
+                self.planner.unmounted(now);
             }
             eyes.tell_overflows(self.stats.overflows.get());
         }

@@ -10,6 +10,17 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::model::mounts::parse;
 
+/// What happened to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing.
+    None,
+    /// There are more.
+    Mounted,
+    /// One is gone at least.
+    Unmounted,
+}
+
 /// The mounts at and below a directory.
 #[derive(Debug)]
 pub struct MountsBelow {
@@ -37,28 +48,39 @@ impl MountsBelow {
         Ok(below.map(|mount| (mount.id, mount.point)).collect())
     }
 
-    /// Waits until one of `fds` is readable, or the table changes. Whether other mounts are there than before; where that cannot be told, they are.
+    /// Where they are, but for one at the directory itself.
+    pub fn points(self) -> Vec<PathBuf> {
+        let Self { dir, known, .. } = self;
+        known.into_iter().map(|(_, point)| point).filter(|point| *point != dir).collect()
+    }
+
+    /// Waits until one of `fds` is readable, or the table changes. Where that cannot be told it has changed.
     ///
     /// # Errors
     /// As `poll(2)`.
-    pub fn wait(&mut self, fds: &[BorrowedFd<'_>]) -> io::Result<bool> {
+    pub fn wait(&mut self, fds: &[BorrowedFd<'_>]) -> io::Result<Change> {
         // The table is always readable: a change of it is an exceptional condition.
         let table = PollFd::new(self.table.as_fd(), PollFlags::POLLPRI);
         let mut polled: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).chain([table]).collect();
         match poll(&mut polled, PollTimeout::NONE) {
             Ok(_) => {}
-            Err(Errno::EINTR) => return Ok(false),
+            Err(Errno::EINTR) => return Ok(Change::None),
             Err(e) => return Err(e.into()),
         }
         let has_changed = polled.last().and_then(PollFd::any) == Some(true);
         drop(polled);
         if !has_changed {
-            return Ok(false);
+            return Ok(Change::None);
         }
-        let Ok(now) = self.read() else { return Ok(true) };
-        let others = now != self.known;
-        self.known = now;
-        Ok(others)
+        let Ok(now) = self.read() else { return Ok(Change::Unmounted) };
+        let before = std::mem::replace(&mut self.known, now);
+        Ok(if before.iter().any(|mount| !self.known.contains(mount)) {
+            Change::Unmounted
+        } else if before.len() < self.known.len() {
+            Change::Mounted
+        } else {
+            Change::None
+        })
     }
 }
 
@@ -72,7 +94,7 @@ mod tests {
         let mut mounts = MountsBelow::open(tmp.path()).unwrap();
         let wake = crate::sys::wake::Wake::new().unwrap();
         wake.wake();
-        assert!(!mounts.wait(&[wake.as_fd()]).unwrap());
+        assert_eq!(mounts.wait(&[wake.as_fd()]).unwrap(), Change::None);
         assert!(MountsBelow::open(&tmp.path().join("none")).is_err());
     }
 }

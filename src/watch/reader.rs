@@ -18,7 +18,7 @@ use crate::limits::{WATCH_BATCH_BYTES, WATCH_BATCHES_MAX, WATCH_EAGER_READS, WAT
 use crate::model::event::Event;
 use crate::ring::Producer;
 use crate::stats::Stats;
-use crate::sys::mounts::MountsBelow;
+use crate::sys::mounts::{Change, MountsBelow};
 use crate::sys::wake::{Bell, Wake, wait_readable};
 
 /// What the reader shares with the batches that it made.
@@ -142,12 +142,13 @@ impl Reader {
         while !self.is_over() {
             let waited = match &mut self.mounts {
                 Some(mounts) => mounts.wait(&fds),
-                None => wait_readable(&fds, None).map(|_| false),
+                None => wait_readable(&fds, None).map(|_| Change::None),
             };
             match waited {
-                Ok(false) => {}
-                Ok(true) => {
+                Ok(Change::None) => {}
+                Ok(change) => {
                     tracing::info!("something was mounted or unmounted in the source: every directory is looked at again");
+                    self.stats.unmounts.add(u64::from(change == Change::Unmounted));
                     self.lost();
                 }
                 Err(e) => {

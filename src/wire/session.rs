@@ -127,7 +127,7 @@ pub struct Welcomed {
 /// The client's reading of the first message of a server.
 ///
 /// # Errors
-/// `Handshake`, or `Socket` if the server says that another try may help: refused, with its words. `Protocol`: anything but Welcome or Refused.
+/// `Handshake`, `File` if the server cannot open the directory, or `Socket` if it says that another try may help: refused, with its words. `Protocol`: anything but Welcome or Refused.
 pub fn welcomed(first: &Message<'_>) -> Result<Welcomed> {
     match *first {
         Message::Welcome { version, token, abilities, continued } => {
@@ -138,6 +138,7 @@ pub fn welcomed(first: &Message<'_>) -> Result<Welcomed> {
             }
         }
         Message::Refused { code, text } if code == Exit::Socket as u8 => Err(Error::socket("refused", io::Error::other(text.to_owned()))),
+        Message::Refused { code, text } if code == Exit::File as u8 => Err(Error::file("refused", io::Error::other(text.to_owned()))),
         Message::Refused { text, .. } => Err(Error::Handshake(text.into())),
         Message::Fatal { code, text } => Err(fatal(code, text)),
         _ => Err(WireError::Order("the server's first one is neither Welcome nor Refused").into()),

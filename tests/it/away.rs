@@ -192,7 +192,10 @@ fn a_mirror_that_is_moved_away_or_removed_is_filled_where_it_should_be() {
 
         fs::remove_dir_all(&place.dst).unwrap();
         fs::write(place.src.join("newer"), "newer").unwrap();
-        until_status(&socket, "reconnecting", |status| status["state"] == "reconnecting");
+        // It is tried again and again.
+        until_status(&socket, "reconnecting", |status| {
+            status["state"] == "reconnecting" && status["receivers"][0]["reconnects"].as_u64() >= Some(4)
+        });
         fs::create_dir(&place.dst).unwrap();
         mirror.settle("in a new directory");
         live(&socket);

@@ -124,6 +124,28 @@ fn a_directory_that_cannot_be_made_waits_with_back_off() {
     });
 }
 
+/// Somebody removes a directory of the mirror: what cannot be written into it shows that, and it is made again with all that it held.
+#[test]
+fn a_directory_that_is_removed_from_the_mirror_is_made_again() {
+    for way in [Way::Local, Way::Tcp] {
+        let place = Place::new();
+        fs::create_dir_all(place.src.join("d/e")).unwrap();
+        for file in ["d/f", "d/e/f"] {
+            fs::write(place.src.join(file), file).unwrap();
+        }
+        let mirror = mirror(way, &place, &[]);
+        let socket = socket(&place);
+        for (dir, change) in [("d", "d/new"), ("d/e", "d/e/new"), ("d", "d/e/newer")] {
+            live(&socket);
+            fs::remove_dir_all(place.dst.join(dir)).unwrap();
+            fs::write(place.src.join(change), "new").unwrap();
+            mirror.settle(change);
+            until_status(&socket, "healed", |status| status["receivers"][0]["failing"] == 0);
+        }
+        mirror.terminate();
+    }
+}
+
 /// What fits goes on while what does not waits, and a large file that does not fit holds up nothing.
 #[test]
 fn what_fits_goes_on_beside_what_does_not() {

@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::control::{ask, flush, live, mirror, socket, until_status};
@@ -123,7 +124,7 @@ fn a_session_that_begins_without_the_mount_deletes_nothing() {
         drop(mounted);
         until_status(&socket, "in trouble", |status| status["receivers"][0]["failures"][0]["path"] == "data");
         fs::write(&rules, "*.temp\n").unwrap();
-        mirror.program.lock().unwrap().signal(nix::sys::signal::Signal::SIGHUP);
+        mirror.program.lock().unwrap().signal(Signal::SIGHUP);
         until_status(&socket, "held", |status| status["state"] == "held" && cause(status) == Some("unmounted"));
         assert!(dst.join("data/d/f").exists());
         let mounted = disk.mount(&src.join("data"));
@@ -183,5 +184,144 @@ fn a_disk_that_is_mounted_late_is_mirrored() {
         mirror.settle("mounted");
         mirror.terminate();
         drop(mounted);
+    });
+}
+
+fn in_trouble(status: &Value) -> bool {
+    status["receivers"][0]["failures"].as_array().is_some_and(|all| all.iter().any(|failure| failure["errno"] == libc::ENODEV))
+}
+
+fn connected_again(status: &Value) -> bool {
+    ["live", "held"].iter().any(|state| status["state"] == *state) && status["receivers"][0]["reconnects"] != 0
+}
+
+#[test]
+fn a_mount_that_is_back_as_it_was_is_no_trouble_any_more() {
+    each_watcher("a_mount_that_is_back_as_it_was_is_no_trouble_any_more", |disk, watch| {
+        let src = &disk.place.src;
+        fs::create_dir(src.join("data")).unwrap();
+        let mounted = disk.mount(&src.join("data"));
+        let (mirror, socket) = live_mirror(&disk.place, watch);
+        drop(mounted);
+        until_status(&socket, "in trouble", in_trouble);
+        let mounted = disk.mount(&src.join("data"));
+        until_status(&socket, "healed", |status| status["receivers"][0]["failing"] == 0);
+        flush(&socket, &[], 0, "mounted again");
+        mirror.settle("mounted again");
+        mirror.terminate();
+        drop(mounted);
+    });
+}
+
+/// The receiver is away, and does not know the mirror when it is back: neither does the sender any more.
+#[test]
+fn what_is_unmounted_without_a_receiver_is_held() {
+    each_watcher("what_is_unmounted_without_a_receiver_is_held", |disk, watch| {
+        let (src, dst) = (&disk.place.src, &disk.place.dst);
+        fs::create_dir(src.join("data")).unwrap();
+        let mounted = disk.mount(&src.join("data"));
+        let mut mirror = mirror(Way::Tcp, &disk.place, &["--watch", watch]);
+        let socket = socket(&disk.place);
+        live(&socket);
+        mirror.server.as_mut().unwrap().program().signal(Signal::SIGKILL);
+        until_status(&socket, "reconnecting", |status| status["state"] == "reconnecting");
+        drop(mounted);
+        mirror.server.as_mut().unwrap().kill_and_restart();
+        until_status(&socket, "held", |status| cause(status) == Some("unmounted") && status["receivers"][0]["held"]["count"] != 0);
+        assert!(dst.join("data/d/f").exists());
+        let mounted = disk.mount(&src.join("data"));
+        until_status(&socket, "live", |status| status["state"] == "live");
+        mirror.settle("mounted again");
+        mirror.terminate();
+        drop(mounted);
+    });
+}
+
+/// Deletions beyond the limit are approved: what is missing with the mount is not meant. Nor is it let go when as much is back as the limit allows.
+#[test]
+fn a_limit_on_deletions_does_not_hide_what_is_unmounted() {
+    each_watcher("a_limit_on_deletions_does_not_hide_what_is_unmounted", |disk, watch| {
+        let (src, dst, aside) = (&disk.place.src, &disk.place.dst, disk.place.beside("aside"));
+        for dir in [&src.join("data"), &aside] {
+            fs::create_dir(dir).unwrap();
+        }
+        let names = ["a", "b", "c", "e", "g"];
+        for name in names.iter().chain(&["h", "i"]) {
+            fs::write(src.join(name), name).unwrap();
+        }
+        let away = |there: bool| {
+            for name in names {
+                let (from, to) = if there { (&aside, src) } else { (src, &aside) };
+                fs::rename(from.join(name), to.join(name)).unwrap();
+            }
+        };
+        let mounted = disk.mount(&src.join("data"));
+        let mut mirror = mirror(Way::Tcp, &disk.place, &["--watch", watch, "--max-delete", "3"]);
+        let socket = socket(&disk.place);
+        live(&socket);
+        drop(mounted);
+        until_status(&socket, "in trouble", in_trouble);
+        away(false);
+        until_status(&socket, "held", |status| cause(status) == Some("max_delete"));
+        flush(&socket, &[], 23, "held, and in trouble");
+        assert_eq!(ask(&socket, "approve", &[]).0, 0);
+        flush(&socket, &[], 23, "approved");
+        assert!(!dst.join("a").exists() && dst.join("data/d/f").exists());
+
+        away(true);
+        mirror.server.as_mut().unwrap().program().signal(Signal::SIGKILL);
+        until_status(&socket, "reconnecting", |status| status["state"] == "reconnecting");
+        away(false);
+        mirror.server.as_mut().unwrap().kill_and_restart();
+        until_status(&socket, "connected again", connected_again);
+        away(true);
+        until_status(&socket, "held", |status| cause(status) == Some("unmounted") && status["receivers"][0]["held"]["count"] == 3);
+        flush(&socket, &[], 25, "all is back but what was mounted");
+        assert!(dst.join("data/d/f").exists());
+        let mounted = disk.mount(&src.join("data"));
+        until_status(&socket, "live", |status| status["state"] == "live");
+        mirror.settle("mounted again");
+        mirror.terminate();
+        drop(mounted);
+    });
+}
+
+/// Something else in the mirror has to be listed again, and a directory that had a mount goes for good: nothing is held for that.
+#[test]
+fn what_has_nothing_to_do_with_the_mount_is_not_held() {
+    each_watcher("what_has_nothing_to_do_with_the_mount_is_not_held", |disk, watch| {
+        let (src, dst) = (&disk.place.src, &disk.place.dst);
+        fs::create_dir_all(src.join("p/data")).unwrap();
+        for name in ["r/q", "z"] {
+            fs::create_dir_all(src.join(name)).unwrap();
+            fs::write(src.join(name).join("f"), "f").unwrap();
+        }
+        let mounted = disk.mount(&src.join("p/data"));
+        let rules = disk.place.beside("rules");
+        fs::write(&rules, "*.none\n").unwrap();
+        let rules_at = rules.to_str().unwrap();
+        let mirror = mirror(Way::Local, &disk.place, &["--watch", watch, "--delete-excluded", "--exclude-from", rules_at]);
+        let socket = socket(&disk.place);
+        live(&socket);
+        drop(mounted);
+        until_status(&socket, "in trouble", in_trouble);
+        fs::remove_dir_all(dst.join("r/q")).unwrap();
+        fs::write(src.join("r/q/new"), "new").unwrap();
+        until_status(&socket, "mended", |_| dst.join("r/q/new").exists() && dst.join("r/q/f").exists());
+        fs::remove_file(src.join("z/f")).unwrap();
+        until_status(&socket, "deleted", |status| !dst.join("z/f").exists() && status["state"] == "live");
+        assert!(dst.join("p/data/d/f").exists());
+
+        fs::remove_dir_all(src.join("p")).unwrap();
+        mirror.settle("without the mount point");
+        fs::write(src.join("y.tmp"), "y").unwrap();
+        mirror.settle("with a file that is to be excluded");
+        fs::write(&rules, "*.tmp\n").unwrap();
+        mirror.program.lock().unwrap().signal(Signal::SIGHUP);
+        until_status(&socket, "excluded", |status| !dst.join("y.tmp").exists() && status["state"] == "live");
+        // It lacks what is excluded.
+        let mut program = mirror.program.lock().unwrap();
+        program.terminate();
+        drop(program);
     });
 }
