@@ -233,6 +233,11 @@ fn sessions(
             memory = None;
         }
         let connection = session::connect(&config, (stop, desk), peer, module, (&mut memory, stats));
+        let connection = connection.map_err(|e| match e {
+            // What a server cannot open is tried again only where it has been there.
+            Error::File { source, .. } if !worked_once => Error::Handshake(source.to_string()),
+            e => e,
+        });
         let began = connection.is_ok().then(Instant::now);
         connected_once |= connection.is_ok();
         if connection.is_ok() {

@@ -166,6 +166,10 @@ fn mail(way: Way) {
     let look = || {
         for dir in FOLDERS.iter().flat_map(|folder| ["new", "cur"].map(|dir| place.dst.join(folder).join(dir))) {
             for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                // Nobody takes a name with a dot for a message: those are the mirror's own, for a moment.
+                if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                    continue;
+                }
                 // It may have gone to another name.
                 if let Ok(bytes) = fs::read(entry.path()) {
                     judge(&bytes).map_err(|e| format!("{}: {e}", entry.path().display()))?;
