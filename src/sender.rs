@@ -14,6 +14,7 @@ mod eyes;
 mod failures;
 mod feeder;
 mod memory;
+mod mounts;
 mod outbox;
 mod pulse;
 mod root;

@@ -30,6 +30,8 @@ pub struct Stats {
     pub events: Counter,
     /// Overflows of a kernel queue.
     pub overflows: Counter,
+    /// Times that something was mounted or unmounted in the source.
+    pub mounts: Counter,
     /// Times that something was unmounted in the source.
     pub unmounts: Counter,
     /// Entries of the source looked at.

@@ -63,6 +63,9 @@ fn spot(op: &Op) -> Option<&Spot> {
     }
 }
 
+/// After so many manifests in a row that directories were gone for, all is listed.
+const GONE_FILLS_MAX: u32 = 2;
+
 /// Whether an error says that the mirror does not look as the tree says.
 fn is_structural(errno: i32) -> bool {
     matches!(
@@ -136,8 +139,8 @@ impl Planner {
             self.dirty.mark_at(&mut self.tree, parent, flag::OWN, at);
             let is_gone = matches!(errno, libc::ENOENT | libc::ENOTDIR | libc::ELOOP);
             if is_gone && parent != ROOT && !self.tree.has(parent, flag::UNKNOWN) {
-                // Somebody removed it, and a manifest of what is in it would not say so.
-                self.relist(self.tree.parent(parent));
+                // Somebody removed it, and a manifest of what is in it would not say so; nor that of what is above, if that is gone as well.
+                self.relist(if self.fills_in_row >= GONE_FILLS_MAX { ROOT } else { self.tree.parent(parent) });
             }
             return;
         };

@@ -95,6 +95,8 @@ pub struct Guard {
     base: u64,
     /// The first look is over: bursts are counted by time.
     pub(super) settled: bool,
+    /// A manifest took the place of what was known, and not all has been looked at since: what was a mount is not known.
+    pub(super) unsure: bool,
     news: Vec<GuardNews>,
 }
 
@@ -163,6 +165,7 @@ impl Planner {
     /// Everything has been looked at and is acknowledged.
     pub(super) fn guard_rests(&mut self) {
         self.guard.settled = true;
+        self.guard.unsure = false;
         self.guard.allowed.clear();
         let Some(cause) = self.guard.cause else { return };
         let Self { guard, tree, .. } = self;
@@ -451,7 +454,7 @@ impl Guard {
 
     /// Whether [`Planner::guard_rests`] has anything to do.
     pub(super) fn is_concerned(&self) -> bool {
-        !self.settled || self.cause.is_some() || !self.allowed.is_empty()
+        !self.settled || self.unsure || self.cause.is_some() || !self.allowed.is_empty()
     }
 
     /// Notes deletions that are made.

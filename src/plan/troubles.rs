@@ -126,8 +126,12 @@ impl Planner {
         if self.troubles.is_empty() {
             return Vec::new();
         }
-        let keys = round.slots.iter().map(|slot| (slot.parent, Box::from(slot.name.as_bytes())));
-        keys.filter(|key: &TroubleKey| self.troubles.contains_key(key)).collect()
+        let names = round.slots.iter().map(|slot| (slot.parent, Box::from(slot.name.as_bytes())));
+        let names = names.filter(|key: &TroubleKey| self.troubles.contains_key(key));
+        // A directory's own metadata are seen without its name; what waits for no time is not about them.
+        let is_timed = |key: &TroubleKey| self.troubles.get(key).is_some_and(|failing| failing.next_at > 0);
+        let dirs = round.dirs.keys().filter_map(|dir| Some(self.trouble_key(self.tree.resolve(*dir)?))).filter(is_timed);
+        names.chain(dirs).collect()
     }
 
     /// After the round: those of them are healed for which nothing was to be done.
@@ -138,7 +142,8 @@ impl Planner {
         let part: NodeSet<NodeRef> = self.flights.iter().flat_map(Flight::part).collect();
         for key in tried {
             let Some(dir) = self.tree.resolve(key.0).filter(|_| !part.contains(&key.0)) else { continue };
-            let waits = self.tree.child(dir, &key.1).is_some_and(|id| {
+            let id = if key.1.is_empty() { Some(dir) } else { self.tree.child(dir, &key.1) };
+            let waits = id.is_some_and(|id| {
                 let node = self.tree.reference(id);
                 self.tree.has(id, flag::UNKNOWN | flag::DIRTY | flag::DELAYED | flag::BUSY)
                     || part.contains(&node)
@@ -146,7 +151,7 @@ impl Planner {
                     || self.is_held(node)
             });
             if !waits && let Some(failing) = self.troubles.remove(&key) {
-                if let Some(id) = self.tree.child(dir, &key.1) {
+                if let Some(id) = id {
                     self.debt_healed(id, failing.tries);
                 }
                 if let Some(path) = trouble_path(&self.tree, &key) {

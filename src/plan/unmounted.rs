@@ -47,7 +47,7 @@ impl Planner {
 
     /// Something was unmounted. Where it is not known yet what was a mount, deletions are held.
     pub fn unmounted(&mut self, now: u64) {
-        if self.fill.is_some() || !self.guard.settled {
+        if self.guard.unsure || !self.guard.settled {
             self.guard.doubt(HoldCause::Unmounted, now);
         }
     }
@@ -61,6 +61,7 @@ impl Planner {
             forgets |= within == Some(true);
             within == Some(false)
         });
+        guard.unsure = true;
         if forgets {
             guard.doubt(HoldCause::Unmounted, now);
         }

@@ -63,6 +63,7 @@ impl Session<'_> {
                 Errand::Approve(ticket) => {
                     let count = self.planner.approve();
                     self.desk.set_hold(None);
+                    self.desk.set_mounts(self.root.mounts());
                     if count > 0 {
                         tracing::info!(count, "approved: {count} deletions that were held are made");
                     }

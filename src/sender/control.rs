@@ -279,7 +279,12 @@ impl Desk {
         }
     }
 
-    /// A session ends, with this mounted in the source.
+    /// What is missing is known to the planner, or of no interest: only what is mounted now can be missed later.
+    pub(super) fn set_mounts(&self, now: Vec<PathBuf>) {
+        self.lock().mounts = now;
+    }
+
+    /// This is mounted in the source, in the middle of a session or at its end.
     pub(super) fn add_mounts(&self, now: Vec<PathBuf>) {
         let mounts = &mut self.lock().mounts;
         mounts.extend(now);

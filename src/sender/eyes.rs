@@ -38,8 +38,16 @@ pub(super) struct Eyes {
     pub(super) watch: Watch,
     /// Overflows that were told: the first, and then whenever there are twice as many.
     overflows: u64,
-    /// Unmounts that were seen.
-    unmounts: u64,
+    /// Times that something was mounted or unmounted, and unmounts of them, that were seen.
+    mounts: (u64, u64),
+}
+
+/// What of mounts is news.
+pub(super) struct MountNews {
+    /// Others are there than before.
+    pub(super) any: bool,
+    /// One is gone at least.
+    pub(super) unmounted: bool,
 }
 
 impl Eyes {
@@ -53,12 +61,14 @@ impl Eyes {
         if is_local {
             watch.ignore_own_process();
         }
-        Ok(Self { batches, bell, watch, overflows: stats.overflows.get(), unmounts: stats.unmounts.get() })
+        Ok(Self { batches, bell, watch, overflows: stats.overflows.get(), mounts: (stats.mounts.get(), stats.unmounts.get()) })
     }
 
-    /// Whether there were more than were seen before.
-    pub(super) fn have_seen_unmounts(&mut self, unmounts: u64) -> bool {
-        std::mem::replace(&mut self.unmounts, unmounts) != unmounts
+    /// What happened to mounts since this was asked last.
+    pub(super) fn mount_news(&mut self, stats: &Stats) -> MountNews {
+        let now = (stats.mounts.get(), stats.unmounts.get());
+        let before = std::mem::replace(&mut self.mounts, now);
+        MountNews { any: before.0 != now.0, unmounted: before.1 != now.1 }
     }
 
     /// Says that there were so many overflows, if that is news.

@@ -87,6 +87,8 @@ pub(super) struct Session<'a> {
     pub(super) source_lost: bool,
     /// When the source's name was looked at last.
     source_seen: u64,
+    /// What is mounted is noted, and what of it is missing known to the planner.
+    pub(super) mounts_noted: bool,
     pub(super) synced: bool,
     pub(super) catch_up: CatchUp,
     pub(super) desk: &'a Desk,
@@ -198,6 +200,7 @@ impl<'a> Session<'a> {
             epoch,
             source_lost: false,
             source_seen: 0,
+            mounts_noted: false,
             synced: false,
             catch_up: CatchUp::default(),
             desk,
@@ -283,6 +286,7 @@ impl<'a> Session<'a> {
             let busy = (self.flushing.is_on() && self.flush_on()) || busy;
             let idle = !busy && self.planner.is_idle() && self.outbox.is_empty();
             if idle {
+                self.settle_mounts();
                 self.at_rest()?;
                 if self.config.once && self.pump.verified() != Some(false) {
                     return Ok(Over::Done { interrupted: false });
@@ -342,11 +346,9 @@ impl<'a> Session<'a> {
                     cookies.look(&batch);
                 }
             }
-            if eyes.have_seen_unmounts(self.stats.unmounts.get()) {
-                self.planner.unmounted(now);
-            }
             eyes.tell_overflows(self.stats.overflows.get());
         }
+        self.note_mounts(now);
     }
 
     fn take_reports(&mut self) -> Result<()> {

@@ -148,6 +148,7 @@ impl Reader {
                 Ok(Change::None) => {}
                 Ok(change) => {
                     tracing::info!("something was mounted or unmounted in the source: every directory is looked at again");
+                    self.stats.mounts.add(1);
                     self.stats.unmounts.add(u64::from(change == Change::Unmounted));
                     self.lost();
                 }

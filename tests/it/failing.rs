@@ -120,6 +120,41 @@ fn a_directory_that_cannot_be_made_waits_with_back_off() {
         assert!(lines.iter().all(|line| line["operation"] == "mkdir" && line["errno"] == libc::EROFS), "{lines:#?}");
         mounted.remount("rw").unwrap();
         mirror.settle("after the cause has ended");
+        until_status(&socket, "healed", |status| status["receivers"][0]["failing"] == 0);
+        flush(&socket, &[], 0, "after the cause has ended");
+        mirror.terminate();
+    });
+}
+
+/// Somebody removes a directory of the mirror, which then is read-only for a while: in the end nothing is in trouble, neither what was made again nor what had nothing to be done.
+#[test]
+fn what_was_removed_from_a_read_only_mirror_heals() {
+    const NAME: &str = "what_was_removed_from_a_read_only_mirror_heals";
+    privately(NAME, || {
+        let place = Place::new();
+        let mounted = match Mounted::new(Fs::Tmpfs, &place.dst) {
+            Ok(mounted) => mounted,
+            Err(e) => return skipped(NAME, e),
+        };
+        fs::create_dir_all(place.src.join("d/e/g")).unwrap();
+        for file in ["d/f", "d/e/f", "d/e/g/f"] {
+            fs::write(place.src.join(file), file).unwrap();
+        }
+        let mirror = mirror(Way::Local, &place, &[]);
+        let socket = socket(&place);
+        live(&socket);
+        fs::remove_dir_all(place.dst.join("d")).unwrap();
+        mounted.remount("ro").unwrap();
+        let mut n = 0;
+        until_status(&socket, "a fourth try", |status| {
+            n += 1;
+            fs::write(place.src.join("d/e/new"), n.to_string()).unwrap();
+            status["receivers"][0]["failures"].as_array().unwrap().iter().any(|failure| failure["tries"].as_u64() >= Some(4))
+        });
+        mounted.remount("rw").unwrap();
+        mirror.settle("after the cause has ended");
+        until_status(&socket, "healed", |status| status["receivers"][0]["failing"] == 0);
+        flush(&socket, &[], 0, "after the cause has ended");
         mirror.terminate();
     });
 }
@@ -135,7 +170,11 @@ fn a_directory_that_is_removed_from_the_mirror_is_made_again() {
         }
         let mirror = mirror(way, &place, &[]);
         let socket = socket(&place);
-        for (dir, change) in [("d", "d/new"), ("d/e", "d/e/new"), ("d", "d/e/newer")] {
+        // Deeper than directories are looked for one by one.
+        let deep = "a/b/c/d/e/f/g/h/i/j/k/l/m/n";
+        fs::create_dir_all(place.src.join(deep)).unwrap();
+        let in_deep = format!("{deep}/new");
+        for (dir, change) in [("a", &in_deep[..]), ("d", "d/new"), ("d/e", "d/e/new"), ("d", "d/e/newer")] {
             live(&socket);
             fs::remove_dir_all(place.dst.join(dir)).unwrap();
             fs::write(place.src.join(change), "new").unwrap();

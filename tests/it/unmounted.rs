@@ -325,3 +325,67 @@ fn what_has_nothing_to_do_with_the_mount_is_not_held() {
         drop(program);
     });
 }
+
+/// It was mounted while the mirror was live, and the receiver stood still when it went: nobody has looked.
+#[test]
+fn what_is_unmounted_while_the_receiver_stands_still_is_held() {
+    each_watcher("what_is_unmounted_while_the_receiver_stands_still_is_held", |disk, watch| {
+        let (src, dst) = (&disk.place.src, &disk.place.dst);
+        fs::create_dir(src.join("data")).unwrap();
+        let mut mirror = mirror(Way::Tcp, &disk.place, &["--watch", watch]);
+        let socket = socket(&disk.place);
+        live(&socket);
+        let mounted = disk.mount(&src.join("data"));
+        flush_until_equal(&mirror, &socket, "mounted");
+        mirror.server.as_mut().unwrap().program().signal(Signal::SIGSTOP);
+        let sent = |status: &Value| status["receivers"][0]["cycle_sent"].as_u64().unwrap();
+        let mut before = u64::MAX;
+        // Until no more is sent.
+        until_status(&socket, "standing still", |status| {
+            let now = sent(status);
+            fs::write(src.join(format!("w{now}")), before.to_string()).unwrap();
+            let stands = now == before && status["dirty"] != 0;
+            before = now;
+            stands
+        });
+        drop(mounted);
+        mirror.server.as_mut().unwrap().kill_and_restart();
+        until_status(&socket, "held", |status| cause(status) == Some("unmounted") && status["receivers"][0]["held"]["count"] != 0);
+        assert!(dst.join("data/d/f").exists());
+        let mounted = disk.mount(&src.join("data"));
+        until_status(&socket, "live", |status| status["state"] == "live");
+        mirror.settle("mounted again");
+        mirror.terminate();
+        drop(mounted);
+    });
+}
+
+/// What was approved, or is excluded, is missed no more.
+#[test]
+fn a_mount_of_no_interest_holds_nothing_later() {
+    each_watcher("a_mount_of_no_interest_holds_nothing_later", |disk, watch| {
+        let (src, dst) = (&disk.place.src, &disk.place.dst);
+        for dir in ["data", "skip/data"] {
+            fs::create_dir_all(src.join(dir)).unwrap();
+        }
+        let mounted = (disk.mount(&src.join("data")), disk.mount(&src.join("skip/data")));
+        fs::write(src.join("y.tmp"), "y").unwrap();
+        let rules = disk.place.beside("rules");
+        fs::write(&rules, "/skip\n").unwrap();
+        let rules_at = rules.to_str().unwrap();
+        let mirror = mirror(Way::Local, &disk.place, &["--watch", watch, "--delete-excluded", "--exclude-from", rules_at]);
+        let socket = socket(&disk.place);
+        live(&socket);
+        drop(mounted);
+        until_status(&socket, "in trouble", in_trouble);
+        assert_eq!(ask(&socket, "approve", &[]).0, 0);
+        flush(&socket, &[], 0, "approved");
+        assert!(!dst.join("data/d").exists());
+        fs::write(&rules, "/skip\n*.tmp\n").unwrap();
+        mirror.program.lock().unwrap().signal(Signal::SIGHUP);
+        until_status(&socket, "excluded", |status| !dst.join("y.tmp").exists() && status["state"] == "live");
+        let mut program = mirror.program.lock().unwrap();
+        program.terminate();
+        drop(program);
+    });
+}
