@@ -241,9 +241,6 @@ fn sessions(
         });
         let began = connection.is_ok().then(Instant::now);
         connected_once |= connection.is_ok();
-        if connection.is_ok() {
-            desk.compare_mounts(root.mounts());
-        }
         let started =
             connection.and_then(|connection| Session::start(&config, (stop, desk), stats, peer, (connection, &mut memory), &root, hearer));
         worked_once |= started.is_ok();

@@ -139,7 +139,10 @@ impl Planner {
 
     /// What of it a next session has to know.
     pub fn hold(&self) -> Option<Hold> {
-        let cause = if self.misses_mounts() { Some(HoldCause::Unmounted) } else { self.guard.cause };
+        let cause = match self.guard.cause {
+            None | Some(HoldCause::MaxDelete) if self.misses_mounts() => Some(HoldCause::Unmounted),
+            cause => cause,
+        };
         cause.map(|cause| Hold { cause, passed: self.guard.passed() })
     }
 
@@ -171,7 +174,9 @@ impl Planner {
         let Self { guard, tree, .. } = self;
         guard.held.retain(|node, _| tree.resolve(*node).is_some());
         let ended = match cause {
-            HoldCause::Emptied | HoldCause::Unmounted => guard.held.is_empty(),
+            HoldCause::Emptied => guard.held.is_empty(),
+            // What cannot be looked at may be what is missing.
+            HoldCause::Unmounted => guard.held.is_empty() && !self.is_source_in_trouble(),
             HoldCause::MaxDelete => guard.held.is_empty() || !self.is_beyond(self.guard.count()),
         };
         if ended {

@@ -7,6 +7,7 @@ use crate::model::path::RelPath;
 use crate::model::probe::Seen;
 use crate::plan::planner::Planner;
 use crate::plan::tree::flag;
+use crate::plan::troubles::LOOK_AT;
 
 impl Planner {
     /// Applies filter and options to what was seen, before it is compared.
@@ -22,7 +23,7 @@ impl Planner {
             }
             if let Seen::Failed(errno) = slot.seen {
                 slot.seen = Seen::Failed(0);
-                self.trouble(id, "look at", errno, now);
+                self.trouble(id, LOOK_AT, errno, now);
                 let at = self.retry_at(id, now);
                 self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
                 continue;

@@ -12,11 +12,15 @@ use crate::plan::planner::Planner;
 use crate::plan::round::Round;
 use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
 
-/// A directory and a name in it; the root has no name.
-pub(super) type TroubleKey = (NodeRef, Box<[u8]>);
-
+/// What fails where a name of the source cannot be looked at.
+pub(super) const LOOK_AT: &str = "look at";
 /// What fails where a directory of the source cannot be read.
 pub(super) const READ_DIRECTORY: &str = "read the directory";
+/// What fails where something was mounted in the source.
+pub(super) const FIND_MOUNTED: &str = "find what was mounted";
+
+/// A directory and a name in it; the root has no name.
+pub(super) type TroubleKey = (NodeRef, Box<[u8]>);
 
 /// What is noted of one entry.
 #[derive(Debug, Clone, Copy)]
@@ -209,6 +213,12 @@ impl Planner {
     pub(super) fn trouble_key(&self, id: NodeId) -> TroubleKey {
         let parent = self.tree.parent(id);
         (self.tree.reference(if parent == NONE { id } else { parent }), self.tree.name(id).into())
+    }
+
+    /// Whether something of the source cannot be looked at, which may be for what was mounted there; who may not look at it has never seen it.
+    pub(super) fn is_source_in_trouble(&self) -> bool {
+        let is_doubtful = |errno| !matches!(errno, libc::EACCES | libc::EPERM);
+        self.troubles.values().any(|failing| matches!(failing.what, LOOK_AT | READ_DIRECTORY | FIND_MOUNTED) && is_doubtful(failing.errno))
     }
 
     /// Whether the node is in trouble.

@@ -9,9 +9,7 @@ use crate::plan::NodeSet;
 use crate::plan::guard::HoldCause;
 use crate::plan::planner::Planner;
 use crate::plan::tree::{NodeId, flag};
-
-/// What fails there.
-const FIND_MOUNTED: &str = "find what was mounted";
+use crate::plan::troubles::FIND_MOUNTED;
 
 impl Planner {
     /// Whether the directory that is seen is the one at which the node's was mounted.

@@ -272,7 +272,8 @@ impl Desk {
     }
 
     /// A session begins, with this mounted in the source: if something is missing that was before, and the place is still there, deletions are held.
-    pub(super) fn compare_mounts(&self, now: Vec<PathBuf>) {
+    pub(super) fn compare_mounts(&self, now: Option<Vec<PathBuf>>) {
+        let Some(now) = now else { return };
         let before = std::mem::replace(&mut self.lock().mounts, now.clone());
         if before.iter().any(|point| !now.contains(point) && point.is_dir()) {
             self.hold_missing();
@@ -280,14 +281,16 @@ impl Desk {
     }
 
     /// What is missing is known to the planner, or of no interest: only what is mounted now can be missed later.
-    pub(super) fn set_mounts(&self, now: Vec<PathBuf>) {
-        self.lock().mounts = now;
+    pub(super) fn set_mounts(&self, now: Option<Vec<PathBuf>>) {
+        if let Some(now) = now {
+            self.lock().mounts = now;
+        }
     }
 
     /// This is mounted in the source, in the middle of a session or at its end.
-    pub(super) fn add_mounts(&self, now: Vec<PathBuf>) {
+    pub(super) fn add_mounts(&self, now: Option<Vec<PathBuf>>) {
         let mounts = &mut self.lock().mounts;
-        mounts.extend(now);
+        mounts.extend(now.into_iter().flatten());
         mounts.sort_unstable();
         mounts.dedup();
     }

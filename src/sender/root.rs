@@ -50,9 +50,9 @@ impl SourceRoot {
         }
     }
 
-    /// Where something is mounted below it now, as far as can be told.
-    pub(super) fn mounts(&self) -> Vec<PathBuf> {
-        MountsBelow::open(&self.path).map(MountsBelow::points).unwrap_or_default()
+    /// Where something is mounted below it now, if that can be told.
+    pub(super) fn mounts(&self) -> Option<Vec<PathBuf>> {
+        MountsBelow::open(&self.path).map(MountsBelow::points).ok()
     }
 
     /// Whether its name still names it.

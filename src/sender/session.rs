@@ -178,6 +178,8 @@ impl<'a> Session<'a> {
         let crew = Crew::start(config.threads, &source, peer, welcome.token, (&wake, over))?;
         tracing::debug!("connected: {}, {} workers", link.describe(), crew.len());
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+        // What is unmounted from here on is told by the watcher.
+        desk.compare_mounts(root.mounts());
         let (waiting, hold) = desk.arrive();
         let (planner, eyes, epoch) = match memory.take() {
             Some(Memory { planner, eyes, epoch, .. }) => (planner, Some(eyes), epoch),
