@@ -15,6 +15,7 @@ use ringsync::model::meta::Meta;
 use ringsync::model::op::Op;
 
 use crate::compare::{Rules, wait_equal};
+use crate::control::{socket, until_status};
 use crate::fixture::{Mirror, file_meta, spot};
 use crate::place::{Place, deadline, heavy, number, until};
 use crate::program::{As, Program, Server};
@@ -60,7 +61,9 @@ impl Broken {
         fill(&place.src.join("large"), large());
         let server = Server::start(As::Us, &place.dst);
         let proxy = Proxy::start(server.port(), large() / 2);
-        let sender = Program::start(As::Us, &["mirror", "-v", "-n", threads, place.src.to_str().unwrap(), &proxy.url()]);
+        let at = socket(&place);
+        let at = at.to_str().unwrap();
+        let sender = Program::start(As::Us, &["mirror", "-v", "--control", at, "-n", threads, place.src.to_str().unwrap(), &proxy.url()]);
         let broken = Self { place, server, proxy, sender };
         assert!(until(deadline(), || broken.proxy.is_held()), "half of it is never carried: {}", broken.sender.stderr());
         broken
@@ -103,7 +106,10 @@ fn answers_are_heard_between_the_pieces_of_a_large_file() {
     let _one = heavy();
     let mut broken = Broken::half("1");
     let other = RESUME_BYTES_MIN + MIB;
-    fill(&broken.place.src.join("other"), other);
+    // All of it at once: a part would be sent first.
+    fill(&broken.place.beside("other"), other);
+    fs::rename(broken.place.beside("other"), broken.place.src.join("other")).unwrap();
+    until_status(&socket(&broken.place), "aware of it", |status| status["receivers"][0]["bytes_found"].as_u64() >= Some(large() + other));
     broken.proxy.allow(2 * other + SLACK);
     let there = || fs::metadata(broken.place.dst.join("other")).is_ok_and(|stat| stat.len() == other);
     assert!(until(deadline(), there), "it waits: {}", broken.sender.stderr());
