@@ -124,8 +124,9 @@ fn too_many_deletions_are_held_until_they_are_approved() {
         live(&socket);
         fs::remove_dir_all(place.src.join("a")).unwrap();
         flush(&socket, &[], 0, "of 6 deletions");
-        // First: where this thread is kept from the processor in the middle of it, it is a deletion and a new file, and there is room for one yet.
+        // First, and seen before what follows: if the two halves of it are told apart, it is a deletion and a new file, and there is room for one yet.
         fs::rename(place.src.join("c/2"), place.src.join("c/two")).unwrap();
+        flush(&socket, &[], 0, "of a rename");
         fs::remove_dir_all(place.src.join("b")).unwrap();
         fs::write(place.src.join("c/new"), "x").unwrap();
         fs::write(place.src.join("c/1"), "changed").unwrap();
