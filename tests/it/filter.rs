@@ -162,6 +162,10 @@ fn case(random: &mut Random) -> Case {
     let mut rules = Vec::new();
     for _ in 0..=random.below(5) {
         let mut rule = pattern(random, &tree);
+        // Names may have these letters, and nothing but a prefix is refused.
+        while matches!(&rule[..], b"" | b"+ " | b"- ") {
+            rule = pattern(random, &tree);
+        }
         match random.below(30) {
             0 => rule = b"!".to_vec(),
             1 => rule.splice(0..0, *b"+ ").for_each(drop),
