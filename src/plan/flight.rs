@@ -133,13 +133,12 @@ impl Planner {
         let Some(parent) = self.tree.resolve(parent) else { return };
         let Some(spot) = spot(op) else {
             // The directory's own metadata: `parent` is the directory.
-            let tries = self.trouble(parent, op.verb(), errno, now);
+            self.trouble(parent, op.verb(), errno, now);
             self.tree.doubt_meta(parent);
             let at = self.retry_at(parent, now);
             self.dirty.mark_at(&mut self.tree, parent, flag::OWN, at);
             let is_gone = matches!(errno, libc::ENOENT | libc::ENOTDIR | libc::ELOOP);
-            // Not at the first try: it may have been on its way elsewhere, and who waits for a flush waits for the second.
-            if is_gone && tries >= 2 && parent != ROOT && !self.tree.has(parent, flag::UNKNOWN) {
+            if is_gone && parent != ROOT && !self.tree.has(parent, flag::UNKNOWN) {
                 // Somebody removed it, and a manifest of what is in it would not say so; nor that of what is above, if that is gone as well.
                 self.relist(if self.fills_in_row >= GONE_FILLS_MAX { ROOT } else { self.tree.parent(parent) });
             }
