@@ -160,6 +160,8 @@ impl Emit<'_> {
             let Some(spot) = self.slot_spot(parent, at) else { return false };
             self.push_pre(Op::Unlink { at: spot }, parent);
             self.tree().set_absent(occupant);
+            // Nothing is there now, whatever that was, or the unlinking fails.
+            self.tree().clear(occupant, flag::UNKNOWN);
         }
         true
     }

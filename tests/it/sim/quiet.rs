@@ -257,3 +257,29 @@ fn hard_links_into_a_directory_that_was_listed_later_are_known() {
         assert_eq!(sim.differences(), [""; 0], "seed {seed}, {watcher:?}");
     }
 }
+
+/// A file is gone before it is read, and a directory has its name: what the mirror has there is a file or nothing, and no manifest is asked for.
+#[test]
+fn a_directory_at_the_name_of_a_file_that_was_not_sent_asks_for_no_manifest() {
+    let mut unsent = 0;
+    for (seed, watcher) in (0..100).flat_map(|seed| [(seed, Watcher::Fanotify), (seed, Watcher::Inotify)]) {
+        let mut sim = mirrored(seed, watcher);
+        let d = sim.source.entries(sim.source.dirs()[0])[&b"d"[..]];
+        let before = sim.lists;
+        sim.source.write(d, b"x", b"other".to_vec(), true);
+        sim.source.create(d, b"new", Body::File(Arc::new(b"new".to_vec())), Kind::File, 0o644);
+        while !sim.sent.iter().any(|sent| matches!(sent, Sent::Cycle(under) if !under.batches.is_empty())) {
+            sim.step();
+        }
+        for name in [&b"x"[..], b"new"] {
+            sim.source.remove(d, name);
+            let dir = sim.source.create(d, name, Body::Dir(BTreeMap::new()), Kind::Dir, 0o755).unwrap();
+            sim.source.create(dir, b"in", Body::File(Arc::new(b"in".to_vec())), Kind::File, 0o644);
+        }
+        let puts = sim.puts;
+        assert!(sim.rest());
+        assert_eq!((sim.differences(), sim.lists - before), (vec![], 0), "seed {seed}, {watcher:?}");
+        unsent += usize::from(sim.puts - puts == 2);
+    }
+    assert!(unsent > 150, "{unsent} of 200");
+}
