@@ -1,8 +1,9 @@
 //! The first time that the mirror is equal: when nothing is left to do, or - where the source never rests - when everything that was known to be left at one moment has been
-//! done. Part of the session.
+//! done. And what is done then, and from time to time. Part of the session.
 
 use crate::error::Result;
 use crate::sender::session::Session;
+use crate::sys::memory::give_back;
 use crate::wire::Link;
 use crate::work::worker::flush;
 
@@ -10,6 +11,8 @@ use crate::work::worker::flush;
 const PATIENCE_NS: u64 = 5_000_000_000;
 /// How often it looks whether that is done.
 const LOOK_EVERY_NS: u64 = 100_000_000;
+/// How often memory that is not used is given back, at most.
+const GIVE_BACK_EVERY_NS: u64 = 60_000_000_000;
 
 /// Where it is with that.
 #[derive(Default)]
@@ -19,6 +22,8 @@ pub(super) struct CatchUp {
     /// What was left then is noted.
     noted: bool,
     looked: u64,
+    /// When memory was given back.
+    gave_back: Option<u64>,
 }
 
 impl Session<'_> {
@@ -26,11 +31,24 @@ impl Session<'_> {
     pub(super) fn at_rest(&mut self) -> Result<()> {
         self.stats.dirty.set(0);
         self.stats.failing.set(self.planner.failing() as u64);
-        self.is_equal("")
+        self.is_equal("")?;
+        self.tidy_up();
+        Ok(())
+    }
+
+    /// Gives back memory, once the mirror is equal and from then on every so often.
+    fn tidy_up(&mut self) {
+        let now = self.now();
+        let is_due = self.catch_up.gave_back.is_none_or(|last| now - last >= GIVE_BACK_EVERY_NS);
+        if self.synced && is_due && !self.config.once {
+            self.catch_up.gave_back = Some(now);
+            give_back();
+        }
     }
 
     /// Something is left to do: in a source that never rests, the mirror is equal once it has everything that was left at one moment.
     pub(super) fn keep_up(&mut self) -> Result<()> {
+        self.tidy_up();
         if self.synced || self.config.once || self.pump.verified().is_some() {
             return Ok(());
         }
