@@ -490,7 +490,8 @@ impl Emit<'_> {
                 let (tree, options) = (&self.planner.tree, &self.planner.options);
                 let first = staged.waiting.first().and_then(|node| tree.resolve(*node)).filter(|first| *first != node);
                 let is_copy = first.is_some_and(|first| !options.hard_links || tree.volume(tree.parent(first)) != tree.volume(parent));
-                staged.disturbed |= !is_copy || staged.ctime != stat.ctime;
+                let is_news = self.round.asked.contains(&self.round.slots[at].node) && !is_copy;
+                staged.disturbed |= is_news || staged.ctime != stat.ctime;
                 if !staged.waiting.contains(&reference) {
                     staged.waiting.push(reference);
                 }

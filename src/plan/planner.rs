@@ -383,7 +383,10 @@ impl Planner {
         self.behind &= !lists.is_empty();
         for (id, deep) in &lists {
             // A listing tells all names.
-            names.remove(id);
+            let told = names.remove(id).unwrap_or_default();
+            if let Some(round) = &mut self.round {
+                round.asked.extend(told.iter().map(|name| self.tree.reference(*name)));
+            }
             self.ask(*id, &[], Some(*deep), actions, now);
         }
         for parent in order {

@@ -51,7 +51,7 @@ pub struct Round {
     pub slots: Vec<Slot>,
     /// Where the slot of a node is.
     pub slot_of: NodeMap<NodeRef, usize>,
-    /// Nodes whose name was asked for, answered or not.
+    /// Nodes whose name was asked for, answered or not: not those that only a listing tells of.
     pub asked: NodeSet<NodeRef>,
     /// The directories themselves, as seen.
     pub dirs: NodeMap<NodeRef, Stat>,

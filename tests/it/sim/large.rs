@@ -95,3 +95,24 @@ fn two_names_that_are_not_linked_come_to_rest() {
         }
     }
 }
+
+/// A listing finds it again while it is on its way, and no event says that it changed: that is no reason to read it twice.
+#[test]
+fn a_large_file_on_its_way_that_is_listed_again_is_sent_once() {
+    for (seed, watcher) in (0..40).flat_map(|seed| [(seed, Watcher::Fanotify), (seed, Watcher::Inotify)]) {
+        let mut sim = mirrored(seed, watcher);
+        let d = sim.source.entries(sim.source.dirs()[0])[&b"d"[..]];
+        sim.asked = Some(Vec::new());
+        sim.source.create(d, b"large", Body::File(Arc::new(vec![b'l'; LEN])), Kind::File, 0o644).unwrap();
+        sim.source.now_ns += 3 * TICK_NS;
+        sim.all_but_staging(3000, true);
+        sim.all_but_staging(3000, false);
+        let now = sim.source.now_ns;
+        sim.planner.event(Event::Overflow, now);
+        sim.all_but_staging(3000, false);
+        assert!(sim.rest());
+        let asked = sim.asked.take().unwrap_or_default();
+        let stages = asked.iter().filter(|action| action.starts_with("Stage(")).count();
+        assert_eq!((sim.differences(), stages), (vec![], 1), "seed {seed}, {watcher:?}");
+    }
+}
