@@ -5,9 +5,10 @@ use crate::plan::planner::Planner;
 use crate::plan::tree::{NodeId, flag};
 
 impl Planner {
-    /// Of a small file: which object's content the mirror has. What was read and not sent is the base still; after a failure of the receiver nothing is known.
+    /// Of a small file: which object's content the mirror has, if that is known: not after a failure of the receiver, and not where a file was not sent, since
+    /// another one's content may be at its name still, or at a name that was to be linked to it.
     pub(super) fn small_base(&self, node: NodeId) -> Option<Ident> {
-        if self.is_troubled(node) { None } else { self.tree.file_ident(node) }
+        if self.is_troubled(node) || self.tree.has(node, flag::UNKNOWN) { None } else { self.tree.file_ident(node) }
     }
 
     /// The same of a large file, if it is known for certain; and how long the mirror's file is, for which a signature could be asked.

@@ -208,8 +208,10 @@ impl Planner {
     /// A listing of `dir`, or a look at it for the sake of others, told of the node.
     pub(super) fn debt_listed(&mut self, dir: NodeId, id: NodeId) {
         let (dir, node) = (self.tree.reference(dir), self.tree.reference(id));
+        // It is looked at once more, for what it was told since the round began, and perhaps sent again: whoever waits shall not see that happen.
+        let is_told = self.tree.has(id, flag::LOOK) && !self.tree.has(id, flag::DELAYED);
         let Some(wave) = self.debt.0.as_mut().filter(|wave| wave.taken.contains_key(&dir)) else { return };
-        if self.tree.has(id, flag::BUSY) {
+        if is_told || self.tree.has(id, flag::BUSY) {
             wave.owed.insert(node, Due::Look);
         } else {
             wave.owed.remove(&node);
