@@ -101,6 +101,11 @@ impl Program {
         self.child.try_wait().expect("wait").is_none()
     }
 
+    /// Whether all its threads sleep: none works, or would if it had a processor.
+    pub fn sleeps(&self) -> bool {
+        self.states().iter().all(|state| *state == 'S')
+    }
+
     /// Sends `signal`; one that stops is waited for: the kernel stops the other threads when the first one runs.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("kill");

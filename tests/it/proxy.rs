@@ -6,9 +6,14 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 /// Where a Hello that is alone in its frame says its role, and the role of content connections.
 const ROLE_AT: usize = 16 + 1 + 8 + 2 + 2;
 const CONTENT: u8 = 2;
+
+/// What a sender may have said that was not read here, about.
+const RECEIVE_BYTES: usize = 1 << 20;
 
 #[derive(Default)]
 struct State {
@@ -36,6 +41,8 @@ impl Proxy {
     /// One to a server on loopback; content connections may carry `budget` bytes.
     pub fn start(server: u16, budget: u64) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        // Connections have this from their listener. The kernel makes it larger by itself otherwise, to tens of megabytes, which a sender then is ahead.
+        setsockopt(&listener, sockopt::RcvBuf, &RECEIVE_BYTES).expect("a buffer");
         let port = listener.local_addr().expect("its address").port();
         let shared = Arc::new((Mutex::new(State { budget, ..State::default() }), Condvar::new()));
         let ours = Arc::clone(&shared);
