@@ -12,6 +12,7 @@ use crate::plan::emit::Emit;
 use crate::plan::fill::FILLS_AT_ONCE;
 use crate::plan::planner::Planner;
 use crate::plan::round::Asked;
+use crate::plan::staged::Staged;
 use crate::plan::tree::{NodeId, flag};
 use crate::plan::{NodeMap, NodeSet};
 
@@ -59,7 +60,7 @@ impl Planner {
             let to = if self.is_excused(id) { &mut excused } else { &mut all };
             to.push(self.tree.reference(id));
         }
-        all.extend(self.staged.values().flat_map(|staged| &staged.waiting));
+        all.extend(self.staged.values().flat_map(Staged::waiting));
         all.extend(self.flights.iter().flat_map(|f| &f.files).map(|(node, _)| *node).filter(|node| self.is_busy(*node)));
         // What was looked at already is dirty as well if it changed since; what follows from the round is owed in any case.
         let mut taken: Vec<NodeRef> = Vec::new();
@@ -92,9 +93,7 @@ impl Planner {
             let Self { tree, staged, .. } = self;
             // What waits for nothing any more has been dealt with.
             wave.owed.retain(|node, _| {
-                tree.resolve(*node).is_some_and(|id| {
-                    tree.has(id, flag::QUEUED | flag::DELAYED | flag::BUSY) || staged.values().any(|staged| staged.waiting.contains(node))
-                })
+                tree.resolve(*node).is_some_and(|id| tree.has(id, flag::QUEUED | flag::DELAYED | flag::BUSY) || staged.has(*node))
             });
         }
         if !wave.owed.is_empty() || !wave.taken.is_empty() || wave.told || lists {
@@ -151,10 +150,6 @@ impl Planner {
         self.tree.resolve(node).is_some_and(|id| self.tree.has(id, flag::BUSY))
     }
 
-    fn is_staged(&self, node: NodeRef) -> bool {
-        self.staged.values().any(|staged| staged.waiting.contains(&node))
-    }
-
     /// The node is owed, if anything is.
     pub(super) fn owe(&mut self, id: NodeId) {
         if let Some(wave) = &mut self.debt.0 {
@@ -197,7 +192,7 @@ impl Planner {
     /// The node is part of the round that begins.
     pub(super) fn debt_taken(&mut self, id: NodeId) {
         let node = self.tree.reference(id);
-        let was_staged = self.debt.0.is_some() && self.is_staged(node);
+        let was_staged = self.staged.has(node);
         let Some(wave) = &mut self.debt.0 else { return };
         match wave.owed.remove(&node) {
             None | Some(Due::Own) => {}
@@ -209,13 +204,14 @@ impl Planner {
     pub(super) fn debt_listed(&mut self, dir: NodeId, id: NodeId) {
         let (dir, node) = (self.tree.reference(dir), self.tree.reference(id));
         // It is looked at once more, for what it was told since the round began, and perhaps sent again: whoever waits shall not see that happen.
-        let is_told = self.tree.has(id, flag::LOOK) && !self.tree.has(id, flag::DELAYED);
+        let is_told = self.tree.has(id, flag::LOOK) && !self.tree.has(id, flag::UNWATCHED) && !self.is_excused(id);
+        let was_staged = self.staged.has(node);
         let Some(wave) = self.debt.0.as_mut().filter(|wave| wave.taken.contains_key(&dir)) else { return };
         if is_told || self.tree.has(id, flag::BUSY) {
             wave.owed.insert(node, Due::Look);
         } else {
-            wave.owed.remove(&node);
-            wave.taken.entry(node).or_insert(false);
+            let due = wave.owed.remove(&node);
+            *wave.taken.entry(node).or_insert(false) |= was_staged && due == Some(Due::Look);
         }
     }
 
@@ -259,7 +255,7 @@ impl Planner {
             let tree = &self.tree;
             // A directory that is polled has been listed; one that could not be is tried again.
             let later = !tree.has(id, flag::QUEUED) && (tree.has(id, flag::UNWATCHED) || self.is_excused(id));
-            let due = if self.staged.values().any(|staged| staged.waiting.contains(&node)) {
+            let due = if self.staged.has(node) {
                 if was_staged { Due::Look } else { Due::Report }
             } else if tree.has(id, flag::BUSY) {
                 Due::Report

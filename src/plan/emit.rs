@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::limits::INLINE_FILE_BYTES_MAX;
 use crate::model::attrs::UNKNOWN;
-use crate::model::cycle::{Cycle, FileBatch, FileTask, NodeRef, Placing, Read, StageTask};
+use crate::model::cycle::{Cycle, FileBatch, FileTask, NodeRef};
 use crate::model::meta::{Ident, Kind, Meta, Stat};
 use crate::model::op::{Op, Spot};
 use crate::model::path::{NameBuf, RelPath};
@@ -15,7 +15,6 @@ use crate::plan::flight::Flight;
 use crate::plan::planner::{Action, Planner};
 use crate::plan::reconcile::{Base, Difference, Want, carried_differs};
 use crate::plan::round::{Round, Slot};
-use crate::plan::staged::Staged;
 use crate::plan::tree::{NodeId, Tree, flag};
 use crate::plan::{NodeMap, NodeSet};
 
@@ -48,6 +47,8 @@ pub(super) struct Emit<'p> {
     /// Directories that stay because of a mount point in them.
     pub(super) above_borders: NodeSet<NodeId>,
     pub(super) batches: NodeMap<NodeId, usize>,
+    /// Large files whose staging begins with it.
+    pub(super) new_stages: NodeSet<u64>,
     /// Names to be looked at from a time on: their node went elsewhere after something new happened at the name, or they have to wait.
     pub(super) look_again: Vec<(NodeRef, NameBuf, u64)>,
     pub(super) dir_path: Option<(NodeId, RelPath)>,
@@ -82,6 +83,7 @@ impl Planner {
             trash: Vec::new(),
             above_borders: NodeSet::default(),
             batches: NodeMap::default(),
+            new_stages: NodeSet::default(),
             look_again: Vec::new(),
             dir_path: None,
             now,
@@ -107,19 +109,6 @@ impl Planner {
         self.scrub.sent(&cycle);
         self.flights.push_back(Flight { cycle: cycle.clone(), pre, files, post, replaced, failures: Failures::default(), oldest });
         actions.push(Action::Cycle(cycle));
-    }
-
-    /// Staged files that nobody waits for any more are dropped.
-    pub(super) fn drop_unwanted_stages(&mut self, actions: &mut Vec<Action>) {
-        let Planner { staged, tree, .. } = self;
-        staged.retain(|_, s| {
-            let Some((worker, _)) = s.ready else { return true };
-            let wanted = s.waiting.iter().filter_map(|n| tree.resolve(*n)).any(|id| tree.has(id, flag::LOOK) && !tree.holds_border(id));
-            if !wanted {
-                actions.push(Action::DropStage { worker, stage: s.stage });
-            }
-            wanted
-        });
     }
 }
 
@@ -168,7 +157,7 @@ impl Emit<'_> {
             if let Some(id) = self.planner.tree.resolve(slot.node)
                 && self.planner.tree.is_blank(id)
                 && !self.planner.is_troubled(id)
-                && !self.planner.staged.values().any(|s| s.waiting.contains(&slot.node))
+                && !self.planner.staged.has(slot.node)
             {
                 self.planner.tree.remove(id);
             }
@@ -476,87 +465,6 @@ impl Emit<'_> {
                 self.cycle.batches.push(FileBatch { cycle: 0, dir, expect, files: vec![task] });
             }
         }
-    }
-
-    /// Puts a large file in place if it is staged as it is now; otherwise has it staged, and what is at the name stays till then.
-    pub(super) fn place_staged(&mut self, parent: NodeId, at: usize, stat: &Stat, actions: &mut Vec<Action>) {
-        let Some(spot) = self.slot_spot(parent, at) else { return };
-        let node = self.tree().child_or_insert(parent, spot.name.as_name());
-        self.inherit_debt(at, node);
-        let reference = self.planner.tree.reference(node);
-        match self.planner.staged.get_mut(&stat.ident) {
-            Some(staged) if staged.ready.is_none() => {
-                // A copy on another filesystem of the mirror, or where names are not linked, is looked at for its own sake.
-                let (tree, options) = (&self.planner.tree, &self.planner.options);
-                let first = staged.waiting.first().and_then(|node| tree.resolve(*node)).filter(|first| *first != node);
-                let is_copy = first.is_some_and(|first| !options.hard_links || tree.volume(tree.parent(first)) != tree.volume(parent));
-                let is_news = self.round.asked.contains(&self.round.slots[at].node) && !is_copy;
-                staged.disturbed |= is_news || staged.ctime != stat.ctime;
-                if !staged.waiting.contains(&reference) {
-                    staged.waiting.push(reference);
-                }
-                return;
-            }
-            Some(staged) => {
-                if let Some((worker, Read::Sent { meta, ctime, racy, changed })) = staged.ready
-                    && staged.fits(stat)
-                {
-                    let (stage, disturbed) = (staged.stage, staged.disturbed);
-                    self.planner.staged.remove(&stat.ident);
-                    let node = self.tree().child_or_insert(parent, spot.name.as_name());
-                    self.touched.insert(parent);
-                    self.made(node, stat);
-                    let meta = Meta { size: meta.size, mtime: meta.mtime, ..stat.meta };
-                    self.record(node, at, &meta);
-                    self.state[at] = State::Made;
-                    let index = self.file_index(node);
-                    self.take_attrs(&meta);
-                    self.cycle.places.push(Placing { index, node: self.planner.tree.reference(node), worker, at: spot, meta, stage });
-                    let now = self.now;
-                    self.planner.sent(node, ctime, racy, changed, now);
-                    if disturbed {
-                        // Something happened to it while it was on its way: its times may show whether it was before it was read.
-                        self.tree().forget_ctime(node);
-                        self.planner.dirty.mark(&mut self.planner.tree, node, flag::LOOK | flag::WROTE);
-                    }
-                    return;
-                }
-                if let Some((worker, _)) = staged.ready {
-                    actions.push(Action::DropStage { worker, stage: staged.stage });
-                }
-            }
-            None => {}
-        }
-        if !self.planner.staged.contains_key(&stat.ident)
-            && let Some(until) = self.planner.rests_until(node, self.now)
-        {
-            self.look_again.push((self.planner.tree.reference(parent), spot.name, until));
-            return;
-        }
-        let Some(expect) = self.planner.tree.ident(parent) else {
-            self.defer(at);
-            return;
-        };
-        let stage = self.next_id();
-        let insist = self.planner.insist(node);
-        let (base, there) = self.planner.large_base(node);
-        let since = self.round.oldest.unwrap_or(self.now);
-        self.planner
-            .staged
-            .insert(stat.ident, Staged { stage, waiting: vec![reference], ready: None, ctime: stat.ctime, disturbed: false, since });
-        self.planner.busy += 1;
-        actions.push(Action::Stage(StageTask {
-            stage,
-            node: reference,
-            dir: spot.dir,
-            expect,
-            name: spot.name,
-            ident: stat.ident,
-            base,
-            there,
-            size: stat.meta.size,
-            insist,
-        }));
     }
 
     /// Sets the metadata of the directories that the cycle touched or that differ, deepest first.

@@ -47,15 +47,11 @@ impl Emit<'_> {
 
     /// The base of a link is not in the mirror yet: it may be a large file on its way.
     fn await_base(&mut self, parent: NodeId, at: usize, stat: &Stat) {
-        match self.planner.staged.get_mut(&stat.ident).filter(|s| s.ready.is_none()) {
-            Some(staged) => {
-                let node = self.planner.tree.child_or_insert(parent, self.round.slots[at].name.as_name());
-                let node = self.planner.tree.reference(node);
-                if !staged.waiting.contains(&node) {
-                    staged.waiting.push(node);
-                }
-            }
-            None => self.defer(at),
+        if self.planner.staged.get(&stat.ident).is_some_and(|staged| staged.ready.is_none()) {
+            let node = self.planner.tree.child_or_insert(parent, self.round.slots[at].name.as_name());
+            self.await_staged(parent, node, at, stat);
+        } else {
+            self.defer(at);
         }
     }
 

@@ -10,7 +10,6 @@ use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, OPS_AHEAD_BEHIND_MAX,
 use crate::model::cycle::{Cycle, NodeRef, StageTask};
 use crate::model::event::{Event, Hint, Key};
 use crate::model::filter::Filter;
-use crate::model::meta::Ident;
 use crate::model::op::Abilities;
 use crate::model::options::Options;
 use crate::model::path::{Name, NameBuf, RelPath};
@@ -23,7 +22,7 @@ use crate::plan::guard::Guard;
 use crate::plan::lag::Lag;
 use crate::plan::reconcile::{self, Verdict};
 use crate::plan::round::{Asked, Round, Slot};
-use crate::plan::staged::Staged;
+use crate::plan::staged::Staging;
 use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
 use crate::plan::troubles::{Failing, READ_DIRECTORY, Trouble, TroubleKey};
 use crate::plan::{NodeMap, NodeSet};
@@ -77,7 +76,7 @@ pub struct Planner {
     pub(super) next_id: u64,
     pub(super) next_group: u32,
     pub(super) abilities: Abilities,
-    pub(super) staged: BTreeMap<Ident, Staged>,
+    pub(super) staged: Staging,
     pub(super) troubles: BTreeMap<TroubleKey, Failing>,
     /// The cycle of the failure that is being noted.
     pub(super) judged: Option<u64>,
@@ -131,7 +130,7 @@ impl Planner {
             next_id: 1,
             next_group: 0,
             abilities: Abilities::default(),
-            staged: BTreeMap::new(),
+            staged: Staging::default(),
             troubles: BTreeMap::new(),
             judged: None,
             reports: Vec::new(),
@@ -265,6 +264,7 @@ impl Planner {
             let id = self.tree.child_or_insert(dir, name);
             if hint.has(Hint::WRITTEN | Hint::CLOSED) {
                 self.tree.set(id, flag::WROTE);
+                self.staged.written(self.tree.reference(id));
             }
             if hint.has(Hint::CLOSED) {
                 // Stores through a mapping change no time on tmpfs, and are told by the close only.
@@ -382,12 +382,9 @@ impl Planner {
         }
         self.behind &= !lists.is_empty();
         for (id, deep) in &lists {
-            // A listing tells all names.
+            // A listing tells all names, if it can be made.
             let told = names.remove(id).unwrap_or_default();
-            if let Some(round) = &mut self.round {
-                round.asked.extend(told.iter().map(|name| self.tree.reference(*name)));
-            }
-            self.ask(*id, &[], Some(*deep), actions, now);
+            self.ask(*id, &told, Some(*deep), actions, now);
         }
         for parent in order {
             if let Some(children) = names.remove(&parent) {
@@ -443,7 +440,20 @@ impl Planner {
     fn unreadable(&mut self, asked: &Asked, dir: NodeId, errno: i32, now: u64) {
         self.trouble(dir, READ_DIRECTORY, errno, now);
         let at = self.retry_at(dir, now);
+        if asked.list {
+            self.ask_by_name(asked);
+        }
         self.ask_later(asked, dir, at);
+    }
+
+    /// The directory could not be listed: what events told of may be looked at nevertheless.
+    fn ask_by_name(&mut self, asked: &Asked) {
+        for node in &asked.names {
+            if let Some(id) = self.tree.resolve(*node) {
+                self.dirty.mark(&mut self.tree, id, flag::LOOK);
+                self.owe_after(id);
+            }
+        }
     }
 
     fn ask_later(&mut self, asked: &Asked, dir: NodeId, at: u64) {
@@ -502,6 +512,7 @@ impl Planner {
             self.trouble(dir, READ_DIRECTORY, errno, now);
             let at = self.retry_at(dir, now);
             self.dirty.mark_at(&mut self.tree, dir, flag::SCAN | deep, at);
+            self.ask_by_name(asked);
         }
         match &seen.key {
             Some(key) if self.tree.key(dir) != Some(key) => {
@@ -528,8 +539,8 @@ impl Planner {
             self.debt_listed(dir, id);
         }
         if self.tree.has(id, flag::BUSY) {
-            // Its report is not back: looked at again then.
-            self.tree.set(id, flag::LOOK);
+            // Its report is not back: looked at again then. An event may have been lost.
+            self.tree.set(id, if asked.list { flag::LOOK | flag::CAME } else { flag::LOOK });
             return;
         }
         let Some(round) = &mut self.round else { return };

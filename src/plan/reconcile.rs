@@ -206,6 +206,7 @@ impl<'a> Pass<'a> {
             || stranger()
             || (has(flag::RACY) && (came() || wrote()))
             || (has(flag::REUSE) && came())
+            || (slot.listed && has(flag::RACY | flag::REUSE))
     }
 
     /// Whether the node is there for its deletion is held only: what was written through it was told to the object's other names when it went.

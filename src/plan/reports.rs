@@ -140,18 +140,17 @@ impl Planner {
     /// The report on a large file.
     pub fn stage_done(&mut self, done: &StageDone, now: u64) {
         self.busy = self.busy.saturating_sub(1);
-        let ident = self.staged.iter().find(|(_, s)| s.stage == done.stage).map(|(ident, _)| *ident);
-        let staged = ident.and_then(|ident| self.staged.get_mut(&ident));
+        let found = self.staged.of_stage(done.stage);
         let waiting: Vec<NodeId> =
-            staged.as_ref().map_or_else(Vec::new, |s| s.waiting.iter().filter_map(|n| self.tree.resolve(*n)).collect());
-        match (done.read, staged) {
-            (Read::Sent { .. }, Some(staged)) if !waiting.is_empty() => staged.ready = Some((done.worker, done.read)),
-            (read, _) => {
+            found.as_ref().map_or_else(Vec::new, |(_, s)| s.waiting().iter().filter_map(|n| self.tree.resolve(*n)).collect());
+        match (done.read, found) {
+            (Read::Sent { .. }, Some((_, staged))) if !waiting.is_empty() => staged.ready = Some((done.worker, done.read)),
+            (read, found) => {
                 if let Read::Sent { .. } = read {
                     // All names that waited for it are gone: no cycle follows that would drop it.
                     self.drops.push((done.worker, done.stage));
                 }
-                if let Some(ident) = ident {
+                if let Some((ident, _)) = found {
                     self.staged.remove(&ident);
                 }
             }

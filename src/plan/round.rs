@@ -33,7 +33,7 @@ pub struct Slot {
 pub struct Asked {
     /// The directory.
     pub dir: NodeRef,
-    /// The nodes of the names asked for; empty for a listing.
+    /// The nodes of the names asked for; of a listing those that events told of.
     pub names: Vec<NodeRef>,
     /// Whether all names were asked for.
     pub list: bool,

@@ -422,7 +422,7 @@ impl Planner {
             }
             Summed::Changed => {
                 // The ordinary way looks at it, unless it is under way already.
-                if self.rests(id) && !self.staged.values().any(|staged| staged.waiting.contains(&file.node)) {
+                if self.rests(id) && !self.staged.has(file.node) {
                     self.dirty.mark(&mut self.tree, id, flag::LOOK);
                 }
                 self.again(pass, id, now);

@@ -260,11 +260,9 @@ impl Planner {
     /// What is in staging goes with the session.
     fn give_up_staged(&mut self) {
         self.drops.clear();
-        for staged in std::mem::take(&mut self.staged).into_values() {
-            for node in staged.waiting {
-                if let Some(id) = self.tree.resolve(node) {
-                    self.dirty.mark(&mut self.tree, id, flag::LOOK);
-                }
+        for node in self.staged.give_up() {
+            if let Some(id) = self.tree.resolve(node) {
+                self.dirty.mark(&mut self.tree, id, flag::LOOK);
             }
         }
     }

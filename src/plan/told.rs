@@ -31,6 +31,9 @@ impl Planner {
             if hint.has(Hint::CLOSED) {
                 self.tree.forget_ctime(id);
             }
+            if wrote != 0 {
+                self.staged.written(self.tree.reference(id));
+            }
             if hint.has(Hint::CLOSED | Hint::ATTRIB) {
                 self.dirty.mark(&mut self.tree, id, flag::LOOK | wrote);
             } else {

@@ -151,7 +151,7 @@ impl Planner {
                 let node = self.tree.reference(id);
                 self.tree.has(id, flag::UNKNOWN | flag::DIRTY | flag::DELAYED | flag::BUSY)
                     || part.contains(&node)
-                    || self.staged.values().any(|staged| staged.waiting.contains(&node))
+                    || self.staged.has(node)
                     || self.is_held(node)
             });
             if !waits && let Some(failing) = self.troubles.remove(&key) {

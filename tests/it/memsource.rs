@@ -48,7 +48,7 @@ pub struct Node {
     pub nlink: u32,
     ino: u64,
     birth_ns: i64,
-    ctime: Time,
+    pub ctime: Time,
     parent: u64,
     dev: u64,
 }

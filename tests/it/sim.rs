@@ -26,6 +26,7 @@ use crate::rng::Rng;
 mod again;
 mod flush;
 mod guard;
+mod hidden;
 mod large;
 mod life;
 mod mounts;
@@ -116,7 +117,6 @@ fn is_file(stat: &Stat, ident: &Ident) -> bool {
 }
 
 const ABILITIES: Abilities = Abilities { chown: true, mknod: true, attrs: Namespaces::ALL };
-
 const STEP_NS: u64 = TICK_NS / 7;
 
 impl Sim {

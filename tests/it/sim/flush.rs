@@ -3,17 +3,33 @@
 use super::*;
 
 impl Sim {
+    /// Tells the planner of all that happened so far.
+    pub(super) fn hear(&mut self) {
+        let now = self.source.now_ns;
+        let Self { source, planner, rng, .. } = self;
+        while source.has_events() {
+            source.read_events(rng, |event| planner.event(event, now));
+        }
+    }
+
+    /// Goes on until what is owed is paid.
+    pub(super) fn pay(&mut self) {
+        for _ in 0..100_000 {
+            if self.planner.is_paid() {
+                return;
+            }
+            self.step();
+        }
+        panic!("the flush never ends");
+    }
+
     /// Everything that has happened so far is told, then owed. A directory of its own is what is changed from now on.
     fn begin_flush(&mut self) {
         let root = self.source.dirs()[0];
         let name = format!("busy{}", self.source.now_ns).into_bytes();
         let busy = self.source.create(root, &name, Body::Dir(BTreeMap::new()), Kind::Dir, 0o755).unwrap();
         self.confined = Some(busy);
-        let now = self.source.now_ns;
-        while self.source.has_events() {
-            let Self { source, planner, rng, .. } = self;
-            source.read_events(rng, |event| planner.event(event, now));
-        }
+        self.hear();
         self.planner.owe_all();
     }
 
@@ -170,15 +186,9 @@ fn sent_after(seed: u64, watcher: Watcher) -> (usize, usize) {
                 sim.step();
             }
         }
-        let now = sim.source.now_ns;
-        while sim.source.has_events() {
-            let Sim { source, planner, rng, .. } = &mut sim;
-            source.read_events(rng, |event| planner.event(event, now));
-        }
+        sim.hear();
         sim.planner.owe_all();
-        while !sim.planner.is_paid() {
-            sim.step();
-        }
+        sim.pay();
         if sim.planner.unsettled() == 0 && sim.planner.deletions_held(0).is_none() {
             let (cycles, on_their_way) = (sim.cycles, sim.sent.len());
             assert!(sim.rest(), "seed {seed}, {watcher:?}");

@@ -4,11 +4,11 @@ use super::quiet::mirrored;
 use super::*;
 use ringsync::model::event::Hint;
 
-const LEN: usize = INLINE_FILE_BYTES_MAX + 1;
+pub(super) const LEN: usize = INLINE_FILE_BYTES_MAX + 1;
 
 impl Sim {
     /// Goes on, but for reading what is to be staged; ends as soon as there is some, if asked to.
-    fn all_but_staging(&mut self, steps: usize, until_staged: bool) {
+    pub(super) fn all_but_staging(&mut self, steps: usize, until_staged: bool) {
         for _ in 0..steps {
             let held = std::mem::take(&mut self.stages);
             self.step();
@@ -21,7 +21,7 @@ impl Sim {
     }
 
     /// Reads what is to be staged, and keeps the report.
-    fn read_large(&mut self) -> StageDone {
+    pub(super) fn read_large(&mut self) -> StageDone {
         let task = self.stages.pop().expect("something to be staged");
         let id = self.source.open(&task.dir, &task.expect, task.name.as_bytes()).unwrap();
         let stat = self.source.stat(id);
@@ -59,7 +59,7 @@ fn check(what: &str, change: impl Fn(&mut Sim, u64, &[u8])) {
     }
 }
 
-fn other(name: &[u8]) -> &'static [u8] {
+pub(super) fn other(name: &[u8]) -> &'static [u8] {
     if name == b"x" { b"y" } else { b"x" }
 }
 
