@@ -161,10 +161,11 @@ impl Emit<'_> {
         // A copy on another filesystem of the mirror, or where names are not linked, is looked at for its own sake.
         let first = staged.waiting.first().and_then(|node| tree.resolve(*node)).filter(|first| *first != node);
         let is_copy = first.is_some_and(|first| !options.hard_links || tree.volume(tree.parent(first)) != tree.volume(parent));
-        // What was told of it before was there when it began.
-        let is_news = self.round.asked.contains(&slot.node) && !is_copy && !self.new_stages.contains(&staged.stage);
+        // What was told, or found, in the round in which it begins was there before it is read.
+        let is_later = !self.new_stages.contains(&staged.stage);
+        let is_news = is_later && self.round.asked.contains(&slot.node) && !is_copy;
         staged.disturbed |= is_news || staged.ctime != stat.ctime;
-        staged.listed |= slot.listed;
+        staged.listed |= is_later && slot.listed;
         self.planner.staged.wait(&stat.ident, reference);
     }
 
