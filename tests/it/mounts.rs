@@ -33,7 +33,7 @@ pub enum Fs {
 /// A mounted filesystem; unmounted when dropped.
 pub struct Mounted {
     at: PathBuf,
-    _image: Option<tempfile::TempDir>,
+    image: Option<tempfile::TempDir>,
 }
 
 impl Mounted {
@@ -42,16 +42,28 @@ impl Mounted {
     /// # Errors
     /// Why this machine cannot.
     pub fn new(fs: Fs, at: &Path) -> Result<Self, String> {
+        match fs {
+            Fs::Tmpfs => Self::in_memory("tmpfs", at),
+            Fs::Ramfs => Self::in_memory("ramfs", at),
+            _ => Self::in_image(fs, at),
+        }
+    }
+
+    fn in_memory(kind: &str, at: &Path) -> Result<Self, String> {
+        system("mount", &["-t", kind, "-o", "mode=755", "ringsync-it", path(at)])?;
+        Ok(Self { at: at.to_owned(), image: None })
+    }
+
+    fn in_image(fs: Fs, at: &Path) -> Result<Self, String> {
         let image = tempfile::Builder::new().prefix("ringsync-it-image-").tempdir_in(crate::place::base()).map_err(|e| e.to_string())?;
         match fs {
-            Fs::Tmpfs => system("mount", &["-t", "tmpfs", "-o", "mode=755", "ringsync-it", path(at)])?,
-            Fs::Ramfs => system("mount", &["-t", "ramfs", "-o", "mode=755", "ringsync-it", path(at)])?,
+            Fs::Tmpfs | Fs::Ramfs => unreachable!("in memory"),
             Fs::Ext4 => loop_mount(image.path(), &["mkfs.ext4", "-q", "-F"], at, "ext4", "loop")?,
             Fs::Xfs => loop_mount(image.path(), &["mkfs.xfs", "-q", "-f"], at, "xfs", "loop")?,
             Fs::Btrfs => loop_mount(image.path(), &["mkfs.btrfs", "-q", "-f"], at, "btrfs", "loop")?,
             Fs::BtrfsSubvolume => {
                 loop_mount(image.path(), &["mkfs.btrfs", "-q", "-f"], at, "btrfs", "loop")?;
-                let top = Self { at: at.to_owned(), _image: Some(image) };
+                let top = Self { at: at.to_owned(), image: Some(image) };
                 system("btrfs", &["-q", "subvolume", "create", path(&at.join("sub"))])?;
                 // A bind of the subvolume hides the top level, and keeps the filesystem.
                 system("mount", &["--bind", path(&at.join("sub")), path(at)])?;
@@ -68,7 +80,7 @@ impl Mounted {
                 system("mount", &["-t", "overlay", "-o", &options, "ringsync-it", path(at)])?;
             }
         }
-        Ok(Self { at: at.to_owned(), _image: Some(image) })
+        Ok(Self { at: at.to_owned(), image: Some(image) })
     }
 }
 
@@ -79,7 +91,7 @@ impl Mounted {
     /// Why this machine cannot.
     pub fn bind(from: &Path, at: &Path) -> Result<Self, String> {
         system("mount", &["--bind", path(from), path(at)])?;
-        Ok(Self { at: at.to_owned(), _image: None })
+        Ok(Self { at: at.to_owned(), image: None })
     }
 
     /// Gives a tmpfs another size.
@@ -99,6 +111,17 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         while umount2(&self.at, MntFlags::MNT_DETACH).is_ok() {}
+        if let Some(image) = &self.image {
+            detach_below(image.path());
+        }
+    }
+}
+
+/// Unmounts everything at `at` and below it, the last one first, whoever uses it: a mount point cannot be removed.
+pub fn detach_below(at: &Path) {
+    let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap_or_default();
+    for point in mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)).filter(|point| Path::new(point).starts_with(at)) {
+        let _ = umount2(point, MntFlags::MNT_DETACH);
     }
 }
 

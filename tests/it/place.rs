@@ -110,6 +110,12 @@ impl Place {
     }
 }
 
+impl Drop for Place {
+    fn drop(&mut self) {
+        crate::mounts::detach_below(self.tmp.path());
+    }
+}
+
 /// Where temporary trees go.
 pub fn base() -> PathBuf {
     match std::env::var_os("RINGSYNC_TMP") {
