@@ -31,6 +31,10 @@ impl Emit<'_> {
                     self.delete(id, actions);
                 } else {
                     self.tree().clear_ident(id);
+                    if self.planner.tree.kind(id) == Some(Kind::File) {
+                        // What comes to the name is another file, whatever its length and time.
+                        self.tree().set(id, flag::REUSE);
+                    }
                 }
             }
         }

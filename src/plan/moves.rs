@@ -185,6 +185,10 @@ impl Emit<'_> {
     /// Frees the node at the slot's name, which holds nothing, or a file that will be replaced by a rename.
     pub(super) fn clear_name(&mut self, parent: NodeId, at: usize) {
         if let Some(id) = self.at_name(parent, at) {
+            let group = self.planner.tree.group(id);
+            if group != 0 {
+                self.replaced.push(group);
+            }
             self.leaves(id);
             self.planner.drop_below(id);
             self.tree().remove(id);

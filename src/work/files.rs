@@ -23,6 +23,8 @@ use crate::work::{Source, small, sparse};
 
 /// A change of a file on a filesystem of unknown clock is told from an earlier one if so long is between them.
 const UNKNOWN_GRAIN_NS: i64 = 20_000_000;
+/// The same where times are whole seconds, or every other one.
+const WHOLE_SECONDS_NS: i64 = 2_000_000_000;
 
 /// Reads the files of a batch and puts them into `payload`, which `full` takes away whenever it is full. Reports what became of each.
 ///
@@ -184,6 +186,10 @@ pub(super) fn settle(file: &File, before: &Stat, begun: Time, grain: Grain, insi
 
 /// Whether a change at `now` or later, so one during the reading too, would get another time than `ctime`.
 fn racy(ctime: Time, now: Time, grain: Grain) -> Racy {
+    // Of a filesystem with whole seconds, perhaps (ext4 with small inodes), or with two of them (FAT), which neither its kind nor the kernel's release tells.
+    if ctime.nsec == 0 && now.as_nanos() - ctime.as_nanos() < WHOLE_SECONDS_NS {
+        return Racy::Yes;
+    }
     match grain {
         Grain::Fine if now <= ctime => Racy::Reuse,
         Grain::Tick if now <= ctime => Racy::Yes,
@@ -206,6 +212,9 @@ mod tests {
             (at(9), at(4), Grain::Fine, Racy::Reuse),
             (at(4), at(19_000_000), Grain::Unknown, Racy::Yes),
             (at(4), at(21_000_000), Grain::Unknown, Racy::No),
+            (at(0), at(999_999_999), Grain::Fine, Racy::Yes),
+            (at(0), Time { sec: 6, nsec: 999_999_999 }, Grain::Tick, Racy::Yes),
+            (at(0), Time { sec: 7, nsec: 0 }, Grain::Fine, Racy::No),
         ] {
             assert_eq!(racy(ctime, now, grain), expected, "{ctime:?} {now:?} {grain:?}");
         }

@@ -41,6 +41,7 @@ mod reload;
 mod resume;
 mod rng;
 mod scenes;
+mod seconds;
 mod sigbus;
 mod sim;
 mod sparse;

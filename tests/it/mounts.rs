@@ -18,6 +18,8 @@ pub enum Fs {
     Ramfs,
     /// ext4 in an image.
     Ext4,
+    /// ext4 with small inodes in an image: times are whole seconds.
+    Ext4Seconds,
     /// XFS in an image.
     Xfs,
     /// btrfs in an image: its top level.
@@ -59,6 +61,7 @@ impl Mounted {
         match fs {
             Fs::Tmpfs | Fs::Ramfs => unreachable!("in memory"),
             Fs::Ext4 => loop_mount(image.path(), &["mkfs.ext4", "-q", "-F"], at, "ext4", "loop")?,
+            Fs::Ext4Seconds => loop_mount(image.path(), &["mkfs.ext4", "-q", "-F", "-I", "128"], at, "ext4", "loop")?,
             Fs::Xfs => loop_mount(image.path(), &["mkfs.xfs", "-q", "-f"], at, "xfs", "loop")?,
             Fs::Btrfs => loop_mount(image.path(), &["mkfs.btrfs", "-q", "-f"], at, "btrfs", "loop")?,
             Fs::BtrfsSubvolume => {

@@ -230,3 +230,27 @@ fn what_is_told_of_in_a_directory_that_cannot_be_listed_is_looked_at() {
         assert!(!is_old(&sim), "seed {seed}, {watcher:?}");
     }
 }
+
+/// Nothing is deleted, a name is gone for a while, and what is renamed to it then has the length and time of what was there.
+#[test]
+fn a_name_that_was_gone_and_kept_comes_back_as_another_file() {
+    for (seed, watcher) in (0..40).flat_map(|seed| [(seed, Watcher::Fanotify), (seed, Watcher::Inotify)]) {
+        let mut sim = mirrored(seed, watcher);
+        let root = sim.source.dirs()[0];
+        let d = sim.source.entries(root)[&b"d"[..]];
+        sim.planner = Planner::new(Options { delete: false, ..Options::mirror() }, sim.filter.clone(), seed);
+        sim.connect();
+        sim.source.now_ns += 1000 * TICK_NS;
+        assert!(sim.rest());
+        let time = sim.source.nodes[&sim.source.entries(d)[&b"x"[..]]].meta.mtime;
+        sim.source.remove(d, b"x");
+        sim.source.create(root, b"other", Body::File(Arc::new(b"X".to_vec())), Kind::File, 0o644).unwrap();
+        sim.source.change_meta(root, b"other", |meta| meta.mtime = time);
+        sim.source.now_ns += 1000 * TICK_NS;
+        assert!(sim.rest());
+        sim.source.now_ns += 1000 * TICK_NS;
+        sim.source.rename(root, b"other", d, b"x");
+        assert!(sim.rest());
+        assert_eq!(sim.target.snapshot()[&b"d/x"[..]].content, b"X", "seed {seed}, {watcher:?}");
+    }
+}

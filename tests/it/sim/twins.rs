@@ -86,3 +86,31 @@ fn a_failed_move_in_a_directory_that_moves_leaves_no_false_link() {
     }
     assert!(both > 0, "the two never were on their way together");
 }
+
+/// What moves there gets another mode at once. The mirror cannot rename, and sets the mode of what is there, which has another name elsewhere.
+#[test]
+fn a_failed_move_lends_its_metadata_to_no_other_name() {
+    for (seed, watcher) in (0..20).flat_map(|seed| [(seed, Watcher::Fanotify), (seed, Watcher::Inotify)]) {
+        for cut in [false, true] {
+            let (mut sim, _, d) = twins(seed, watcher);
+            sim.source.rename(d, b"a", d, b"b");
+            sim.source.change_meta(d, b"b", |meta| meta.mode = 0o600);
+            let mut left = 1;
+            sim.target.set_fault(Some(Box::new(move |act| {
+                let fails = left > 0 && matches!(act, Act::Op(op) if goes_to(op, b"b"));
+                left -= i32::from(fails);
+                fails.then_some(libc::EIO)
+            })));
+            if cut {
+                while sim.acks.is_empty() {
+                    sim.step();
+                }
+                assert!(sim.planner.can_suspend());
+                sim.lose_session();
+                assert!(sim.planner.suspend(sim.source.now_ns) && sim.planner.resume(ABILITIES));
+            }
+            assert!(sim.rest());
+            assert_eq!(sim.differences(), [""; 0], "seed {seed}, {watcher:?}, cut off: {cut}");
+        }
+    }
+}
