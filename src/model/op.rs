@@ -7,6 +7,9 @@ use crate::model::attrs::Namespaces;
 use crate::model::meta::{Kind, Meta};
 use crate::model::path::{NameBuf, RelPath};
 
+/// What the operations do that set metadata and nothing else, for messages.
+pub const SET_METADATA: &str = "set metadata";
+
 /// A name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spot {
@@ -123,7 +126,7 @@ impl Op {
             Self::Mkdir { .. } => "mkdir",
             Self::Symlink { .. } => "symlink",
             Self::Special { .. } => "mknod",
-            Self::SetMeta { .. } | Self::DirMeta { .. } => "set metadata",
+            Self::SetMeta { .. } | Self::DirMeta { .. } => SET_METADATA,
             Self::Place { .. } => "place",
             Self::Link { .. } => "link",
             Self::Unlink { .. } => "unlink",

@@ -75,6 +75,7 @@ impl Planner {
             self.dirty.mark(&mut self.tree, id, flag::SCAN);
             all.push(self.tree.reference(id));
         }
+        self.staged.owe_all();
         let told = self.has_told();
         let wave = self.debt.0.get_or_insert_default();
         wave.owed.extend(all.into_iter().map(|node| (node, Due::Look)));
@@ -177,6 +178,16 @@ impl Planner {
             let node = self.tree.reference(id);
             wave.owed.remove(&node);
             wave.taken.remove(&node);
+            wave.excused.insert(node);
+        }
+    }
+
+    /// A directory's own metadata are in trouble: they are not waited for, but what a listing of it leads to is.
+    pub(super) fn forgive_own(&mut self, id: NodeId) {
+        let Some(wave) = &mut self.debt.0 else { return };
+        let node = self.tree.reference(id);
+        if !self.tree.has(id, flag::SCAN) {
+            wave.owed.remove(&node);
             wave.excused.insert(node);
         }
     }

@@ -201,6 +201,10 @@ impl Planner {
             self.not_sent(id, 0);
             self.tree.clear(id, flag::UNKNOWN);
         }
+        if self.tree.kind(id) == Some(Kind::Dir) {
+            // Something in it may be.
+            self.owe(id);
+        }
         self.drop_below(id);
         self.drop_key(id);
         self.tree.set_absent(id);

@@ -438,7 +438,9 @@ impl Planner {
     }
 
     fn unreadable(&mut self, asked: &Asked, dir: NodeId, errno: i32, now: u64) {
-        self.trouble(dir, READ_DIRECTORY, errno, now);
+        if self.trouble(dir, READ_DIRECTORY, errno, now) == 1 {
+            self.debt_asked_later(asked);
+        }
         let at = self.retry_at(dir, now);
         if asked.list {
             self.ask_by_name(asked);

@@ -8,6 +8,7 @@ use crate::model::op::Spot;
 use crate::plan::NodeMap;
 use crate::plan::emit::{Emit, State};
 use crate::plan::planner::{Action, Planner};
+use crate::plan::round::Slot;
 use crate::plan::tree::{NodeId, flag};
 
 /// A file in staging, or on its way there.
@@ -25,6 +26,8 @@ pub(super) struct Staged {
     disturbed: bool,
     /// A directory with it was listed while it was on its way: an event may have been lost, and what happened within the clock's grain does not show.
     listed: bool,
+    /// It began before something was owed.
+    early: bool,
     /// When the change was noticed that it carries.
     pub since: u64,
 }
@@ -57,6 +60,11 @@ impl Staging {
     /// All files, in the order of their objects.
     pub(super) fn values(&self) -> impl Iterator<Item = &Staged> {
         self.files.values()
+    }
+
+    /// What is on its way now may be older than what is owed.
+    pub(super) fn owe_all(&mut self) {
+        self.files.values_mut().for_each(|staged| staged.early = true);
     }
 
     /// Whether the node waits for one.
@@ -173,7 +181,8 @@ impl Emit<'_> {
         let Some(staged) = self.planner.staged.get(&stat.ident) else { return };
         let Some((worker, Read::Sent { meta, ctime, racy, changed })) = staged.ready else { return };
         let is_listed = staged.listed || self.round.slots[at].listed;
-        let (stage, disturbed) = (staged.stage, staged.disturbed || (is_listed && racy == Racy::Yes));
+        let (stage, early) = (staged.stage, staged.early);
+        let disturbed = staged.disturbed || (is_listed && racy == Racy::Yes) || self.is_told_elsewhere(staged, at, stat);
         self.planner.staged.remove(&stat.ident);
         self.touched.insert(parent);
         self.made(node, stat);
@@ -189,7 +198,20 @@ impl Emit<'_> {
             // Something happened to it while it was on its way: its times may show whether it was before it was read.
             self.tree().forget_ctime(node);
             self.planner.dirty.mark(&mut self.planner.tree, node, flag::LOOK | flag::WROTE);
+            if early {
+                self.planner.owe(node);
+            }
         }
+    }
+
+    /// Whether events tell that it was written through a name of the round that did not wait for it: one that it was renamed or linked to when it had been read.
+    fn is_told_elsewhere(&self, staged: &Staged, at: usize, stat: &Stat) -> bool {
+        let tree = &self.planner.tree;
+        let told = |slot: &Slot| {
+            let wrote = tree.resolve(slot.node).is_some_and(|node| tree.has(node, flag::WROTE));
+            wrote && !staged.waiting.contains(&slot.node) && slot.stat().is_some_and(|seen| seen.ident == stat.ident)
+        };
+        if stat.nlink > 1 { self.round.slots.iter().any(told) } else { told(&self.round.slots[at]) }
     }
 
     fn stage(&mut self, parent: NodeId, node: NodeId, (at, spot): (usize, Spot), stat: &Stat, actions: &mut Vec<Action>) {
@@ -202,7 +224,16 @@ impl Emit<'_> {
         let insist = self.planner.insist(node);
         let (base, there) = self.planner.large_base(node);
         let since = self.round.oldest.unwrap_or(self.now);
-        let staged = Staged { stage, waiting: vec![reference], ready: None, ctime: stat.ctime, disturbed: false, listed: false, since };
+        let staged = Staged {
+            stage,
+            waiting: vec![reference],
+            ready: None,
+            ctime: stat.ctime,
+            disturbed: false,
+            listed: false,
+            early: false,
+            since,
+        };
         self.planner.staged.insert(stat.ident, staged);
         self.new_stages.insert(stage);
         self.planner.busy += 1;

@@ -5,6 +5,8 @@
 use std::collections::BTreeSet;
 
 use crate::model::cycle::NodeRef;
+use crate::model::meta::Kind;
+use crate::model::op::SET_METADATA;
 use crate::model::path::{Name, RelPath};
 use crate::plan::NodeSet;
 use crate::plan::flight::Flight;
@@ -236,7 +238,10 @@ impl Planner {
     pub(super) fn is_excused(&self, id: NodeId) -> bool {
         let again = |id: NodeId| id != NONE && self.troubles.get(&self.trouble_key(id)).is_some_and(|failing| failing.tries > 1);
         let is_polled = || !self.is_troubled(id) && self.waits_for_cause(id) && self.tree.has(id, flag::UNWATCHED);
-        again(id) || again(self.tree.parent(id)) || is_polled()
+        // Where only a directory's own metadata fail nothing in it waits for that.
+        let is_own = |dir: NodeId| self.troubles.get(&self.trouble_key(dir)).is_some_and(|failing| failing.what == SET_METADATA);
+        let dir = self.tree.parent(id);
+        again(id) || (again(dir) && !is_own(dir)) || is_polled()
     }
 
     /// Notes that the node is in trouble and returns the number of tries so far. What was on its way already when a failure became known was no other try, and neither is what
@@ -257,6 +262,8 @@ impl Planner {
         // What was in the way of the first try may have passed: whoever waits for it waits for the second.
         if tries == 1 {
             self.owe(id);
+        } else if what == SET_METADATA && self.tree.kind(id) == Some(Kind::Dir) {
+            self.forgive_own(id);
         } else {
             self.forgive(id);
         }

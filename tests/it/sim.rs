@@ -20,8 +20,7 @@ use ringsync::plan::{Action, Planner};
 
 use crate::memsource::{Body, MemSource, TICK_NS, Watcher};
 use crate::memtarget::MemTarget;
-use crate::place;
-use crate::rng::Rng;
+use crate::{place, rng::Rng};
 
 mod again;
 mod flush;
@@ -31,6 +30,7 @@ mod large;
 mod life;
 mod mounts;
 mod overflow;
+mod overtaken;
 mod quiet;
 mod renamed;
 mod resume;

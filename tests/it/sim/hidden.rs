@@ -9,7 +9,7 @@ use ringsync::model::probe::{Ask, ProbeError};
 
 /// How a file is changed so that neither its length nor its time of modification show it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Hidden {
+pub(super) enum Hidden {
     /// By a store through a mapping; only the close is told.
     Mapped,
     /// The time is set back.
@@ -19,17 +19,17 @@ enum Hidden {
 }
 
 /// A large file that is at rest, but for its staging: it was read and the report is not there yet. With a second name if `linked`.
-struct OnItsWay {
-    sim: Sim,
-    dir: u64,
-    file: u64,
+pub(super) struct OnItsWay {
+    pub(super) sim: Sim,
+    pub(super) dir: u64,
+    pub(super) file: u64,
     /// The name that it was staged under.
     name: Vec<u8>,
     done: StageDone,
 }
 
 impl OnItsWay {
-    fn new(seed: u64, watcher: Watcher, linked: bool) -> Self {
+    pub(super) fn new(seed: u64, watcher: Watcher, linked: bool) -> Self {
         let mut sim = mirrored(seed, watcher);
         sim.source.in_order = true;
         let dir = sim.source.entries(sim.source.dirs()[0])[&b"d"[..]];
@@ -53,7 +53,7 @@ impl OnItsWay {
     }
 
     /// The file is another one, and an event tells of it under this name, if there is one.
-    fn change(&mut self, how: Hidden, told: Option<&[u8]>) {
+    pub(super) fn change(&mut self, how: Hidden, told: Option<&[u8]>) {
         let later = self.sim.source.now_ns;
         let node = self.sim.source.nodes.get_mut(&self.file).unwrap();
         node.body = Body::File(Arc::new(vec![2; LEN]));
@@ -74,7 +74,7 @@ impl OnItsWay {
         }
     }
 
-    fn report(&mut self) {
+    pub(super) fn report(&mut self) {
         let now = self.sim.source.now_ns;
         self.sim.planner.stage_done(&self.done, now);
     }
