@@ -78,6 +78,22 @@ impl OnItsWay {
         let now = self.sim.source.now_ns;
         self.sim.planner.stage_done(&self.done, now);
     }
+
+    /// Events may have been lost, so that the directory is listed.
+    fn overflow(&mut self) {
+        let now = self.sim.source.now_ns;
+        self.sim.planner.event(Event::Overflow, now);
+    }
+
+    /// All is looked at before the report comes, or by the look that places the file: in the end the mirror is equal.
+    fn end(mut self, looked: bool, what: &str) {
+        if looked {
+            self.sim.all_but_staging(3000, false);
+        }
+        self.report();
+        assert!(self.sim.rest());
+        assert_eq!(self.sim.differences(), [""; 0], "{what}, looked at before the report: {looked}");
+    }
 }
 
 /// It is told under the name that it was read under, or another; its directory is listed meanwhile, or not; and the look that the event asks for is made before
@@ -94,16 +110,9 @@ fn a_hidden_change_of_a_large_file_that_was_read_is_not_lost() {
             let name = read.name.clone();
             read.change(how, Some(if of_other { other(&name) } else { &name }));
             if listed {
-                let now = read.sim.source.now_ns;
-                read.sim.planner.event(Event::Overflow, now);
+                read.overflow();
             }
-            if looked {
-                read.sim.all_but_staging(3000, false);
-            }
-            read.report();
-            assert!(read.sim.rest());
-            let what = (how, of_other, listed, looked);
-            assert_eq!(read.sim.differences(), [""; 0], "seed {seed}, {watcher:?}: {what:?}");
+            read.end(looked, &format!("seed {seed}, {watcher:?}: {how:?}, told under another name: {of_other}, listed: {listed}"));
         }
     }
 }
@@ -115,14 +124,8 @@ fn a_change_within_the_grain_whose_event_is_lost_is_found_by_the_sweep() {
         for looked in [false, true] {
             let mut read = OnItsWay::new(seed, watcher, false);
             read.change(Hidden::Grain, None);
-            let now = read.sim.source.now_ns;
-            read.sim.planner.event(Event::Overflow, now);
-            if looked {
-                read.sim.all_but_staging(3000, false);
-            }
-            read.report();
-            assert!(read.sim.rest());
-            assert_eq!(read.sim.differences(), [""; 0], "seed {seed}, {watcher:?}, looked at before the report: {looked}");
+            read.overflow();
+            read.end(looked, &format!("seed {seed}, {watcher:?}"));
         }
     }
 }
@@ -135,9 +138,8 @@ fn a_flush_waits_for_the_second_reading_of_a_large_file_that_is_listed() {
             let mut read = OnItsWay::new(seed, watcher, false);
             read.change(Hidden::Mapped, Some(b"x"));
             read.sim.all_but_staging(3000, false);
-            let now = read.sim.source.now_ns;
             if listed {
-                read.sim.planner.event(Event::Overflow, now);
+                read.overflow();
             }
             read.sim.planner.owe_all();
             read.sim.all_but_staging(3000, false);
