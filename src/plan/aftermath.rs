@@ -194,11 +194,21 @@ impl Planner {
         for flight in &self.flights {
             after.follow(&flight.cycle, &flight.failures);
         }
-        self.forged.extend(after.forged.0);
+        self.distrust.extend(after.forged.0);
         for path in after.taint.0 {
-            let Some(id) = self.find(&path) else { continue };
+            let Some(id) = self.find(&path) else {
+                // Its node was dropped for the manifest that is on its way, if one is.
+                self.distrust.extend([path]);
+                continue;
+            };
             // A mount point that could not be removed is there as before.
-            if self.tree.has(id, flag::UNKNOWN) || self.tree.is_border(id) {
+            if self.tree.is_border(id) {
+                continue;
+            }
+            if self.tree.has(id, flag::UNKNOWN) {
+                if self.tree.kind(id) != Some(Kind::Dir) {
+                    self.tree.doubt(id);
+                }
                 continue;
             }
             if self.tree.kind(id) == Some(Kind::Dir) {
@@ -209,16 +219,7 @@ impl Planner {
                 self.owe(id);
             }
         }
-    }
-
-    /// The manifest has told what the mirror holds, and what in it has another one's metadata: that is sent whole.
-    pub(super) fn distrust_forged(&mut self) {
-        for path in std::mem::take(&mut self.forged) {
-            if let Some(id) = self.find(&path).filter(|id| self.tree.kind(*id).is_some_and(|kind| kind != Kind::Dir)) {
-                self.not_sent(id, 0);
-                self.dirty.mark(&mut self.tree, id, flag::LOOK);
-            }
-        }
+        self.distrust_told();
     }
 
     /// The node at a path.

@@ -81,6 +81,7 @@ impl Planner {
         };
         let missed = self.take_unlisted(top);
         self.forget_unmounted(top, now);
+        self.keep_doubts(top);
         self.drop_below(top);
         self.dirty.mark(&mut self.tree, top, flag::SCAN | flag::DEEP);
         self.owe(top);
@@ -228,8 +229,6 @@ impl Planner {
         }
         self.behind = true;
         self.guard_filled();
-        if self.wanted_lists.is_empty() {
-            self.distrust_forged();
-        }
+        self.distrust_told();
     }
 }

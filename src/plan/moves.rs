@@ -80,7 +80,7 @@ impl Emit<'_> {
         let left = tree.child_or_insert(parent, name.as_name());
         tree.set_meta(left, &meta);
         tree.set_group(left, group);
-        tree.set(left, flag::UNKNOWN);
+        tree.doubt(left);
     }
 
     /// A move that cannot be made becomes a copy.
@@ -93,7 +93,7 @@ impl Emit<'_> {
             }
             // The object's identity is the new name's from here on; what is at the old name is not compared, but replaced or deleted.
             self.tree().clear_ident(source);
-            self.tree().set(source, flag::UNKNOWN);
+            self.tree().doubt(source);
             if self.planner.tree.name_buf(source).is_some_and(|name| name.as_name().is_parked()) {
                 self.discard(source);
             }

@@ -77,6 +77,11 @@ impl Tree {
         self.node(id).ctime == digest(ctime)
     }
 
+    /// What the mirror holds at the name is not known, and no manifest tells it from what it should be.
+    pub fn doubt(&mut self, id: NodeId) {
+        self.set(id, flag::UNKNOWN | flag::REUSE);
+    }
+
     /// Gives a node the noted time and the doubts of another name of its object.
     pub fn copy_doubts(&mut self, id: NodeId, from: NodeId) {
         let (ctime, doubts) = (self.node(from).ctime, self.node(from).flags & (flag::RACY | flag::REUSE));

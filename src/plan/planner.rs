@@ -1,12 +1,12 @@
 //! The planner's state and its inputs: what comes in, what is asked next. The cycle itself is built in `emit`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
-use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, OPS_AHEAD_BEHIND_MAX, OPS_AHEAD_MAX, SCAN_WEIGHT, UNKNOWN_KEYS_MAX};
+use crate::limits::{CYCLE_NODES_MAX, CYCLES_IN_FLIGHT_MAX, OPS_AHEAD_BEHIND_MAX, OPS_AHEAD_MAX, SCAN_WEIGHT};
 use crate::model::cycle::{Cycle, NodeRef, StageTask};
 use crate::model::event::{Event, Hint, Key};
 use crate::model::filter::Filter;
@@ -16,6 +16,7 @@ use crate::model::path::{Name, NameBuf, RelPath};
 use crate::model::probe::{Ask, DirSeen, Probe, ProbeError, Probed, Seen};
 use crate::plan::debt::Debt;
 use crate::plan::dirty::Dirty;
+use crate::plan::distrust::Distrust;
 use crate::plan::fill::{FILLS_AT_ONCE, Fill};
 use crate::plan::flight::Flight;
 use crate::plan::guard::Guard;
@@ -64,8 +65,7 @@ pub struct Planner {
     pub(super) wanted_lists: NodeSet<NodeRef>,
     /// Directories that the last manifest which was to tell of them lacked.
     pub(super) unlisted: NodeSet<NodeRef>,
-    /// Paths that are not trusted, whatever the manifest that is wanted says: see `aftermath`.
-    pub(super) forged: BTreeSet<Vec<u8>>,
+    pub(super) distrust: Distrust,
     pub(super) last_fill: u64,
     pub(super) fills_in_row: u32,
     /// Each round since the manifest came has listed some directory: the first look at the source is not over.
@@ -90,7 +90,7 @@ pub struct Planner {
     /// Content that workers have and did not report.
     pub(super) busy: usize,
     /// Keys of events that no directory has, while listings are out.
-    unknown_keys: HashSet<Box<[u8]>>,
+    pub(super) unknown_keys: HashSet<Box<[u8]>>,
     pub(super) unknown_keys_lost: bool,
     /// Nothing was looked at since all directories were queued to be listed again.
     pub(super) all_queued: bool,
@@ -120,7 +120,7 @@ impl Planner {
             fill: None,
             wanted_lists: NodeSet::default(),
             unlisted: NodeSet::default(),
-            forged: BTreeSet::new(),
+            distrust: Distrust::default(),
             last_fill: 0,
             fills_in_row: 0,
             behind: false,
@@ -243,6 +243,7 @@ impl Planner {
 
     fn name_told(&mut self, key: &[u8], name: &[u8], hint: Hint, rename: Option<NonZeroU32>, now: u64) {
         let Some(dir) = self.tree.of_key(key) else {
+            self.stray_told(key, name, hint);
             self.unknown_key(key);
             return;
         };
@@ -256,8 +257,11 @@ impl Planner {
             self.dirty.mark(&mut self.tree, dir, flag::OWN);
         } else if let Ok(name) = Name::new(name)
             && !name.is_reserved()
-            && !self.tree.has(dir, flag::UNKNOWN)
         {
+            if self.tree.has(dir, flag::UNKNOWN) {
+                self.unlisted_told(dir, name, hint);
+                return;
+            }
             if self.is_left_to_listing(dir, name) {
                 return;
             }
@@ -276,32 +280,6 @@ impl Planner {
             self.dirty.mark_told(&mut self.tree, id, hint, now);
             self.half_told((dir, id), hint, rename, now);
         }
-    }
-
-    /// An event of a directory that is not known, while directories are being listed, may be of one of them: it is listed again.
-    fn unknown_key(&mut self, key: &[u8]) {
-        let listing = self.round.as_ref().is_some_and(|r| r.open.values().any(|a| a.list));
-        if key.is_empty() || !listing || self.unknown_keys_lost || self.unknown_keys.contains(key) {
-            return;
-        }
-        if self.unknown_keys.len() >= UNKNOWN_KEYS_MAX {
-            self.unknown_keys_lost = true;
-        } else {
-            self.unknown_keys.insert(key.into());
-        }
-    }
-
-    /// The node is not the directory of its key: a listing of where that is now may be out, and what happened there since was taken for the node's.
-    pub(super) fn drop_key(&mut self, id: NodeId) -> Option<Key> {
-        let key = self.tree.take_key(id)?;
-        self.unknown_key(&key.0);
-        Some(key)
-    }
-
-    /// No listing is out that could bring the directory of one.
-    pub(super) fn forget_unknown_keys(&mut self) {
-        self.unknown_keys.clear();
-        self.unknown_keys_lost = false;
     }
 
     /// What is to be done next. Called after inputs, and when the time of [`Planner::next_at`] has come.
@@ -381,6 +359,7 @@ impl Planner {
             self.tree.clear(id, (flag::DIRTY | flag::DEEP) & !flag::RELIST);
         }
         self.behind &= !lists.is_empty();
+        self.forget_strays(actions);
         for (id, deep) in &lists {
             // A listing tells all names, if it can be made.
             let told = names.remove(id).unwrap_or_default();
@@ -519,6 +498,7 @@ impl Planner {
         match &seen.key {
             Some(key) if self.tree.key(dir) != Some(key) => {
                 actions.extend(self.drop_key(dir).map(Action::Forget));
+                self.distrust.found(&key.0);
                 // Events of a directory that moved here have been taken for those of its former node until now.
                 let inherited = self.tree.of_key(&key.0).is_some();
                 self.tree.set_key(dir, key.clone());

@@ -65,11 +65,11 @@ impl Planner {
     pub(super) fn not_sent(&mut self, id: NodeId, at: u64) -> Vec<NodeId> {
         let group = self.tree.group(id);
         self.tree.set_group(id, 0);
-        self.tree.set(id, flag::UNKNOWN);
+        self.tree.doubt(id);
         let others: Vec<NodeId> = if group == 0 { Vec::new() } else { self.tree.of_group(group).collect() };
         for other in &others {
             self.tree.set_group(*other, 0);
-            self.tree.set(*other, flag::UNKNOWN);
+            self.tree.doubt(*other);
             self.dirty.mark_at(&mut self.tree, *other, flag::LOOK, at);
             self.owe(*other);
         }

@@ -49,7 +49,7 @@ fn names(cycle: &Cycle) -> (Names<'_>, Names<'_>, Names<'_>) {
 impl Planner {
     /// Whether what is known of the mirror outlives the connection, if that is lost now.
     pub fn can_suspend(&self) -> bool {
-        self.online && self.fill.is_none() && self.wanted_lists.is_empty() && self.forged.is_empty() && self.scrub.verify.is_none()
+        self.online && self.fill.is_none() && self.wanted_lists.is_empty() && self.distrust.is_settled() && self.scrub.verify.is_none()
     }
 
     /// Whether all that the cycles on their way may have changed can be told without a manifest.
@@ -147,6 +147,8 @@ impl Planner {
             for (node, _) in &flight.files {
                 if let Some(id) = self.tree.resolve(*node) {
                     self.tree.clear(id, flag::BUSY);
+                    // Its directory may be elsewhere by now.
+                    self.doubt(id);
                 }
             }
         }
@@ -174,14 +176,17 @@ impl Planner {
                     self.doubt(id);
                     self.doubt_dir(dir);
                 }
-                None => self.relist_at(dir),
+                None => {
+                    self.relist_at(dir);
+                    self.distrust.extend(dir.join(name).map(|path| path.as_bytes().to_vec()));
+                }
             }
         }
         if !are_traceable {
             // What was to be replaced may be there still, and a hard link of what is known elsewhere, which a manifest of the directory does not tell.
             let replaced =
                 cycle.pre.iter().filter_map(|op| if let Op::Move { to, .. } = op { to.dir.join(to.name.as_name()).ok() } else { None });
-            self.forged.extend(replaced.map(|path| path.as_bytes().to_vec()));
+            self.distrust.extend(replaced.map(|path| path.as_bytes().to_vec()));
         }
         for (dir, _) in dirs.into_iter().chain(moved) {
             self.relist_at(dir);
@@ -205,7 +210,7 @@ impl Planner {
         let names: Vec<NodeId> = if group == 0 { vec![id] } else { self.tree.of_group(group).collect() };
         for name in names {
             self.tree.set_group(name, 0);
-            self.tree.set(name, flag::UNKNOWN);
+            self.tree.doubt(name);
             self.dirty.mark(&mut self.tree, name, flag::LOOK);
         }
     }

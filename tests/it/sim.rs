@@ -23,6 +23,7 @@ use crate::memtarget::MemTarget;
 use crate::{place, rng::Rng};
 
 mod again;
+mod distrust;
 mod flush;
 mod guard;
 mod hidden;
@@ -64,7 +65,7 @@ enum Play {
 struct Sim {
     rng: Rng,
     play: Play,
-    /// Manifests that were asked for in this session. With a second one, after a failure, the planner forgets all but length and time.
+    /// Manifests that were asked for in this session.
     lists: usize,
     /// Times that were set, all different unless they may be equal.
     times_set: i64,
@@ -433,15 +434,6 @@ impl Sim {
         errors
     }
 
-    fn acknowledge(&mut self, now: u64) {
-        if let Some((cycle, errors)) = self.acks.pop_front() {
-            for error in errors {
-                self.planner.failed(cycle, error, now).unwrap();
-            }
-            self.planner.acked(cycle).unwrap();
-        }
-    }
-
     /// Lets everything come to rest; false if it does not.
     fn rest(&mut self) -> bool {
         *self.calm.lock().unwrap() = true;
@@ -485,11 +477,10 @@ impl Sim {
             };
             let size = |m: &Meta| if m.kind == Kind::File { m.size } else { 0 };
             let alike = (there.meta.kind, size(&there.meta)) == (meta.kind, size(meta));
-            let excused = self.play != Play::Sessions && self.lists > 1 && meta.kind == Kind::File && there.meta.mtime == meta.mtime;
             if there.meta.kind != meta.kind && stuck.contains(path) {
                 continue;
             }
-            if !alike || (there.content != *content && !excused) {
+            if !alike || there.content != *content {
                 all.push(format!("{shown}: content {meta:?} {:?}", there.meta));
             } else if (there.meta.mode, there.meta.uid, there.meta.mtime, there.meta.attrs) != (meta.mode, meta.uid, meta.mtime, meta.attrs)
             {

@@ -82,6 +82,21 @@ impl Sim {
         }
     }
 
+    /// Failures of the oldest cycle are told, and that it is done: together, or one by one.
+    pub(super) fn acknowledge(&mut self, now: u64) {
+        let Some((cycle, mut errors)) = self.acks.pop_front() else { return };
+        if !errors.is_empty() && self.rng.chance(50) {
+            // The rest, and the acknowledgement, are still on their way.
+            self.planner.failed(cycle, errors.remove(0), now).unwrap();
+            self.acks.push_front((cycle, errors));
+            return;
+        }
+        for error in errors {
+            self.planner.failed(cycle, error, now).unwrap();
+        }
+        self.planner.acked(cycle).unwrap();
+    }
+
     fn bytes(&mut self) -> Vec<u8> {
         let len = if self.rng.below(200) == 0 { INLINE_FILE_BYTES_MAX + 1 } else { self.rng.pick(&[0, 1, 7, 7, 7, 100]) };
         let fill = if self.play == Play::Sessions { (self.source.now_ns / TICK_NS) as u8 } else { self.rng.next() as u8 };

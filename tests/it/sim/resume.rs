@@ -31,8 +31,8 @@ impl Sim {
     /// The connection is lost and, after some changes, there again.
     pub(super) fn cut(&mut self) {
         let mut can = self.planner.can_suspend();
-        // With a manifest the planner knows no more than length and time.
-        if !(can && self.planner.is_traceable()) && self.play != Play::Sessions {
+        // Without what it knew the planner knows no more than length and time.
+        if !can && self.play != Play::Sessions {
             return;
         }
         self.cut_short();

@@ -1,0 +1,126 @@
+//! What a manifest cannot tell: it compares length and time, and a file that was written or replaced may have those of what the mirror holds. What was in doubt when the nodes were
+//! dropped for a manifest, and what is told of directories that have no node until they are listed again, is sent whole, whatever the manifest says. Part of the planner.
+//!
+//! Invariant: a file of which the mirror may hold something else of equal length and time has a node with one of [`DOUBTS`], or its path is in `distrusted` until the manifest has come.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::event::{Hint, Key};
+use crate::model::meta::Kind;
+use crate::model::path::Name;
+use crate::plan::planner::{Action, Planner};
+use crate::plan::tree::{NodeId, ROOT, flag};
+
+/// With any of these the content may be another than length and time say.
+const DOUBTS: u16 = flag::WROTE | flag::CAME | flag::RACY | flag::REUSE | flag::BUSY;
+
+/// See the module's comment.
+#[derive(Debug, Default)]
+pub struct Distrust {
+    /// Paths that are not trusted, whatever the manifest that is wanted says.
+    paths: BTreeSet<Vec<u8>>,
+    /// Watched directories that have no node, or none that is known to be theirs, until they are listed: where they are in the mirror.
+    strays: BTreeMap<Box<[u8]>, Vec<u8>>,
+}
+
+impl Distrust {
+    /// Whether nothing waits for a manifest.
+    pub(super) fn is_settled(&self) -> bool {
+        self.paths.is_empty()
+    }
+
+    /// The paths are not trusted.
+    pub(super) fn extend(&mut self, paths: impl IntoIterator<Item = Vec<u8>>) {
+        self.paths.extend(paths);
+    }
+
+    /// The directory with this key is listed, or no event will carry the key any more.
+    pub(super) fn found(&mut self, key: &[u8]) {
+        self.strays.remove(key);
+    }
+}
+
+/// Whether what the event tells of may have another content.
+fn is_doubt(hint: Hint) -> bool {
+    hint.has(Hint::WRITTEN | Hint::CLOSED | Hint::APPEARED)
+}
+
+impl Planner {
+    /// The nodes below `top` are about to be dropped for a manifest: what is in doubt is kept by path.
+    pub(super) fn keep_doubts(&mut self, top: NodeId) {
+        let Self { tree, distrust, .. } = self;
+        for id in tree.subtree_bottom_up(top) {
+            let is_doubtful = tree.kind(id) != Some(Kind::Dir) && tree.has(id, DOUBTS);
+            if id == top || !(is_doubtful || tree.key(id).is_some()) {
+                continue;
+            }
+            let Ok(path) = tree.path(id) else { continue };
+            let path = path.as_bytes().to_vec();
+            match tree.key(id) {
+                Some(key) => drop(distrust.strays.insert(key.0.clone(), path)),
+                None => drop(distrust.paths.insert(path)),
+            }
+        }
+    }
+
+    /// An event of a directory without a node, or with none that is known to be its own.
+    pub(super) fn stray_told(&mut self, key: &[u8], name: &[u8], hint: Hint) {
+        if self.distrust.strays.is_empty() {
+            return;
+        }
+        if hint.has(Hint::KEY_DEAD) {
+            self.distrust.found(key);
+        } else if is_doubt(hint)
+            && !name.is_empty()
+            && let Some(path) = self.distrust.strays.get(key)
+        {
+            let path = [path, &b"/"[..], name].concat();
+            self.distrust(path);
+            self.distrust_told();
+        }
+    }
+
+    /// An event of a directory whose manifest is wanted.
+    pub(super) fn unlisted_told(&mut self, dir: NodeId, name: Name<'_>, hint: Hint) {
+        if is_doubt(hint) && self.awaits_manifest(dir) {
+            let id = self.tree.child_or_insert(dir, name);
+            self.tree.doubt(id);
+        }
+    }
+
+    fn awaits_manifest(&self, mut dir: NodeId) -> bool {
+        while dir != ROOT && !self.wanted_lists.contains(&self.tree.reference(dir)) {
+            dir = self.tree.parent(dir);
+        }
+        self.wanted_lists.contains(&self.tree.reference(dir))
+    }
+
+    /// The mirror may not have at the path what the tree, or the manifest that is on its way, says.
+    pub(super) fn distrust(&mut self, path: Vec<u8>) {
+        self.distrust.paths.insert(path);
+    }
+
+    /// The manifest has told what the mirror holds: what of it is not trusted is sent whole.
+    pub(super) fn distrust_told(&mut self) {
+        if self.fill.is_some() || !self.wanted_lists.is_empty() {
+            return;
+        }
+        for path in std::mem::take(&mut self.distrust.paths) {
+            if let Some(id) = self.find(&path).filter(|id| self.tree.kind(*id).is_some_and(|kind| kind != Kind::Dir)) {
+                self.not_sent(id, 0);
+                self.dirty.mark(&mut self.tree, id, flag::LOOK | flag::WROTE);
+            }
+        }
+    }
+
+    /// Once the first look at the source is over: directories that it did not meet are not there any more.
+    pub(super) fn forget_strays(&mut self, actions: &mut Vec<Action>) {
+        if self.behind || self.distrust.strays.is_empty() {
+            return;
+        }
+        let is_looked_at = self.dirty.delayed(&self.tree).all(|id| !self.tree.has(id, flag::SCAN) || self.waits_for_cause(id));
+        if is_looked_at {
+            actions.extend(std::mem::take(&mut self.distrust.strays).into_keys().map(|key| Action::Forget(Key(key))));
+        }
+    }
+}

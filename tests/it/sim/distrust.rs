@@ -1,0 +1,244 @@
+//! A manifest tells length and time. A file that was replaced by another with both alike, or whose change neither shows, is sent nevertheless: what was told of it, and what was in doubt
+//! before the manifest was asked for, is not forgotten.
+
+use super::hidden::Hidden;
+use super::quiet::mirrored;
+use super::*;
+use crate::memtarget::Act;
+use ringsync::model::event::Hint;
+
+/// No seed of either watcher leaves a difference, and the case comes up at all.
+fn each(what: &str, play: impl Fn(u64, Watcher) -> Option<Vec<String>>) {
+    let mut played = 0;
+    for (seed, watcher) in (0..20).flat_map(|seed| [(seed, Watcher::Fanotify), (seed, Watcher::Inotify)]) {
+        if let Some(differences) = play(seed, watcher) {
+            assert_eq!(differences, [""; 0], "{what}, seed {seed}, {watcher:?}");
+            played += 1;
+        }
+    }
+    assert!(played > 0, "{what} never happened");
+}
+
+/// A mirror at rest long after the last change; the root and `d` as well.
+fn settled(seed: u64, watcher: Watcher) -> (Sim, u64, u64) {
+    let mut sim = mirrored(seed, watcher);
+    sim.source.in_order = true;
+    let root = sim.source.dirs()[0];
+    let d = sim.source.entries(root)[&b"d"[..]];
+    sim.source.now_ns += 1000 * TICK_NS;
+    assert!(sim.rest());
+    sim.source.now_ns += 1000 * TICK_NS;
+    (sim, root, d)
+}
+
+/// Another file takes the name; it has the length and time of what was there.
+fn twin(sim: &mut Sim, root: u64, dir: u64, name: &[u8]) {
+    let id = sim.source.entries(dir)[name];
+    let time = sim.source.nodes[&id].meta.mtime;
+    sim.source.create(root, b"other", Body::File(Arc::new(b"Q".to_vec())), Kind::File, 0o644).unwrap();
+    sim.source.change_meta(root, b"other", |meta| meta.mtime = time);
+    sim.source.rename(root, b"other", dir, name);
+}
+
+/// The file is changed so that neither length nor time show it, and the planner hears of it.
+fn change(sim: &mut Sim, dir: u64, name: &[u8], how: Hidden) {
+    let id = sim.source.entries(dir)[name];
+    if how == Hidden::Mapped {
+        sim.source.nodes.get_mut(&id).unwrap().body = Body::File(Arc::new(b"Q".to_vec()));
+        sim.source.tell(dir, name, Hint::CLOSED);
+    } else {
+        let time = sim.source.nodes[&id].meta.mtime;
+        sim.source.write(dir, name, b"Q".to_vec(), false);
+        sim.source.change_meta(dir, name, |meta| meta.mtime = time);
+    }
+    sim.hear();
+}
+
+/// Goes on, without anything being received, until what `is_sent` asks for is on its way.
+fn hold_until(sim: &mut Sim, is_sent: impl Fn(&Sim) -> bool) -> bool {
+    for _ in 0..5000 {
+        if is_sent(sim) {
+            return true;
+        }
+        let held = std::mem::take(&mut sim.sent);
+        sim.step();
+        let new = std::mem::replace(&mut sim.sent, held);
+        sim.sent.extend(new);
+    }
+    false
+}
+
+fn is_on_its_way(sim: &Sim, is_it: impl Fn(&Cycle) -> bool) -> bool {
+    sim.sent.iter().any(|sent| matches!(sent, Sent::Cycle(under) if is_it(&under.cycle)))
+}
+
+fn puts(cycle: &Cycle, name: &[u8]) -> bool {
+    cycle.batches.iter().any(|batch| batch.files.iter().any(|file| file.name.as_bytes() == name))
+}
+
+/// The connection is lost, and the receiver did nothing of what was on its way.
+fn lose(sim: &mut Sim) -> Vec<String> {
+    sim.lose_session();
+    assert!(sim.planner.suspend(sim.source.now_ns) && sim.planner.resume(ABILITIES));
+    assert!(sim.rest());
+    sim.differences()
+}
+
+/// The removal of `d/y` is acknowledged, and said to have failed, so that the manifest of `d` is asked for.
+fn deny_removal(sim: &mut Sim, d: u64) {
+    sim.source.remove(d, b"y");
+    while sim.acks.is_empty() {
+        sim.step();
+    }
+    sim.acks[0].1.push(OpError { section: Section::Post, index: 0, errno: libc::EISDIR });
+}
+
+/// A directory is made beside it, so that it takes a manifest to know what was done.
+#[test]
+fn a_twin_whose_cycle_was_lost_is_sent() {
+    each("a twin and a directory", |seed, watcher| {
+        let (mut sim, root, d) = settled(seed, watcher);
+        twin(&mut sim, root, d, b"x");
+        sim.source.create(d, b"new", Body::Dir(BTreeMap::new()), Kind::Dir, 0o755).unwrap();
+        let both = |sim: &Sim| {
+            let is_made = is_on_its_way(sim, |cycle| cycle.pre.iter().any(|op| matches!(op, Op::Mkdir { .. })));
+            is_made && is_on_its_way(sim, |cycle| puts(cycle, b"x"))
+        };
+        (hold_until(&mut sim, both) && sim.planner.can_suspend()).then(|| lose(&mut sim))
+    });
+}
+
+/// The directory moves on with a later cycle that is lost as well, or the receiver does that one and not what was in the first.
+#[test]
+fn a_twin_that_was_not_written_in_a_directory_that_moves_is_sent() {
+    for is_done in [false, true] {
+        each("a twin in a directory that moves", |seed, watcher| {
+            let (mut sim, root, d) = settled(seed, watcher);
+            twin(&mut sim, root, d, b"x");
+            if !hold_until(&mut sim, |sim| is_on_its_way(sim, |cycle| puts(cycle, b"x"))) {
+                return None;
+            }
+            sim.source.rename(root, b"d", root, b"g");
+            let moves = |op: &Op| matches!(op, Op::Move { to, .. } if to.name.as_bytes() == b"g");
+            let is_ready = hold_until(&mut sim, |sim| is_on_its_way(sim, |cycle| cycle.pre.iter().any(moves)));
+            if !is_ready || !sim.planner.can_suspend() {
+                return None;
+            }
+            if is_done {
+                let mut left = 1;
+                sim.target.set_fault(Some(Box::new(move |act| {
+                    let fails = left > 0 && matches!(act, Act::Put(spot) if spot.name.as_bytes() == b"x");
+                    left -= i32::from(fails);
+                    fails.then_some(libc::ENOSPC)
+                })));
+                while !sim.sent.is_empty() {
+                    let now = sim.source.now_ns;
+                    sim.read_file(now);
+                    sim.receive();
+                }
+            }
+            Some(lose(&mut sim))
+        });
+    }
+}
+
+/// Its write fails, before or after something else in the directory does that makes the planner ask for the manifest, and the acknowledgement comes before that is asked for, or later.
+#[test]
+fn a_twin_that_could_not_be_written_is_sent_after_a_manifest() {
+    for (is_first, together) in [(true, true), (true, false), (false, true), (false, false)] {
+        each(&format!("a failed write, told first: {is_first}, acknowledged at once: {together}"), |seed, watcher| {
+            let (mut sim, root, d) = settled(seed, watcher);
+            twin(&mut sim, root, d, b"x");
+            sim.source.remove(d, b"y");
+            let (mut puts, mut unlinks) = (1, 1);
+            sim.target.set_fault(Some(Box::new(move |act| {
+                let fault = match act {
+                    Act::Put(spot) if spot.name.as_bytes() == b"x" => (&mut puts, libc::ENOSPC),
+                    Act::Op(Op::Unlink { at }) if at.name.as_bytes() == b"y" => (&mut unlinks, libc::EISDIR),
+                    _ => return None,
+                };
+                (*fault.0 > 0).then(|| {
+                    *fault.0 -= 1;
+                    fault.1
+                })
+            })));
+            for _ in 0..3000 {
+                step_unacknowledged(&mut sim);
+            }
+            let (cycle, mut errors) = sim.acks.pop_front().filter(|(_, errors)| errors.len() == 2)?;
+            errors.sort_by_key(|error| (error.section == Section::Files) != is_first);
+            let now = sim.source.now_ns;
+            errors.into_iter().for_each(|error| sim.planner.failed(cycle, error, now).unwrap());
+            sim.acks.push_front((cycle, Vec::new()));
+            if !together {
+                let asks = hold_list(&mut sim);
+                assert!(asks, "seed {seed}, {watcher:?}");
+            }
+            assert!(sim.rest());
+            Some(sim.differences())
+        });
+    }
+}
+
+fn step_unacknowledged(sim: &mut Sim) {
+    let held = std::mem::take(&mut sim.acks);
+    sim.step();
+    let new = std::mem::replace(&mut sim.acks, held);
+    sim.acks.extend(new);
+}
+
+/// Goes on without acknowledgements until a manifest is asked for.
+fn hold_list(sim: &mut Sim) -> bool {
+    for _ in 0..5000 {
+        if sim.planner.is_filling() {
+            return true;
+        }
+        step_unacknowledged(sim);
+    }
+    false
+}
+
+/// It was heard, and not looked at, when the manifest is asked for.
+#[test]
+fn a_change_that_was_heard_before_a_manifest_is_sent() {
+    for how in [Hidden::Mapped, Hidden::SetBack] {
+        each(&format!("{how:?}, heard before a manifest"), |seed, watcher| {
+            let (mut sim, _, d) = settled(seed, watcher);
+            deny_removal(&mut sim, d);
+            change(&mut sim, d, b"x", how);
+            let now = sim.source.now_ns;
+            sim.acknowledge(now);
+            assert!(sim.rest());
+            Some(sim.differences())
+        });
+    }
+}
+
+/// It is heard while the manifest is wanted and not asked for, while it is on its way, or after it came and before the directory that it is in is listed.
+#[test]
+fn a_change_that_is_heard_during_a_manifest_is_sent() {
+    for (how, when) in [Hidden::Mapped, Hidden::SetBack].into_iter().flat_map(|how| (0..3).map(move |when| (how, when))) {
+        each(&format!("{how:?}, heard during a manifest, {when}"), |seed, watcher| {
+            let (mut sim, _, d) = settled(seed, watcher);
+            let e = sim.source.entries(d)[&b"e"[..]];
+            deny_removal(&mut sim, d);
+            if when == 0 {
+                let (cycle, errors) = sim.acks.pop_front()?;
+                let now = sim.source.now_ns;
+                errors.into_iter().for_each(|error| sim.planner.failed(cycle, error, now).unwrap());
+                sim.acks.push_front((cycle, Vec::new()));
+            } else {
+                sim.next_list();
+                assert!(sim.planner.is_filling());
+            }
+            if when == 2 {
+                while sim.planner.is_filling() {
+                    sim.receive();
+                }
+            }
+            change(&mut sim, e, b"f", how);
+            assert!(sim.rest());
+            Some(sim.differences())
+        });
+    }
+}
