@@ -230,8 +230,8 @@ fn sessions(
     let mut memory = None;
     loop {
         if let Some(filter) = desk.take_filter() {
-            config.filter = filter;
-            memory = None;
+            config.filter = Arc::clone(&filter);
+            memory::set_filter(&mut memory, filter);
         }
         let connection = session::connect(&config, (stop, desk), peer, module, (&mut memory, stats));
         let connection = connection.map_err(|e| match e {

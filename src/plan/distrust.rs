@@ -46,19 +46,20 @@ fn is_doubt(hint: Hint) -> bool {
 }
 
 impl Planner {
-    /// The nodes below `top` are about to be dropped for a manifest: what is in doubt is kept by path.
-    pub(super) fn keep_doubts(&mut self, top: NodeId) {
+    /// The nodes below `top` are about to be dropped for a manifest, and `top` itself if `is_all`: what is in doubt is kept by path.
+    pub(super) fn keep_doubts(&mut self, top: NodeId, is_all: bool) {
         let Self { tree, distrust, .. } = self;
         for id in tree.subtree_bottom_up(top) {
             let is_doubtful = tree.kind(id) != Some(Kind::Dir) && tree.has(id, DOUBTS);
-            if id == top || !(is_doubtful || tree.key(id).is_some()) {
+            if !(is_doubtful || tree.key(id).is_some()) {
                 continue;
             }
             let Ok(path) = tree.path(id) else { continue };
             let path = path.as_bytes().to_vec();
-            match tree.key(id) {
-                Some(key) => drop(distrust.strays.insert(key.0.clone(), path)),
-                None => drop(distrust.paths.insert(path)),
+            if is_doubtful {
+                distrust.paths.insert(path);
+            } else if let Some(key) = tree.key(id).filter(|_| id != top || is_all) {
+                distrust.strays.insert(key.0.clone(), path);
             }
         }
     }
@@ -74,8 +75,8 @@ impl Planner {
             && !name.is_empty()
             && let Some(path) = self.distrust.strays.get(key)
         {
-            let path = [path, &b"/"[..], name].concat();
-            self.distrust(path);
+            let path = if path.is_empty() { name.to_vec() } else { [path, &b"/"[..], name].concat() };
+            self.distrust.paths.insert(path);
             self.distrust_told();
         }
     }
@@ -95,14 +96,9 @@ impl Planner {
         self.wanted_lists.contains(&self.tree.reference(dir))
     }
 
-    /// The mirror may not have at the path what the tree, or the manifest that is on its way, says.
-    pub(super) fn distrust(&mut self, path: Vec<u8>) {
-        self.distrust.paths.insert(path);
-    }
-
-    /// The manifest has told what the mirror holds: what of it is not trusted is sent whole.
+    /// What is not trusted is sent whole, unless a manifest is still to tell what the mirror holds.
     pub(super) fn distrust_told(&mut self) {
-        if self.fill.is_some() || !self.wanted_lists.is_empty() {
+        if !self.online || self.fill.is_some() || !self.wanted_lists.is_empty() {
             return;
         }
         for path in std::mem::take(&mut self.distrust.paths) {
@@ -115,12 +111,13 @@ impl Planner {
 
     /// Once the first look at the source is over: directories that it did not meet are not there any more.
     pub(super) fn forget_strays(&mut self, actions: &mut Vec<Action>) {
-        if self.behind || self.distrust.strays.is_empty() {
+        if self.distrust.strays.is_empty() || !self.dirty.is_empty() {
             return;
         }
         let is_looked_at = self.dirty.delayed(&self.tree).all(|id| !self.tree.has(id, flag::SCAN) || self.waits_for_cause(id));
         if is_looked_at {
-            actions.extend(std::mem::take(&mut self.distrust.strays).into_keys().map(|key| Action::Forget(Key(key))));
+            let strays = std::mem::take(&mut self.distrust.strays).into_keys();
+            actions.extend(strays.filter(|key| self.tree.of_key(key).is_none()).map(|key| Action::Forget(Key(key))));
         }
     }
 }

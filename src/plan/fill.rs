@@ -81,7 +81,7 @@ impl Planner {
         };
         let missed = self.take_unlisted(top);
         self.forget_unmounted(top, now);
-        self.keep_doubts(top);
+        self.keep_doubts(top, false);
         self.drop_below(top);
         self.dirty.mark(&mut self.tree, top, flag::SCAN | flag::DEEP);
         self.owe(top);

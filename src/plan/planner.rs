@@ -153,7 +153,7 @@ impl Planner {
         }
     }
 
-    /// A session began: everything known is forgotten, the manifest is asked for, then the whole source is looked at.
+    /// A session began that does not go on with what is known: the manifest is asked for, then the whole source is looked at.
     pub fn connected(&mut self, abilities: Abilities, now: u64, actions: &mut Vec<Action>) {
         self.disconnected();
         self.abilities = abilities;
@@ -164,9 +164,18 @@ impl Planner {
         self.start_fill(now, actions);
     }
 
-    /// The session ended: nothing is planned until the next.
+    /// The session ended, and the next one begins with a manifest: all is forgotten but what that does not tell. Events go on being heard, for the same reason.
     pub fn disconnected(&mut self) {
-        *self = Self::new(self.wanted.clone(), self.filter.clone(), self.seed);
+        self.doubt_flights();
+        self.keep_doubts(ROOT, true);
+        let distrust = std::mem::take(&mut self.distrust);
+        *self = Self { distrust, ..Self::new(self.wanted.clone(), self.filter.clone(), self.seed) };
+    }
+
+    /// As [`Planner::disconnected`], and the next session has other rules.
+    pub fn set_filter(&mut self, filter: Arc<Filter>) {
+        self.filter = filter;
+        self.disconnected();
     }
 
     /// The tree, for tests and figures.
@@ -227,9 +236,6 @@ impl Planner {
 
     /// An event of a watcher.
     pub fn event(&mut self, event: Event<'_>, now: u64) {
-        if !self.online && !self.suspended {
-            return;
-        }
         let Event::At { key, name, hint, object, rename } = event else {
             self.rescan(now);
             return;
@@ -298,6 +304,7 @@ impl Planner {
             self.start_fill(now, actions);
             return;
         }
+        self.forget_strays(actions);
         self.halves.give_up(now);
         if self.guard.is_concerned() && self.is_idle() {
             self.guard_rests();
@@ -359,7 +366,6 @@ impl Planner {
             self.tree.clear(id, (flag::DIRTY | flag::DEEP) & !flag::RELIST);
         }
         self.behind &= !lists.is_empty();
-        self.forget_strays(actions);
         for (id, deep) in &lists {
             // A listing tells all names, if it can be made.
             let told = names.remove(id).unwrap_or_default();
@@ -495,10 +501,12 @@ impl Planner {
             self.dirty.mark_at(&mut self.tree, dir, flag::SCAN | deep, at);
             self.ask_by_name(asked);
         }
+        if let Some(key) = &seen.key {
+            self.distrust.found(&key.0);
+        }
         match &seen.key {
             Some(key) if self.tree.key(dir) != Some(key) => {
                 actions.extend(self.drop_key(dir).map(Action::Forget));
-                self.distrust.found(&key.0);
                 // Events of a directory that moved here have been taken for those of its former node until now.
                 let inherited = self.tree.of_key(&key.0).is_some();
                 self.tree.set_key(dir, key.clone());

@@ -188,7 +188,8 @@ impl<'a> Pass<'a> {
 
     /// Whether events say that content may have changed though size and time are equal: the time was set back, or the change was within the clock's grain.
     /// What was written through one name of an object was written to all; what appeared at a name says something of that name only. A listing is made
-    /// where events may have been lost: it counts as any event for what could hide from it, within the clock's grain; not for times set back.
+    /// where events may have been lost: it counts as any event for what could hide from it, within the clock's grain; not for times set back. What appeared where
+    /// only a manifest tells what the mirror has may be another file than that, for it does not tell of which object it is.
     fn is_doubtful(&self, node: NodeId, slot: &Slot, stat: &Stat) -> bool {
         let has = |flags| self.tree.has(node, flags);
         let of_name = |flags| self.tree.resolve(slot.node).is_some_and(|n| self.tree.has(n, flags));
@@ -205,7 +206,7 @@ impl<'a> Pass<'a> {
             || closed()
             || stranger()
             || (has(flag::RACY) && (came() || wrote()))
-            || (has(flag::REUSE) && came())
+            || ((has(flag::REUSE) || self.tree.ident(node).is_none()) && came())
             || (slot.listed && has(flag::RACY | flag::REUSE))
     }
 

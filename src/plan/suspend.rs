@@ -121,6 +121,7 @@ impl Planner {
         if may {
             self.suspended = false;
             self.online = true;
+            self.distrust_told();
         }
         may
     }
@@ -139,7 +140,7 @@ impl Planner {
     }
 
     /// Whatever the cycles on their way may have done, or not.
-    fn doubt_flights(&mut self) {
+    pub(super) fn doubt_flights(&mut self) {
         let are_traceable = self.is_traceable();
         let flights = std::mem::take(&mut self.flights);
         self.busy = 0;

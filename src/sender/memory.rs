@@ -1,12 +1,14 @@
 //! What outlives a session whose connection was lost: the tree, the watcher, and the clock of both. Until there is a connection again events go on marking what changed, in
 //! the thread that waits for it: nothing wakes that thread but an event, the end of the wait, and whoever asks for something.
 //!
-//! Nothing is looked at meanwhile, and no worker runs. Made by a session that breaks, taken by the next one, or dropped where that begins anew.
+//! Nothing is looked at meanwhile, and no worker runs. Made by a session that breaks, taken by the next one. Where that cannot go on with the tree, it is dropped, but for what a manifest does not tell
+//! of it.
 
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::model::filter::Filter;
 use crate::model::op::Abilities;
 use crate::plan::Planner;
 use crate::sender::control::Desk;
@@ -18,7 +20,7 @@ use crate::stop::Stop;
 use crate::sys::wake::Wake;
 use crate::wire::{Link, Token};
 
-/// See the module's comment. Invariant: the planner is suspended, and has all events that the watcher has seen since the tree was filled, but for those that wait in `eyes`.
+/// See the module's comment. Invariant: the planner is suspended, or what it knows is not gone on with, and it has all events that the watcher has seen, but for those that wait in `eyes`.
 pub(super) struct Memory {
     pub(super) planner: Planner,
     pub(super) eyes: Eyes,
@@ -37,12 +39,26 @@ impl Memory {
             self.planner.next(now, &mut nothing);
         }
         self.eyes.tell_overflows(stats.overflows.get());
-        stats.dirty.set(self.planner.dirty() as u64);
+        if self.planner.is_suspended() {
+            stats.dirty.set(self.planner.dirty() as u64);
+        }
+    }
+
+    /// The session to go on with, if that can be done.
+    pub(super) fn token(&self) -> Option<Token> {
+        self.planner.is_suspended().then_some(self.token)
     }
 
     /// Whether a session with a receiver that can do so much can go on with it.
     pub(super) fn fits(&self, abilities: Abilities) -> bool {
         self.planner.may_resume(abilities)
+    }
+}
+
+/// The next session has other rules, and begins with a manifest.
+pub(super) fn set_filter(memory: &mut Option<Memory>, filter: Arc<Filter>) {
+    if let Some(memory) = memory {
+        memory.planner.set_filter(filter);
     }
 }
 
@@ -124,6 +140,9 @@ impl Session<'_> {
             return None;
         }
         let eyes = eyes?;
-        planner.suspend(now).then_some(Memory { planner, eyes, epoch, token })
+        if !planner.suspend(now) {
+            planner.disconnected();
+        }
+        Some(Memory { planner, eyes, epoch, token })
     }
 }

@@ -119,7 +119,7 @@ pub(super) fn connect(
     let hello = match memory {
         Some(memory) => {
             memory.eyes.bell.wake_by(link.wake());
-            hello.continuing(memory.token)
+            memory.token().into_iter().fold(hello, Hello::continuing)
         }
         None => hello,
     };
@@ -133,9 +133,9 @@ pub(super) fn connect(
     welcome.abilities.attrs = welcome.abilities.attrs.and(wanted);
     match memory {
         Some(memory) if welcome.continued && memory.fits(welcome.abilities) => memory.token = welcome.token,
-        Some(_) => {
+        Some(memory) => {
             tracing::info!("the mirror may be another than it was: its manifest is asked for");
-            *memory = None;
+            memory.planner.disconnected();
         }
         None => {}
     }
@@ -216,10 +216,10 @@ impl<'a> Session<'a> {
             tracing::info!(dirty = session.planner.dirty(), "the mirror is as it was left: it is gone on with");
             return Ok(session);
         }
-        let mut actions = Vec::new();
-        session.planner.connected(welcome.abilities, 0, &mut actions);
+        let (now, mut actions) = (session.now(), Vec::new());
+        session.planner.connected(welcome.abilities, now, &mut actions);
         if let Some(hold) = hold {
-            session.planner.resume_hold(hold, 0);
+            session.planner.resume_hold(hold, now);
         }
         if config.scrub.verify {
             session.planner.verify(config.scrub.repair);
@@ -244,11 +244,12 @@ impl<'a> Session<'a> {
             }
             Ok(Over::NewRules) => {
                 self.part(State::Syncing, "the filter rules are others now");
-                self.finish(false).map(|_| End::NewRules)
+                *memory = self.finish(false)?.1;
+                Ok(End::NewRules)
             }
             Ok(Over::Done { interrupted }) => {
                 self.part(State::Stopping, "");
-                self.finish(interrupted)
+                self.finish(interrupted).map(|(outcome, _)| End::Done(outcome))
             }
             Err(e) => {
                 self.part(State::Reconnecting, &e.to_string());
@@ -568,7 +569,7 @@ impl<'a> Session<'a> {
     }
 
     /// Waits until what was sent is acknowledged, and closes.
-    fn finish(mut self, interrupted: bool) -> Result<End> {
+    fn finish(mut self, interrupted: bool) -> Result<(Outcome, Option<Memory>)> {
         let deadline = Instant::now() + FINISH_PATIENCE;
         while !(self.outbox.is_empty() && self.planner.in_flight() == 0) {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -587,13 +588,13 @@ impl<'a> Session<'a> {
         let held = self.planner.deletions_held(0).map_or(0, |held| held.count);
         let outcome =
             Outcome { failing: self.planner.failing() as u64, dirty: self.planner.dirty() as u64, held, interrupted, is_away: false };
-        let Self { mut link, mut payload, crew, eyes, .. } = self;
-        drop((crew, eyes));
+        let Self { planner, eyes, epoch, token, crew, mut link, mut payload, .. } = self;
+        drop(crew);
         payload.bye();
         // What counts is acknowledged: a receiver that hears no farewell, since it ended when the workers left, changes nothing.
         if let Err(e) = flush(&mut link, &mut payload).and_then(|()| link.close(LINGER)) {
             tracing::debug!("the receiver left first: {e}");
         }
-        Ok(End::Done(outcome))
+        Ok((outcome, eyes.map(|eyes| Memory { planner, eyes, epoch, token })))
     }
 }

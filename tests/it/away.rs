@@ -134,6 +134,34 @@ fn a_receiver_that_was_killed_is_asked_for_its_manifest() {
     away.end();
 }
 
+/// The manifest that a new receiver tells has nothing of it: what the watcher heard before and meanwhile is known still.
+#[test]
+fn changes_that_neither_length_nor_time_show_are_sent_to_a_receiver_that_was_killed() {
+    for watch in watches() {
+        let mut away = Away::start(&["--watch", watch]);
+        let hide = |away: &Away, path: &str, by_rename: bool| {
+            let path = away.place.src.join(path);
+            let (time, content) = (fs::metadata(&path).unwrap().modified().unwrap(), fs::read_to_string(&path).unwrap());
+            let target = if by_rename { away.place.beside("twin") } else { path.clone() };
+            fs::write(&target, "x".repeat(content.len())).unwrap();
+            fs::File::open(&target).unwrap().set_modified(time).unwrap();
+            if by_rename {
+                fs::rename(&target, &path).unwrap();
+            }
+        };
+        away.proxy.refuse(true);
+        hide(&away, "d1/file 1", false);
+        away.server.kill_and_restart();
+        hide(&away, "d2/file 2", true);
+        until_status(&away.socket, "reconnecting", |status| status["state"] == "reconnecting");
+        hide(&away, "d3/file 3", false);
+        hide(&away, "d4/file 4", true);
+        let now = away.back();
+        assert_eq!(away.resumed(&now), 0, "{}", away.sender.stderr());
+        away.end();
+    }
+}
+
 #[test]
 fn a_mirror_that_another_session_wrote_to_is_listed() {
     for below in ["", "/d9"] {

@@ -82,7 +82,7 @@ pub struct MemSource {
     watcher: Watcher,
     /// Whether changes of what is there have exact times, and only what is new has coarse ones.
     fine: bool,
-    watches: HashMap<u64, u64>,
+    pub watches: HashMap<u64, u64>,
     next_watch: u64,
     /// Objects that were changed since one of their names was looked at.
     pub unseen: RefCell<HashSet<u64>>,
@@ -417,6 +417,13 @@ impl MemSource {
         self.touch(dir);
         self.tell(dir, name, Hint::WENT);
         self.forget(id);
+    }
+
+    /// The directory goes out of the source, with whoever watches it.
+    pub fn move_out(&mut self, dir: u64, name: &[u8]) {
+        self.entries_mut(dir).remove(name);
+        self.touch(dir);
+        self.tell(dir, name, Hint::WENT | Hint::MOVED);
     }
 
     pub fn is_within(&self, mut id: u64, ancestor: u64) -> bool {

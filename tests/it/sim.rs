@@ -58,8 +58,8 @@ enum Play {
     Times,
     /// Events are lost. No time is set back, but there are writes within the clock's grain.
     Losses,
-    /// The session is lost too, and with it what the planner knew beyond length and time: equal length and time mean equal content.
-    Sessions,
+    /// Equal length and time mean equal content.
+    Plain,
 }
 
 struct Sim {
@@ -123,7 +123,7 @@ const STEP_NS: u64 = TICK_NS / 7;
 impl Sim {
     fn new(seed: u64, watcher: Watcher) -> Self {
         let mut rng = Rng::new(seed);
-        let play = rng.pick(&[Play::Times, Play::Losses, Play::Sessions]);
+        let play = rng.pick(&[Play::Times, Play::Losses, Play::Plain]);
         let queue_max = if play != Play::Times && rng.chance(60) { 20 } else { 100_000 };
         let fine = rng.chance(50);
         let mut target = MemTarget::new();
@@ -524,7 +524,7 @@ fn live(sim: &mut Sim, ops: usize) -> Vec<String> {
         for _ in 0..sim.rng.below(busy) {
             sim.step();
         }
-        if sim.rng.below(400) == 0 && sim.play == Play::Sessions {
+        if sim.rng.below(400) == 0 {
             sim.connect();
         }
         if sim.cut_every > 0 && sim.rng.below(sim.cut_every) == 0 {

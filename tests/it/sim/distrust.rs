@@ -242,3 +242,70 @@ fn a_change_that_is_heard_during_a_manifest_is_sent() {
         });
     }
 }
+
+/// The session begins anew, with a manifest of all. What was on its way is lost.
+fn begin_anew(sim: &mut Sim) {
+    let mut actions = Vec::new();
+    sim.planner.connected(ABILITIES, sim.source.now_ns, &mut actions);
+    sim.act(actions);
+}
+
+/// A change is heard, or a twin is on its way, when the connection is lost and cannot be gone on with, or other rules come; or it is heard before there is a connection again, while the
+/// manifest is on its way, or after that. With a second loss before the manifest has come it is still known.
+#[test]
+fn a_session_that_begins_anew_forgets_no_change() {
+    for (how, when, twice) in
+        [Hidden::Mapped, Hidden::SetBack].into_iter().flat_map(|how| (0..4).flat_map(move |when| [(how, when, false), (how, when, true)]))
+    {
+        each(&format!("{how:?}, at {when}, lost twice: {twice}"), |seed, watcher| {
+            let (mut sim, root, d) = settled(seed, watcher);
+            let e = sim.source.entries(d)[&b"e"[..]];
+            let heard = |sim: &mut Sim, at| {
+                if when == at {
+                    change(sim, e, b"f", how);
+                }
+            };
+            twin(&mut sim, root, d, b"x");
+            if !hold_until(&mut sim, |sim| is_on_its_way(sim, |cycle| puts(cycle, b"x"))) {
+                return None;
+            }
+            heard(&mut sim, 0);
+            sim.lose_session();
+            match seed % 3 {
+                0 => sim.planner.disconnected(),
+                1 => sim.planner.set_filter(sim.filter.clone()),
+                // It is to be gone on with, and then that cannot be.
+                _ => assert!(sim.planner.suspend(sim.source.now_ns)),
+            }
+            heard(&mut sim, 1);
+            begin_anew(&mut sim);
+            heard(&mut sim, 2);
+            if twice {
+                sim.lose_session();
+                begin_anew(&mut sim);
+            }
+            while sim.planner.is_filling() {
+                sim.receive();
+            }
+            heard(&mut sim, 3);
+            assert!(sim.rest());
+            Some(sim.differences())
+        });
+    }
+}
+
+/// Nothing tells of a directory that went out of sight while there was no connection: it is watched no longer than until the source has been looked at.
+#[test]
+fn a_directory_that_is_not_met_again_is_not_watched_any_more() {
+    each("a directory that is gone", |seed, _| {
+        let (mut sim, _, d) = settled(seed, Watcher::Inotify);
+        let watches = sim.source.watches.len();
+        sim.planner.disconnected();
+        sim.source.move_out(d, b"e");
+        sim.hear();
+        begin_anew(&mut sim);
+        assert!(sim.rest());
+        assert_eq!(sim.source.watches.len(), watches - 1, "seed {seed}");
+        Some(sim.differences())
+    });
+}

@@ -99,7 +99,7 @@ impl Sim {
 
     fn bytes(&mut self) -> Vec<u8> {
         let len = if self.rng.below(200) == 0 { INLINE_FILE_BYTES_MAX + 1 } else { self.rng.pick(&[0, 1, 7, 7, 7, 100]) };
-        let fill = if self.play == Play::Sessions { (self.source.now_ns / TICK_NS) as u8 } else { self.rng.next() as u8 };
+        let fill = if self.play == Play::Plain { (self.source.now_ns / TICK_NS) as u8 } else { self.rng.next() as u8 };
         vec![fill; len]
     }
 }

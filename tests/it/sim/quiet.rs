@@ -17,9 +17,10 @@ impl Sim {
         }
     }
 
-    /// A new session over an equal mirror, as far as length and time tell; what it sends that it should not.
+    /// Another run over an equal mirror, as far as length and time tell; what it sends that it should not.
     pub(super) fn reconnect(&mut self) -> Option<String> {
         let before = self.cycles;
+        self.planner = Planner::new(Options::mirror(), self.filter.clone(), 1);
         self.connect();
         if !self.rest() {
             return Some("does not come to rest after a reconnect".into());

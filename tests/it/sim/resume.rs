@@ -31,10 +31,6 @@ impl Sim {
     /// The connection is lost and, after some changes, there again.
     pub(super) fn cut(&mut self) {
         let mut can = self.planner.can_suspend();
-        // Without what it knew the planner knows no more than length and time.
-        if !can && self.play != Play::Sessions {
-            return;
-        }
         self.cut_short();
         self.lose_session();
         if self.trusts {
@@ -54,7 +50,7 @@ impl Sim {
             self.hear_only();
         }
         self.planner.tree().check();
-        let again = can && (self.play != Play::Sessions || self.rng.chance(80));
+        let again = can && self.rng.chance(80);
         if again {
             assert!(self.planner.resume(ABILITIES));
             self.resumed += 1;

@@ -154,7 +154,7 @@ fn live(sim: &mut Sim, ops: usize) {
 /// A run in which only the source changes. Equal length and time mean equal content, so that whatever is found is an accusation.
 fn innocent(seed: u64, ops: usize, watcher: Watcher) -> (Vec<String>, usize) {
     let mut sim = Sim::new(seed, watcher);
-    if sim.play != Play::Sessions {
+    if sim.play != Play::Plain {
         return (Vec::new(), 0);
     }
     for _ in 0..sim.rng.below(60) {
