@@ -24,11 +24,6 @@ pub struct Distrust {
 }
 
 impl Distrust {
-    /// Whether nothing waits for a manifest.
-    pub(super) fn is_settled(&self) -> bool {
-        self.paths.is_empty()
-    }
-
     /// The paths are not trusted.
     pub(super) fn extend(&mut self, paths: impl IntoIterator<Item = Vec<u8>>) {
         self.paths.extend(paths);
@@ -102,11 +97,27 @@ impl Planner {
             return;
         }
         for path in std::mem::take(&mut self.distrust.paths) {
-            if let Some(id) = self.find(&path).filter(|id| self.tree.kind(*id).is_some_and(|kind| kind != Kind::Dir)) {
-                self.not_sent(id, 0);
-                self.dirty.mark(&mut self.tree, id, flag::LOOK | flag::WROTE);
+            let (at, is_there) = self.nearest(&path);
+            if is_there && self.tree.kind(at).is_some_and(|kind| kind != Kind::Dir) {
+                self.not_sent(at, 0);
+                self.dirty.mark(&mut self.tree, at, flag::LOOK | flag::WROTE);
+            } else if !is_there && self.tree.has(at, flag::RELIST) {
+                // The manifest did not tell: it is asked for again.
+                self.distrust.paths.insert(path);
             }
         }
+    }
+
+    /// The node at the path, or the last one above it, and whether it is the first.
+    fn nearest(&self, path: &[u8]) -> (NodeId, bool) {
+        let mut at = ROOT;
+        for name in path.split(|byte| *byte == b'/') {
+            match self.tree.child(at, name) {
+                Some(id) => at = id,
+                None => return (at, false),
+            }
+        }
+        (at, true)
     }
 
     /// Once the first look at the source is over: directories that it did not meet are not there any more.

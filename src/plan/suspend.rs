@@ -49,7 +49,7 @@ fn names(cycle: &Cycle) -> (Names<'_>, Names<'_>, Names<'_>) {
 impl Planner {
     /// Whether what is known of the mirror outlives the connection, if that is lost now.
     pub fn can_suspend(&self) -> bool {
-        self.online && self.fill.is_none() && self.wanted_lists.is_empty() && self.distrust.is_settled() && self.scrub.verify.is_none()
+        self.online && self.fill.is_none() && self.wanted_lists.is_empty() && self.scrub.verify.is_none()
     }
 
     /// Whether all that the cycles on their way may have changed can be told without a manifest.

@@ -309,3 +309,35 @@ fn a_directory_that_is_not_met_again_is_not_watched_any_more() {
         Some(sim.differences())
     });
 }
+
+/// The manifest lacks the directory that it is in, and it is heard before the next one tells it.
+#[test]
+fn a_change_in_what_a_manifest_lacks_is_sent() {
+    for (how, is_lost) in [Hidden::Mapped, Hidden::SetBack].into_iter().flat_map(|how| [(how, false), (how, true)]) {
+        each(&format!("{how:?}, not in the manifest, the connection lost: {is_lost}"), |seed, watcher| {
+            let (mut sim, _, d) = settled(seed, watcher);
+            let e = sim.source.entries(d)[&b"e"[..]];
+            let left = Arc::new(Mutex::new(1));
+            let fails = left.clone();
+            sim.target.set_fault(Some(Box::new(move |act| {
+                let it = matches!(act, Act::List(dir) if dir.as_bytes() == b"d/e");
+                (it && *fails.lock().unwrap() > 0).then_some(libc::EACCES)
+            })));
+            deny_removal(&mut sim, d);
+            sim.next_list();
+            while sim.planner.is_filling() {
+                sim.receive();
+            }
+            change(&mut sim, e, b"f", how);
+            if is_lost && sim.planner.can_suspend() {
+                sim.lose_session();
+                assert!(sim.planner.suspend(sim.source.now_ns) && sim.planner.resume(ABILITIES));
+            }
+            *left.lock().unwrap() = 0;
+            // The next manifest is due before the source's directory is listed.
+            sim.source.now_ns += 60_000_000_000;
+            assert!(sim.rest());
+            Some(sim.differences())
+        });
+    }
+}
