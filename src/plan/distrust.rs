@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::limits::NAMES_WAITING_MAX;
 use crate::model::event::{Hint, Key};
 use crate::model::meta::Kind;
 use crate::model::path::Name;
@@ -19,6 +20,8 @@ const DOUBTS: u16 = flag::WROTE | flag::CAME | flag::RACY | flag::REUSE | flag::
 pub struct Distrust {
     /// Paths that are not trusted, whatever the manifest that is wanted says.
     paths: BTreeSet<Vec<u8>>,
+    /// Directories no file of which is trusted: what events told of in them was too much to be remembered.
+    dirs: BTreeSet<Vec<u8>>,
     /// Watched directories that have no node, or none that is known to be theirs, until they are listed: where they are in the mirror.
     strays: BTreeMap<Box<[u8]>, Vec<u8>>,
 }
@@ -70,8 +73,12 @@ impl Planner {
             && !name.is_empty()
             && let Some(path) = self.distrust.strays.get(key)
         {
-            let path = if path.is_empty() { name.to_vec() } else { [path, &b"/"[..], name].concat() };
-            self.distrust.paths.insert(path);
+            if self.distrust.paths.len() < NAMES_WAITING_MAX {
+                let path = if path.is_empty() { name.to_vec() } else { [path, &b"/"[..], name].concat() };
+                self.distrust.paths.insert(path);
+            } else if !self.distrust.dirs.contains(path) {
+                self.distrust.dirs.insert(path.clone());
+            }
             self.distrust_told();
         }
     }
@@ -98,20 +105,34 @@ impl Planner {
         }
         for path in std::mem::take(&mut self.distrust.paths) {
             let (at, is_there) = self.nearest(&path);
-            if is_there && self.tree.kind(at).is_some_and(|kind| kind != Kind::Dir) {
-                self.not_sent(at, 0);
-                self.dirty.mark(&mut self.tree, at, flag::LOOK | flag::WROTE);
-            } else if !is_there && self.tree.has(at, flag::RELIST) {
+            if is_there {
+                self.distrust_node(at);
+            } else if self.tree.has(at, flag::RELIST) {
                 // The manifest did not tell: it is asked for again.
                 self.distrust.paths.insert(path);
             }
+        }
+        for path in std::mem::take(&mut self.distrust.dirs) {
+            let (dir, is_there) = self.nearest(&path);
+            if is_there {
+                self.tree.children(dir).collect::<Vec<_>>().into_iter().for_each(|id| self.distrust_node(id));
+            } else if self.tree.has(dir, flag::RELIST) {
+                self.distrust.dirs.insert(path);
+            }
+        }
+    }
+
+    fn distrust_node(&mut self, id: NodeId) {
+        if self.tree.kind(id).is_some_and(|kind| kind != Kind::Dir) {
+            self.not_sent(id, 0);
+            self.dirty.mark(&mut self.tree, id, flag::LOOK | flag::WROTE);
         }
     }
 
     /// The node at the path, or the last one above it, and whether it is the first.
     fn nearest(&self, path: &[u8]) -> (NodeId, bool) {
         let mut at = ROOT;
-        for name in path.split(|byte| *byte == b'/') {
+        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
             match self.tree.child(at, name) {
                 Some(id) => at = id,
                 None => return (at, false),

@@ -205,7 +205,7 @@ impl MemSource {
 
     // Events.
 
-    fn key(&self, dir: u64) -> Option<Vec<u8>> {
+    pub fn key(&self, dir: u64) -> Option<Vec<u8>> {
         if self.by_handle(dir) { Some(dir.to_le_bytes().to_vec()) } else { self.watches.get(&dir).map(|w| watch_key(*w)) }
     }
 

@@ -5,6 +5,7 @@ use super::hidden::Hidden;
 use super::quiet::mirrored;
 use super::*;
 use crate::memtarget::Act;
+use ringsync::limits::NAMES_WAITING_MAX;
 use ringsync::model::event::Hint;
 
 /// No seed of either watcher leaves a difference, and the case comes up at all.
@@ -339,5 +340,25 @@ fn a_change_in_what_a_manifest_lacks_is_sent() {
             assert!(sim.rest());
             Some(sim.differences())
         });
+    }
+}
+
+/// So many temporary files come and go while there is no connection that not each can be remembered.
+#[test]
+fn a_change_among_too_many_to_be_remembered_is_sent() {
+    for watcher in [Watcher::Fanotify, Watcher::Inotify] {
+        let (mut sim, _, d) = settled(1, watcher);
+        let e = sim.source.entries(d)[&b"e"[..]];
+        sim.planner.disconnected();
+        let (key, now) = (sim.source.key(e).unwrap(), sim.source.now_ns);
+        for n in 0..NAMES_WAITING_MAX + 10 {
+            let name = format!("temporary {n}");
+            let event = Event::At { key: &key, name: name.as_bytes(), hint: Hint::APPEARED, object: None, rename: None };
+            sim.planner.event(event, now);
+        }
+        change(&mut sim, e, b"f", Hidden::SetBack);
+        begin_anew(&mut sim);
+        assert!(sim.rest());
+        assert_eq!(sim.differences(), [""; 0], "{watcher:?}");
     }
 }
