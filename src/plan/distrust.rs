@@ -15,6 +15,9 @@ use crate::plan::tree::{NodeId, ROOT, flag};
 /// With any of these the content may be another than length and time say.
 const DOUBTS: u16 = flag::WROTE | flag::CAME | flag::RACY | flag::REUSE | flag::BUSY;
 
+/// So often, at most, it is seen whether directories without node are still to be met.
+const STRAYS_EVERY_NS: u64 = 100_000_000;
+
 /// See the module's comment.
 #[derive(Debug, Default)]
 pub struct Distrust {
@@ -24,6 +27,8 @@ pub struct Distrust {
     dirs: BTreeSet<Vec<u8>>,
     /// Watched directories that have no node, or none that is known to be theirs, until they are listed: where they are in the mirror.
     strays: BTreeMap<Box<[u8]>, Vec<u8>>,
+    /// Whether some of them can be forgotten is looked at then.
+    strays_at: u64,
 }
 
 impl Distrust {
@@ -141,13 +146,14 @@ impl Planner {
         (at, true)
     }
 
-    /// Once the first look at the source is over: directories that it did not meet are not there any more.
-    pub(super) fn forget_strays(&mut self, actions: &mut Vec<Action>) {
-        if self.distrust.strays.is_empty() || !self.dirty.is_empty() {
+    /// Once the whole source has been looked at: directories that were not met are not there any more. One that cannot be listed yet may hold them.
+    pub(super) fn forget_strays(&mut self, now: u64, actions: &mut Vec<Action>) {
+        if self.distrust.strays.is_empty() || now < self.distrust.strays_at || !self.dirty.is_empty() {
             return;
         }
-        let is_looked_at = self.dirty.delayed(&self.tree).all(|id| !self.tree.has(id, flag::SCAN) || self.waits_for_cause(id));
-        if is_looked_at {
+        self.distrust.strays_at = now + STRAYS_EVERY_NS;
+        let is_looked_at = |id| !self.tree.has(id, flag::SCAN) || self.tree.has(id, flag::UNWATCHED);
+        if self.dirty.delayed(&self.tree).all(is_looked_at) {
             let strays = std::mem::take(&mut self.distrust.strays).into_keys();
             actions.extend(strays.filter(|key| self.tree.of_key(key).is_none()).map(|key| Action::Forget(Key(key))));
         }

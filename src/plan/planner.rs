@@ -304,7 +304,7 @@ impl Planner {
             self.start_fill(now, actions);
             return;
         }
-        self.forget_strays(actions);
+        self.forget_strays(now, actions);
         self.halves.give_up(now);
         if self.guard.is_concerned() && self.is_idle() {
             self.guard_rests();

@@ -306,6 +306,8 @@ fn a_directory_that_is_not_met_again_is_not_watched_any_more() {
         sim.hear();
         begin_anew(&mut sim);
         assert!(sim.rest());
+        sim.source.now_ns += 1_000_000_000;
+        assert!(sim.rest());
         assert_eq!(sim.source.watches.len(), watches - 1, "seed {seed}");
         Some(sim.differences())
     });
@@ -361,4 +363,22 @@ fn a_change_among_too_many_to_be_remembered_is_sent() {
         assert!(sim.rest());
         assert_eq!(sim.differences(), [""; 0], "{watcher:?}");
     }
+}
+
+/// The source's root cannot be read for a while when the session begins anew: what is below it goes on being watched.
+#[test]
+fn a_change_below_what_cannot_be_read_is_sent() {
+    each("a directory that cannot be read", |seed, watcher| {
+        let (mut sim, root, d) = settled(seed, watcher);
+        let e = sim.source.entries(d)[&b"e"[..]];
+        sim.planner.disconnected();
+        sim.source.set_shut(root, true);
+        begin_anew(&mut sim);
+        for _ in 0..3000 {
+            sim.step();
+        }
+        change(&mut sim, e, b"f", Hidden::SetBack);
+        assert!(sim.rest());
+        Some(sim.differences())
+    });
 }
