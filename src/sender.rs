@@ -13,6 +13,7 @@ mod crew;
 mod eyes;
 mod failures;
 mod feeder;
+mod finish;
 mod memory;
 mod mounts;
 mod outbox;

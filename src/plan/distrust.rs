@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::limits::NAMES_WAITING_MAX;
+use crate::model::cycle::NodeRef;
 use crate::model::event::{Hint, Key};
 use crate::model::meta::Kind;
 use crate::model::path::Name;
@@ -18,17 +19,30 @@ const DOUBTS: u16 = flag::WROTE | flag::CAME | flag::RACY | flag::REUSE | flag::
 /// So often, at most, it is seen whether directories without node are still to be met.
 const STRAYS_EVERY_NS: u64 = 100_000_000;
 
+/// Where a directory is in the mirror that events tell of.
+#[derive(Debug)]
+enum Place {
+    /// By path: its node is dropped, and no manifest has told of it since.
+    Path(Vec<u8>),
+    /// The node that the manifest made; its own key is not known yet.
+    Node(NodeRef),
+}
+
 /// See the module's comment.
 #[derive(Debug, Default)]
 pub struct Distrust {
     /// Paths that are not trusted, whatever the manifest that is wanted says.
     paths: BTreeSet<Vec<u8>>,
-    /// Directories no file of which is trusted: what events told of in them was too much to be remembered.
+    /// Directories no file below which is trusted: they may be others, or what events told of in them was too much to be remembered.
     dirs: BTreeSet<Vec<u8>>,
-    /// Watched directories that have no node, or none that is known to be theirs, until they are listed: where they are in the mirror.
-    strays: BTreeMap<Box<[u8]>, Vec<u8>>,
+    /// Watched directories that have no node, or none that is known to be theirs, until they are listed.
+    strays: BTreeMap<Box<[u8]>, Place>,
     /// Whether some of them can be forgotten is looked at then.
     strays_at: u64,
+}
+
+fn below(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() }
 }
 
 impl Distrust {
@@ -37,9 +51,25 @@ impl Distrust {
         self.paths.extend(paths);
     }
 
+    /// Nor is anything below these.
+    pub(super) fn extend_dirs(&mut self, dirs: impl IntoIterator<Item = Vec<u8>>) {
+        self.dirs.extend(dirs);
+    }
+
     /// The directory with this key is listed, or no event will carry the key any more.
     pub(super) fn found(&mut self, key: &[u8]) {
         self.strays.remove(key);
+    }
+
+    /// What is called so in the directory at the path is not trusted.
+    fn told(&mut self, dir: &[u8], name: &[u8], hint: Hint) {
+        if self.paths.len() >= NAMES_WAITING_MAX {
+            self.dirs.insert(dir.to_vec());
+        } else if hint.has(Hint::DIR) {
+            self.dirs.insert(below(dir, name));
+        } else {
+            self.paths.insert(below(dir, name));
+        }
     }
 }
 
@@ -52,17 +82,27 @@ impl Planner {
     /// The nodes below `top` are about to be dropped for a manifest, and `top` itself if `is_all`: what is in doubt is kept by path.
     pub(super) fn keep_doubts(&mut self, top: NodeId, is_all: bool) {
         let Self { tree, distrust, .. } = self;
+        let path_of = |id| tree.path(id).ok().map(|path| path.as_bytes().to_vec());
+        for place in distrust.strays.values_mut() {
+            if let Place::Node(node) = place
+                && let Some(path) = tree.resolve(*node).filter(|id| tree.is_within(*id, top)).and_then(path_of)
+            {
+                *place = Place::Path(path);
+            }
+        }
         for id in tree.subtree_bottom_up(top) {
-            let is_doubtful = tree.kind(id) != Some(Kind::Dir) && tree.has(id, DOUBTS);
+            let is_dir = tree.kind(id) == Some(Kind::Dir);
+            let is_doubtful = tree.has(id, if is_dir { flag::CAME } else { DOUBTS });
             if !(is_doubtful || tree.key(id).is_some()) {
                 continue;
             }
-            let Ok(path) = tree.path(id) else { continue };
-            let path = path.as_bytes().to_vec();
+            let Some(path) = path_of(id) else { continue };
+            if let Some(key) = tree.key(id).filter(|_| id != top || is_all) {
+                distrust.strays.insert(key.0.clone(), Place::Path(path.clone()));
+            }
             if is_doubtful {
-                distrust.paths.insert(path);
-            } else if let Some(key) = tree.key(id).filter(|_| id != top || is_all) {
-                distrust.strays.insert(key.0.clone(), path);
+                let doubtful = if is_dir { &mut distrust.dirs } else { &mut distrust.paths };
+                doubtful.insert(path);
             }
         }
     }
@@ -74,25 +114,37 @@ impl Planner {
         }
         if hint.has(Hint::KEY_DEAD) {
             self.distrust.found(key);
-        } else if is_doubt(hint)
-            && !name.is_empty()
-            && let Some(path) = self.distrust.strays.get(key)
-        {
-            if self.distrust.paths.len() < NAMES_WAITING_MAX {
-                let path = if path.is_empty() { name.to_vec() } else { [path, &b"/"[..], name].concat() };
-                self.distrust.paths.insert(path);
-            } else if !self.distrust.dirs.contains(path) {
-                self.distrust.dirs.insert(path.clone());
-            }
-            self.distrust_told();
         }
+        if !is_doubt(hint) || name.is_empty() {
+            return;
+        }
+        let dir = match self.distrust.strays.get(key) {
+            Some(Place::Path(path)) => path.clone(),
+            Some(Place::Node(node)) => match self.tree.resolve(*node).and_then(|id| self.tree.path(id).ok()) {
+                Some(path) => path.as_bytes().to_vec(),
+                None => return,
+            },
+            None => return,
+        };
+        self.distrust.told(&dir, name, hint);
+        self.distrust_told();
     }
 
     /// An event of a directory whose manifest is wanted.
     pub(super) fn unlisted_told(&mut self, dir: NodeId, name: Name<'_>, hint: Hint) {
-        if is_doubt(hint) && self.awaits_manifest(dir) {
-            let id = self.tree.child_or_insert(dir, name);
-            self.tree.doubt(id);
+        if !is_doubt(hint) || !self.awaits_manifest(dir) {
+            return;
+        }
+        match self.tree.child(dir, name.as_bytes()) {
+            Some(id) => {
+                self.tree.doubt(id);
+                self.tree.set(id, flag::CAME);
+            }
+            None => {
+                if let Ok(dir) = self.tree.path(dir) {
+                    self.distrust.told(dir.as_bytes(), name.as_bytes(), hint);
+                }
+            }
         }
     }
 
@@ -103,26 +155,37 @@ impl Planner {
         self.wanted_lists.contains(&self.tree.reference(dir))
     }
 
+    /// The manifest is there: directories without node are found by what it told from now on, wherever they move.
+    pub(super) fn place_strays(&mut self) {
+        let mut strays = std::mem::take(&mut self.distrust.strays);
+        for place in strays.values_mut() {
+            if let Place::Path(path) = place
+                && let (id, true) = self.nearest(path)
+            {
+                *place = Place::Node(self.tree.reference(id));
+            }
+        }
+        self.distrust.strays = strays;
+    }
+
     /// What is not trusted is sent whole, unless a manifest is still to tell what the mirror holds.
     pub(super) fn distrust_told(&mut self) {
         if !self.online || self.fill.is_some() || !self.wanted_lists.is_empty() {
             return;
         }
         for path in std::mem::take(&mut self.distrust.paths) {
-            let (at, is_there) = self.nearest(&path);
-            if is_there {
-                self.distrust_node(at);
-            } else if self.tree.has(at, flag::RELIST) {
+            match self.nearest(&path) {
+                (id, true) => self.distrust_node(id),
                 // The manifest did not tell: it is asked for again.
-                self.distrust.paths.insert(path);
+                (above, false) if self.tree.has(above, flag::RELIST) => drop(self.distrust.paths.insert(path)),
+                _ => {}
             }
         }
         for path in std::mem::take(&mut self.distrust.dirs) {
-            let (dir, is_there) = self.nearest(&path);
-            if is_there {
-                self.tree.children(dir).collect::<Vec<_>>().into_iter().for_each(|id| self.distrust_node(id));
-            } else if self.tree.has(dir, flag::RELIST) {
-                self.distrust.dirs.insert(path);
+            match self.nearest(&path) {
+                (dir, true) => self.tree.subtree_bottom_up(dir).into_iter().for_each(|id| self.distrust_node(id)),
+                (above, false) if self.tree.has(above, flag::RELIST) => drop(self.distrust.dirs.insert(path)),
+                _ => {}
             }
         }
     }
@@ -148,12 +211,13 @@ impl Planner {
 
     /// Once the whole source has been looked at: directories that were not met are not there any more. One that cannot be listed yet may hold them.
     pub(super) fn forget_strays(&mut self, now: u64, actions: &mut Vec<Action>) {
-        if self.distrust.strays.is_empty() || now < self.distrust.strays_at || !self.dirty.is_empty() {
+        if self.distrust.strays.is_empty() || now < self.distrust.strays_at || !self.dirty.is_empty() || !self.wanted_lists.is_empty() {
             return;
         }
         self.distrust.strays_at = now + STRAYS_EVERY_NS;
-        let is_looked_at = |id| !self.tree.has(id, flag::SCAN) || self.tree.has(id, flag::UNWATCHED);
-        if self.dirty.delayed(&self.tree).all(is_looked_at) {
+        let is_dir = |id| self.tree.kind(id) == Some(Kind::Dir);
+        let is_ahead = |id| is_dir(id) && self.tree.has(id, flag::SCAN | flag::LOOK) && !self.tree.has(id, flag::UNWATCHED);
+        if !self.dirty.delayed(&self.tree).any(is_ahead) {
             let strays = std::mem::take(&mut self.distrust.strays).into_keys();
             actions.extend(strays.filter(|key| self.tree.of_key(key).is_none()).map(|key| Action::Forget(Key(key))));
         }

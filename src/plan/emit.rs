@@ -325,6 +325,8 @@ impl Emit<'_> {
         let same = tree.ident(node) == Some(stat.ident) && known && (key.is_none() || tree.key(node) == key.as_ref());
         if !same || slot.deep {
             self.planner.dirty.mark(&mut self.planner.tree, node, flag::SCAN | deep);
+        } else if !tree.has(node, flag::SCAN | flag::LOOK) {
+            self.tree().clear(node, flag::CAME);
         }
     }
 

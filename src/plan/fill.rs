@@ -229,6 +229,7 @@ impl Planner {
         }
         self.behind = true;
         self.guard_filled();
+        self.place_strays();
         self.distrust_told();
     }
 }

@@ -159,7 +159,7 @@ impl Planner {
                     // The directory may be elsewhere by now.
                     let now = self.tree.path(parent).and_then(|dir| dir.join(to.name.as_name()));
                     let then = to.dir.join(to.name.as_name());
-                    self.distrust.extend([then, now].into_iter().flatten().map(|path| path.as_bytes().to_vec()));
+                    self.distrust.extend_dirs([then, now].into_iter().flatten().map(|path| path.as_bytes().to_vec()));
                 }
                 self.trouble(parent, op.verb(), errno, now);
                 self.relist(parent);

@@ -500,6 +500,9 @@ impl Planner {
             let at = self.retry_at(dir, now);
             self.dirty.mark_at(&mut self.tree, dir, flag::SCAN | deep, at);
             self.ask_by_name(asked);
+        } else if !self.tree.has(dir, flag::LOOK) {
+            // What it holds now is looked at by name and identity.
+            self.tree.clear(dir, flag::CAME);
         }
         if let Some(key) = &seen.key {
             self.distrust.found(&key.0);

@@ -8,6 +8,8 @@
 //! Invariant: while `suspended` there is no round, no cycle on its way and nothing with a worker, and every name at which the mirror may hold something else than the tree says is
 //! `UNKNOWN` and marked `LOOK`, or below a directory whose manifest is wanted; every directory whose metadata may be another has no known time and is marked `OWN`.
 
+use std::collections::HashSet;
+
 use crate::model::cycle::Cycle;
 use crate::model::meta::Kind;
 use crate::model::op::{Abilities, Op, Spot};
@@ -44,6 +46,17 @@ fn names(cycle: &Cycle) -> (Names<'_>, Names<'_>, Names<'_>) {
     plain.extend(cycle.batches.iter().flat_map(|batch| batch.files.iter().map(move |task| (&batch.dir, task.name.as_name()))));
     plain.extend(cycle.places.iter().map(|place| at(&place.at)));
     (plain, dirs, moved)
+}
+
+/// The names to which something was moved that something else was moved away from: what was there may be there still.
+fn taken_over<'a>(cycles: impl Iterator<Item = &'a Cycle> + Clone) -> Vec<Vec<u8>> {
+    let path = |spot: &Spot| spot.dir.join(spot.name.as_name()).map(|path| path.as_bytes().to_vec()).unwrap_or_default();
+    let moves = cycles.flat_map(|cycle| &cycle.pre);
+    let left: HashSet<Vec<u8>> = moves
+        .clone()
+        .filter_map(|op| if let Op::Move { from, .. } | Op::Park { from, .. } = op { Some(path(from)) } else { None })
+        .collect();
+    moves.filter_map(|op| if let Op::Move { to, .. } = op { Some(path(to)) } else { None }).filter(|to| left.contains(to)).collect()
 }
 
 impl Planner {
@@ -152,6 +165,9 @@ impl Planner {
                     self.doubt(id);
                 }
             }
+        }
+        if !are_traceable {
+            self.distrust.extend_dirs(taken_over(flights.iter().map(|flight| &*flight.cycle)));
         }
         for flight in &flights {
             self.doubt_cycle(&flight.cycle, are_traceable);

@@ -55,6 +55,13 @@ impl Memory {
     }
 }
 
+/// A session that begins anew finds what is not mounted any more by itself: what came and went meanwhile is no news.
+pub(super) fn settle_mounts(memory: &mut Option<Memory>, abilities: Abilities, stats: &Stats) {
+    if let Some(memory) = memory.as_mut().filter(|memory| !memory.fits(abilities)) {
+        memory.eyes.mount_news(stats);
+    }
+}
+
 /// The next session has other rules, and begins with a manifest.
 pub(super) fn set_filter(memory: &mut Option<Memory>, filter: Arc<Filter>) {
     if let Some(memory) = memory {

@@ -43,12 +43,8 @@ const SOURCE_LOOK_NS: u64 = 1_000_000_000;
 const FRAMES_AT_ONCE: usize = 64;
 /// So many reports of workers in a row.
 const REPORTS_AT_ONCE: usize = 4096;
-/// How long the end of a session waits for acknowledgements.
-const FINISH_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the control connection may take to say why another broke.
 const CAUSE_PATIENCE: Duration = Duration::from_secs(1);
-/// How long the end of a session waits for the receiver to close.
-const LINGER: Duration = Duration::from_secs(5);
 
 /// How a session ended, other than by an error.
 pub(super) enum End {
@@ -178,7 +174,7 @@ impl<'a> Session<'a> {
         let crew = Crew::start(config.threads, &source, peer, welcome.token, (&wake, over))?;
         tracing::debug!("connected: {}, {} workers", link.describe(), crew.len());
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
-        // What is unmounted from here on is told by the watcher.
+        memory::settle_mounts(memory, welcome.abilities, stats);
         desk.compare_mounts(root.mounts());
         let (waiting, hold) = desk.arrive();
         let (planner, eyes, epoch) = match memory.take() {
@@ -244,12 +240,13 @@ impl<'a> Session<'a> {
             }
             Ok(Over::NewRules) => {
                 self.part(State::Syncing, "the filter rules are others now");
-                *memory = self.finish(false)?.1;
-                Ok(End::NewRules)
+                let (outcome, kept) = self.finish(false);
+                *memory = kept;
+                outcome.map(|_| End::NewRules)
             }
             Ok(Over::Done { interrupted }) => {
                 self.part(State::Stopping, "");
-                self.finish(interrupted).map(|(outcome, _)| End::Done(outcome))
+                self.finish(interrupted).0.map(End::Done)
             }
             Err(e) => {
                 self.part(State::Reconnecting, &e.to_string());
@@ -354,7 +351,7 @@ impl<'a> Session<'a> {
         self.note_mounts(now);
     }
 
-    fn take_reports(&mut self) -> Result<()> {
+    pub(super) fn take_reports(&mut self) -> Result<()> {
         for _ in 0..REPORTS_AT_ONCE {
             let Some(report) = self.crew.report() else { return Ok(()) };
             let now = self.now();
@@ -506,7 +503,7 @@ impl<'a> Session<'a> {
     }
 
     /// Sends what can be sent now.
-    fn send(&mut self) -> Result<()> {
+    pub(super) fn send(&mut self) -> Result<()> {
         if self.outbox.is_empty() {
             return Ok(());
         }
@@ -516,7 +513,7 @@ impl<'a> Session<'a> {
     }
 
     /// Waits for something to happen, and takes what the receiver says.
-    fn wait(&mut self, timeout: Option<Duration>) -> Result<()> {
+    pub(super) fn wait(&mut self, timeout: Option<Duration>) -> Result<()> {
         let mut timeout = timeout;
         for _ in 0..FRAMES_AT_ONCE {
             match self.link.wait(timeout)? {
@@ -566,35 +563,5 @@ impl<'a> Session<'a> {
     pub(super) fn look_for_source(&mut self) {
         self.source_seen = self.now();
         self.source_lost |= self.root.is_replaced();
-    }
-
-    /// Waits until what was sent is acknowledged, and closes.
-    fn finish(mut self, interrupted: bool) -> Result<(Outcome, Option<Memory>)> {
-        let deadline = Instant::now() + FINISH_PATIENCE;
-        while !(self.outbox.is_empty() && self.planner.in_flight() == 0) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            // What was reported before the end was asked for is sent before anything is waited for.
-            self.take_reports()?;
-            self.send()?;
-            if !(self.outbox.is_empty() && self.planner.in_flight() == 0) {
-                self.wait(Some(left))?;
-            }
-        }
-        self.report_troubles();
-        self.tell();
-        let held = self.planner.deletions_held(0).map_or(0, |held| held.count);
-        let outcome =
-            Outcome { failing: self.planner.failing() as u64, dirty: self.planner.dirty() as u64, held, interrupted, is_away: false };
-        let Self { planner, eyes, epoch, token, crew, mut link, mut payload, .. } = self;
-        drop(crew);
-        payload.bye();
-        // What counts is acknowledged: a receiver that hears no farewell, since it ended when the workers left, changes nothing.
-        if let Err(e) = flush(&mut link, &mut payload).and_then(|()| link.close(LINGER)) {
-            tracing::debug!("the receiver left first: {e}");
-        }
-        Ok((outcome, eyes.map(|eyes| Memory { planner, eyes, epoch, token })))
     }
 }

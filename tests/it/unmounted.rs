@@ -389,3 +389,29 @@ fn a_mount_of_no_interest_holds_nothing_later() {
         drop(program);
     });
 }
+
+/// The receiver was away, and so was the mount, for a moment: all is there again when the session begins anew, and nothing is held.
+#[test]
+fn a_mount_that_was_away_with_the_receiver_holds_nothing() {
+    each_watcher("a_mount_that_was_away_with_the_receiver_holds_nothing", |disk, watch| {
+        let (src, dst) = (&disk.place.src, &disk.place.dst);
+        fs::create_dir(src.join("data")).unwrap();
+        fs::write(src.join("gone"), "gone").unwrap();
+        let mounted = disk.mount(&src.join("data"));
+        let mut mirror = mirror(Way::Tcp, &disk.place, &["--watch", watch]);
+        let socket = socket(&disk.place);
+        live(&socket);
+        mirror.server.as_mut().unwrap().program().signal(Signal::SIGKILL);
+        until_status(&socket, "reconnecting", |status| status["state"] == "reconnecting");
+        drop(mounted);
+        let mounted = disk.mount(&src.join("data"));
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        fs::remove_file(src.join("gone")).unwrap();
+        mirror.server.as_mut().unwrap().kill_and_restart();
+        let told = until_status(&socket, "back", |status| matches!(status["state"].as_str(), Some("live" | "held")));
+        assert_eq!(told["state"], "live", "{watch}: {:?}", cause(&told));
+        assert!(!dst.join("gone").exists());
+        mirror.terminate();
+        drop(mounted);
+    });
+}

@@ -7,11 +7,16 @@ use super::*;
 use crate::memtarget::Act;
 use ringsync::limits::NAMES_WAITING_MAX;
 use ringsync::model::event::Hint;
+use ringsync::model::probe::Ask;
 
 /// No seed of either watcher leaves a difference, and the case comes up at all.
 fn each(what: &str, play: impl Fn(u64, Watcher) -> Option<Vec<String>>) {
+    each_of(20, what, play);
+}
+
+fn each_of(seeds: u64, what: &str, play: impl Fn(u64, Watcher) -> Option<Vec<String>>) {
     let mut played = 0;
-    for (seed, watcher) in (0..20).flat_map(|seed| [(seed, Watcher::Fanotify), (seed, Watcher::Inotify)]) {
+    for (seed, watcher) in (0..seeds).flat_map(|seed| [(seed, Watcher::Fanotify), (seed, Watcher::Inotify)]) {
         if let Some(differences) = play(seed, watcher) {
             assert_eq!(differences, [""; 0], "{what}, seed {seed}, {watcher:?}");
             played += 1;
@@ -375,6 +380,129 @@ fn a_change_below_what_cannot_be_read_is_sent() {
         sim.source.set_shut(root, true);
         begin_anew(&mut sim);
         for _ in 0..3000 {
+            sim.step();
+        }
+        change(&mut sim, e, b"f", Hidden::SetBack);
+        assert!(sim.rest());
+        Some(sim.differences())
+    });
+}
+
+/// `d/e` and `other` with a file `f` of equal length and time, exchanged by [`swap`].
+fn twin_directories(seed: u64, watcher: Watcher) -> (Sim, u64, u64) {
+    let (mut sim, root, d) = settled(seed, watcher);
+    let e = sim.source.entries(d)[&b"e"[..]];
+    let time = sim.source.nodes[&sim.source.entries(e)[&b"f"[..]]].meta.mtime;
+    let other = sim.source.create(root, b"other", Body::Dir(BTreeMap::new()), Kind::Dir, 0o755).unwrap();
+    sim.source.create(other, b"f", Body::File(Arc::new(b"Q".to_vec())), Kind::File, 0o644).unwrap();
+    sim.source.change_meta(other, b"f", |meta| meta.mtime = time);
+    sim.source.now_ns += 1000 * TICK_NS;
+    assert!(sim.rest());
+    sim.source.now_ns += 1000 * TICK_NS;
+    assert_eq!(sim.differences(), [""; 0]);
+    (sim, root, d)
+}
+
+fn swap(sim: &mut Sim, root: u64, d: u64) {
+    sim.source.exchange(d, b"e", root, b"other");
+    sim.hear();
+}
+
+/// Two directories are exchanged, as releases are, whose files only identity tells apart: heard before the connection is lost, before there is one again, and while the manifest is on its way.
+#[test]
+fn directories_that_are_exchanged_are_sent_by_a_session_that_begins_anew() {
+    for when in 0..3 {
+        each(&format!("an exchange, at {when}"), |seed, watcher| {
+            let (mut sim, root, d) = twin_directories(seed, watcher);
+            for at in 0..3 {
+                match at {
+                    0 => {}
+                    1 => {
+                        sim.lose_session();
+                        sim.planner.disconnected();
+                    }
+                    _ => begin_anew(&mut sim),
+                }
+                if at == when {
+                    swap(&mut sim, root, d);
+                }
+            }
+            assert!(sim.rest());
+            Some(sim.differences())
+        });
+    }
+}
+
+#[test]
+fn directories_whose_exchange_was_lost_are_sent() {
+    for anew in [false, true] {
+        each(&format!("an exchange on its way, anew: {anew}"), |seed, watcher| {
+            let (mut sim, root, d) = twin_directories(seed, watcher);
+            swap(&mut sim, root, d);
+            let moves = |cycle: &Cycle| cycle.pre.iter().any(|op| matches!(op, Op::Move { .. }));
+            if !hold_until(&mut sim, |sim| is_on_its_way(sim, moves)) || !sim.planner.can_suspend() {
+                return None;
+            }
+            if !anew {
+                return Some(lose(&mut sim));
+            }
+            sim.lose_session();
+            begin_anew(&mut sim);
+            assert!(sim.rest());
+            Some(sim.differences())
+        });
+    }
+}
+
+/// One manifest follows the other, and each waits longer: directories below are not listed meanwhile.
+#[test]
+fn a_change_while_manifests_wait_is_sent() {
+    each_of(60, "manifests that wait", |seed, watcher| {
+        let (mut sim, _, d) = settled(seed, watcher);
+        let mut deep = sim.source.entries(d)[&b"e"[..]];
+        for _ in 0..6 {
+            deep = sim.source.create(deep, b"s", Body::Dir(BTreeMap::new()), Kind::Dir, 0o755).unwrap();
+        }
+        sim.source.create(deep, b"f", Body::File(Arc::new(b"f".to_vec())), Kind::File, 0o644).unwrap();
+        sim.source.now_ns += 1000 * TICK_NS;
+        assert!(sim.rest());
+        sim.source.now_ns += 1000 * TICK_NS;
+        let mut left = 8;
+        sim.target.set_fault(Some(Box::new(move |act| {
+            let fails = left > 0 && matches!(act, Act::Op(Op::Unlink { at }) if at.name.as_bytes() == b"y");
+            left -= i32::from(fails);
+            fails.then_some(libc::EISDIR)
+        })));
+        sim.source.remove(d, b"y");
+        for _ in 0..sim.rng.below(4000) {
+            sim.step();
+        }
+        change(&mut sim, deep, b"f", Hidden::SetBack);
+        assert!(sim.rest());
+        Some(sim.differences())
+    });
+}
+
+/// The directory above was listed, and is renamed before the one in it is.
+#[test]
+fn a_change_in_a_directory_that_moves_before_it_is_listed_is_sent() {
+    each_of(100, "a directory that moves", |seed, watcher| {
+        let (mut sim, root, d) = settled(seed, watcher);
+        let e = sim.source.entries(d)[&b"e"[..]];
+        sim.lose_session();
+        begin_anew(&mut sim);
+        let lists_e = |sim: &Sim| sim.probes.iter().any(|probe| matches!(probe.ask, Ask::List) && probe.dir.as_bytes() == b"d/e");
+        for _ in 0..5000 {
+            if lists_e(&sim) {
+                break;
+            }
+            sim.step();
+        }
+        if !lists_e(&sim) {
+            return None;
+        }
+        sim.source.rename(root, b"d", root, b"g");
+        for _ in 0..sim.rng.below(80) {
             sim.step();
         }
         change(&mut sim, e, b"f", Hidden::SetBack);
