@@ -160,7 +160,7 @@ impl Planner {
         let mut strays = std::mem::take(&mut self.distrust.strays);
         for place in strays.values_mut() {
             if let Place::Path(path) = place
-                && let (id, true) = self.nearest(path)
+                && let (id, []) = self.nearest(path)
             {
                 *place = Place::Node(self.tree.reference(id));
             }
@@ -175,18 +175,28 @@ impl Planner {
         }
         for path in std::mem::take(&mut self.distrust.paths) {
             match self.nearest(&path) {
-                (id, true) => self.distrust_node(id),
+                (id, []) => self.distrust_node(id),
                 // The manifest did not tell: it is asked for again.
-                (above, false) if self.tree.has(above, flag::RELIST) => drop(self.distrust.paths.insert(path)),
-                _ => {}
+                (above, _) if self.tree.has(above, flag::RELIST) => drop(self.distrust.paths.insert(path)),
+                (dir, name) => self.look_at_new(dir, name),
             }
         }
         for path in std::mem::take(&mut self.distrust.dirs) {
             match self.nearest(&path) {
-                (dir, true) => self.tree.subtree_bottom_up(dir).into_iter().for_each(|id| self.distrust_node(id)),
-                (above, false) if self.tree.has(above, flag::RELIST) => drop(self.distrust.dirs.insert(path)),
+                (dir, []) => self.tree.subtree_bottom_up(dir).into_iter().for_each(|id| self.distrust_node(id)),
+                (above, _) if self.tree.has(above, flag::RELIST) => drop(self.distrust.dirs.insert(path)),
                 _ => {}
             }
+        }
+    }
+
+    /// The mirror has nothing at the name. What was written through it was written to the object's other names, which the mirror may have.
+    fn look_at_new(&mut self, dir: NodeId, name: &[u8]) {
+        if self.tree.kind(dir) == Some(Kind::Dir)
+            && let Ok(name) = Name::new(name)
+        {
+            let id = self.tree.child_or_insert(dir, name);
+            self.dirty.mark(&mut self.tree, id, flag::LOOK | flag::WROTE);
         }
     }
 
@@ -197,16 +207,16 @@ impl Planner {
         }
     }
 
-    /// The node at the path, or the last one above it, and whether it is the first.
-    fn nearest(&self, path: &[u8]) -> (NodeId, bool) {
-        let mut at = ROOT;
-        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
-            match self.tree.child(at, name) {
-                Some(id) => at = id,
-                None => return (at, false),
-            }
+    /// The node at the path, or the last one above it, and what is left of the path.
+    fn nearest<'a>(&self, path: &'a [u8]) -> (NodeId, &'a [u8]) {
+        let (mut at, mut rest) = (ROOT, path);
+        while !rest.is_empty() {
+            let name = rest.split(|byte| *byte == b'/').next().unwrap_or_default();
+            let Some(id) = self.tree.child(at, name) else { break };
+            at = id;
+            rest = rest.get(name.len() + 1..).unwrap_or_default();
         }
-        (at, true)
+        (at, rest)
     }
 
     /// Once the whole source has been looked at: directories that were not met are not there any more. One that cannot be listed yet may hold them.

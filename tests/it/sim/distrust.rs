@@ -510,3 +510,35 @@ fn a_change_in_a_directory_that_moves_before_it_is_listed_is_sent() {
         Some(sim.differences())
     });
 }
+
+/// A second name is made, and the file is changed through that: the manifest tells of the first only, and that it is equal.
+#[test]
+fn a_change_through_a_new_hard_link_is_sent() {
+    for (how, when) in [Hidden::Mapped, Hidden::SetBack].into_iter().flat_map(|how| (0..4).map(move |when| (how, when))) {
+        each(&format!("{how:?} through a new hard link, at {when}"), |seed, watcher| {
+            let (mut sim, _, d) = settled(seed, watcher);
+            let x = sim.source.entries(d)[&b"x"[..]];
+            let write = |sim: &mut Sim, at| {
+                if at == when {
+                    sim.source.link(d, b"z", x);
+                    if seed % 2 == 0 {
+                        sim.hear();
+                    }
+                    change(sim, d, b"z", how);
+                }
+            };
+            write(&mut sim, 0);
+            sim.lose_session();
+            sim.planner.disconnected();
+            write(&mut sim, 1);
+            begin_anew(&mut sim);
+            write(&mut sim, 2);
+            while sim.planner.is_filling() {
+                sim.receive();
+            }
+            write(&mut sim, 3);
+            assert!(sim.rest());
+            Some(sim.differences())
+        });
+    }
+}
