@@ -1,7 +1,8 @@
 //! What a manifest cannot tell: it compares length and time, and a file that was written or replaced may have those of what the mirror holds. What was in doubt when the nodes were
 //! dropped for a manifest, and what is told of directories that have no node until they are listed again, is sent whole, whatever the manifest says. Part of the planner.
 //!
-//! Invariant: a file of which the mirror may hold something else of equal length and time has a node with one of [`DOUBTS`], or its path is in `distrusted` until the manifest has come.
+//! Invariant: a file of which the mirror may hold something else of equal length and time has a node with one of [`DOUBTS`], or its path is in `paths`, or below one in `dirs`, until the
+//! manifest has come.
 
 use std::collections::{BTreeMap, BTreeSet};
 
