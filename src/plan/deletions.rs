@@ -30,14 +30,36 @@ impl Emit<'_> {
                 if self.planner.options.delete || self.planner.tree.kind(id).is_none() {
                     self.delete(id, actions);
                 } else {
-                    self.tree().clear_ident(id);
-                    if self.planner.tree.kind(id) == Some(Kind::File) {
-                        // What comes to the name is another file, whatever its length and time.
-                        self.tree().set(id, flag::REUSE);
-                    }
+                    self.leave(id, actions);
                 }
             }
         }
+    }
+
+    /// Nothing is deleted: what the mirror has at the node and below is of no object in the source any more, and nothing below is looked at.
+    fn leave(&mut self, top: NodeId, actions: &mut Vec<Action>) {
+        for id in self.planner.tree.subtree_bottom_up(top) {
+            if let Some(key) = self.tree().take_key(id) {
+                actions.push(Action::Forget(key));
+            }
+            let tree = self.tree();
+            tree.clear_ident(id);
+            if tree.kind(id) == Some(Kind::File) {
+                // What comes to the name is another file, whatever its length and time.
+                tree.set(id, flag::REUSE);
+            }
+            if id != top {
+                self.rest(id);
+            }
+        }
+    }
+
+    /// Nothing waits for the node any more.
+    fn rest(&mut self, id: NodeId) {
+        let tree = self.tree();
+        // Not what says in which queue it is.
+        let delayed = if tree.has(id, flag::RELIST | flag::QUEUED) { 0 } else { flag::DELAYED };
+        tree.clear(id, flag::DEEP | delayed | (flag::DIRTY & !flag::RELIST));
     }
 
     /// Deletes what the mirror has at the node and below, but for what the filter protects and the directories above that. A mount point is tried, and
@@ -85,8 +107,7 @@ impl Emit<'_> {
         let tree = self.tree();
         tree.clear_ident(id);
         tree.doubt_meta(id);
-        // Not what says in which queue it is.
-        let delayed = if tree.has(id, flag::RELIST | flag::QUEUED) { 0 } else { flag::DELAYED };
-        tree.clear(id, flag::UNKNOWN | flag::DEEP | delayed | (flag::DIRTY & !flag::RELIST));
+        tree.clear(id, flag::UNKNOWN);
+        self.rest(id);
     }
 }

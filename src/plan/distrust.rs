@@ -12,10 +12,12 @@ use crate::model::event::{Hint, Key};
 use crate::model::meta::Kind;
 use crate::model::path::Name;
 use crate::plan::planner::{Action, Planner};
-use crate::plan::tree::{NodeId, ROOT, flag};
+use crate::plan::tree::{NodeId, ROOT, Tree, flag};
 
 /// With any of these the content may be another than length and time say.
-const DOUBTS: u16 = flag::WROTE | flag::CAME | flag::RACY | flag::REUSE | flag::BUSY;
+const DOUBTS: u16 = flag::WROTE | flag::CAME | flag::BUSY;
+/// With any of these a change that no event told of, since that was lost, may hide.
+const BLIND: u16 = flag::RACY | flag::REUSE;
 
 /// So often, at most, it is seen whether directories without node are still to be met.
 const STRAYS_EVERY_NS: u64 = 100_000_000;
@@ -36,6 +38,10 @@ pub struct Distrust {
     paths: BTreeSet<Vec<u8>>,
     /// Directories no file below which is trusted: they may be others, or what events told of in them was too much to be remembered.
     dirs: BTreeSet<Vec<u8>>,
+    /// Those of both that the last manifest did not tell of, until the next.
+    untold: (BTreeSet<Vec<u8>>, BTreeSet<Vec<u8>>),
+    /// Paths that are not trusted if an event is lost before the source has been looked at.
+    blind: BTreeSet<Vec<u8>>,
     /// Watched directories that have no node, or none that is known to be theirs, until they are listed.
     strays: BTreeMap<Box<[u8]>, Place>,
     /// Whether some of them can be forgotten is looked at then.
@@ -64,7 +70,7 @@ impl Distrust {
 
     /// What is called so in the directory at the path is not trusted.
     fn told(&mut self, dir: &[u8], name: &[u8], hint: Hint) {
-        if self.paths.len() >= NAMES_WAITING_MAX {
+        if self.paths.len() + self.dirs.len() + self.untold.0.len() + self.untold.1.len() >= NAMES_WAITING_MAX {
             self.dirs.insert(dir.to_vec());
         } else if hint.has(Hint::DIR) {
             self.dirs.insert(below(dir, name));
@@ -72,6 +78,11 @@ impl Distrust {
             self.paths.insert(below(dir, name));
         }
     }
+}
+
+/// Whether the file may have changed where no event tells: its directory makes none, or is to be listed since some were lost.
+fn is_unseen(tree: &Tree, id: NodeId) -> bool {
+    tree.has(id, BLIND) && id != ROOT && tree.has(tree.parent(id), flag::SCAN | flag::UNWATCHED)
 }
 
 /// Whether what the event tells of may have another content.
@@ -93,8 +104,9 @@ impl Planner {
         }
         for id in tree.subtree_bottom_up(top) {
             let is_dir = tree.kind(id) == Some(Kind::Dir);
-            let is_doubtful = tree.has(id, if is_dir { flag::CAME } else { DOUBTS });
-            if !(is_doubtful || tree.key(id).is_some()) {
+            let is_doubtful = tree.has(id, if is_dir { flag::CAME } else { DOUBTS }) || (!is_dir && is_unseen(tree, id));
+            let is_blind = !is_dir && tree.has(id, BLIND);
+            if !(is_doubtful || is_blind || tree.key(id).is_some()) {
                 continue;
             }
             let Some(path) = path_of(id) else { continue };
@@ -104,8 +116,18 @@ impl Planner {
             if is_doubtful {
                 let doubtful = if is_dir { &mut distrust.dirs } else { &mut distrust.paths };
                 doubtful.insert(path);
+            } else if is_blind {
+                distrust.blind.insert(path);
             }
         }
+    }
+
+    /// Events were lost: what they could have told of may have changed.
+    pub(super) fn distrust_blind(&mut self) {
+        // A directory is told from a file when it is looked for: a file has nothing below.
+        let mut blind = std::mem::take(&mut self.distrust.blind);
+        self.distrust.dirs.append(&mut blind);
+        self.distrust_told();
     }
 
     /// An event of a directory without a node, or with none that is known to be its own.
@@ -116,7 +138,7 @@ impl Planner {
         if hint.has(Hint::KEY_DEAD) {
             self.distrust.found(key);
         }
-        if !is_doubt(hint) || name.is_empty() {
+        if !is_doubt(hint) || Name::new(name).is_ok_and(Name::is_reserved) || name.is_empty() {
             return;
         }
         let dir = match self.distrust.strays.get(key) {
@@ -139,7 +161,6 @@ impl Planner {
         match self.tree.child(dir, name.as_bytes()) {
             Some(id) => {
                 self.tree.doubt(id);
-                self.tree.set(id, flag::CAME);
             }
             None => {
                 if let Ok(dir) = self.tree.path(dir) {
@@ -167,6 +188,9 @@ impl Planner {
             }
         }
         self.distrust.strays = strays;
+        let Distrust { paths, dirs, untold, .. } = &mut self.distrust;
+        paths.append(&mut untold.0);
+        dirs.append(&mut untold.1);
     }
 
     /// What is not trusted is sent whole, unless a manifest is still to tell what the mirror holds.
@@ -178,14 +202,14 @@ impl Planner {
             match self.nearest(&path) {
                 (id, []) => self.distrust_node(id),
                 // The manifest did not tell: it is asked for again.
-                (above, _) if self.tree.has(above, flag::RELIST) => drop(self.distrust.paths.insert(path)),
+                (above, _) if self.tree.has(above, flag::RELIST) => drop(self.distrust.untold.0.insert(path)),
                 (dir, name) => self.look_at_new(dir, name),
             }
         }
         for path in std::mem::take(&mut self.distrust.dirs) {
             match self.nearest(&path) {
                 (dir, []) => self.tree.subtree_bottom_up(dir).into_iter().for_each(|id| self.distrust_node(id)),
-                (above, _) if self.tree.has(above, flag::RELIST) => drop(self.distrust.dirs.insert(path)),
+                (above, _) if self.tree.has(above, flag::RELIST) => drop(self.distrust.untold.1.insert(path)),
                 _ => {}
             }
         }
@@ -194,7 +218,9 @@ impl Planner {
     /// The mirror has nothing at the name. What was written through it was written to the object's other names, which the mirror may have.
     fn look_at_new(&mut self, dir: NodeId, name: &[u8]) {
         if self.tree.kind(dir) == Some(Kind::Dir)
+            && !self.tree.has(dir, flag::PROTECTED)
             && let Ok(name) = Name::new(name)
+            && !name.is_reserved()
         {
             let id = self.tree.child_or_insert(dir, name);
             self.dirty.mark(&mut self.tree, id, flag::LOOK | flag::WROTE);
@@ -202,7 +228,8 @@ impl Planner {
     }
 
     fn distrust_node(&mut self, id: NodeId) {
-        if self.tree.kind(id).is_some_and(|kind| kind != Kind::Dir) {
+        let is_reserved = Name::new(self.tree.name(id)).is_ok_and(Name::is_reserved);
+        if self.tree.kind(id).is_some_and(|kind| kind != Kind::Dir) && !is_reserved && !self.tree.has(id, flag::PROTECTED) {
             self.not_sent(id, 0);
             self.dirty.mark(&mut self.tree, id, flag::LOOK | flag::WROTE);
         }
@@ -222,13 +249,19 @@ impl Planner {
 
     /// Once the whole source has been looked at: directories that were not met are not there any more. One that cannot be listed yet may hold them.
     pub(super) fn forget_strays(&mut self, now: u64, actions: &mut Vec<Action>) {
-        if self.distrust.strays.is_empty() || now < self.distrust.strays_at || !self.dirty.is_empty() || !self.wanted_lists.is_empty() {
+        let Distrust { strays, blind, .. } = &self.distrust;
+        if (strays.is_empty() && blind.is_empty())
+            || now < self.distrust.strays_at
+            || !self.dirty.is_empty()
+            || !self.wanted_lists.is_empty()
+        {
             return;
         }
         self.distrust.strays_at = now + STRAYS_EVERY_NS;
         let is_dir = |id| self.tree.kind(id) == Some(Kind::Dir);
         let is_ahead = |id| is_dir(id) && self.tree.has(id, flag::SCAN | flag::LOOK) && !self.tree.has(id, flag::UNWATCHED);
         if !self.dirty.delayed(&self.tree).any(is_ahead) {
+            self.distrust.blind.clear();
             let strays = std::mem::take(&mut self.distrust.strays).into_keys();
             actions.extend(strays.filter(|key| self.tree.of_key(key).is_none()).map(|key| Action::Forget(Key(key))));
         }

@@ -199,7 +199,7 @@ impl Planner {
         if self.tree.group(id) != 0 {
             // Nor can its other names be taken for what they were: this one would be linked to one that is to be linked to this one.
             self.not_sent(id, 0);
-            self.tree.clear(id, flag::UNKNOWN | flag::REUSE);
+            self.tree.clear(id, flag::UNKNOWN | flag::CAME);
         }
         if self.tree.kind(id) == Some(Kind::Dir) {
             // Something in it may be.

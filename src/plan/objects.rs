@@ -79,7 +79,7 @@ impl Tree {
 
     /// What the mirror holds at the name is not known, and no manifest tells it from what it should be.
     pub fn doubt(&mut self, id: NodeId) {
-        self.set(id, flag::UNKNOWN | flag::REUSE);
+        self.set(id, flag::UNKNOWN | flag::CAME);
     }
 
     /// Gives a node the noted time and the doubts of another name of its object.

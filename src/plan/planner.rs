@@ -166,6 +166,7 @@ impl Planner {
 
     /// The session ended, and the next one begins with a manifest: all is forgotten but what that does not tell. Events go on being heard, for the same reason.
     pub fn disconnected(&mut self) {
+        self.give_up_round(0);
         self.doubt_flights();
         self.keep_doubts(ROOT, true);
         let distrust = std::mem::take(&mut self.distrust);

@@ -372,17 +372,6 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// A name that only a manifest tells of may hold what the object was before it was written through another: where that is known, it counts, unless they are one in the mirror.
-    fn is_proven(&self, at: usize, ident: &Ident, set: &[usize], outside: &[NodeId]) -> bool {
-        let Some(node) = self.mirrored(at) else { return true };
-        let is_known = |node: &NodeId| self.tree.ident(*node) == Some(*ident);
-        let (group, mut known) = (
-            self.tree.group(node),
-            set.iter().filter_map(|at| self.mirrored(*at)).filter(is_known).chain(outside.iter().copied()).peekable(),
-        );
-        is_known(&node) || known.peek().is_none() || (group != 0 && known.any(|other| self.tree.group(other) == group))
-    }
-
     fn link_set(&mut self, ident: &Ident, volume: NodeId, set: &[usize]) {
         let (outside, elsewhere): (Vec<NodeId>, Vec<NodeId>) = self
             .tree
@@ -405,7 +394,14 @@ impl<'a> Pass<'a> {
         // Names read within the clock's grain may name another object by now: they have to be looked at.
         self.need.extend(outside.iter().filter(|n| self.tree.has(**n, flag::RACY | flag::REUSE)));
         let in_order = |want: Want| matches!(want, Want::Stay(d) | Want::Move(_, d) if d < Difference::Content);
-        let equal = set.iter().copied().find(|at| in_order(self.wants[*at]) && self.is_proven(*at, ident, set, &outside));
+        // A name that only a manifest tells of may hold what the object was before it was written through another: where that is known, it counts, unless they are one in
+        // the mirror.
+        let is_known = |node: &NodeId| self.tree.ident(*node) == Some(*ident);
+        let known = set.iter().filter_map(|at| self.mirrored(*at)).filter(is_known).chain(outside.iter().copied());
+        let known: HashSet<u32> = known.map(|node| self.tree.group(node)).collect();
+        let is_proven =
+            |node: NodeId| is_known(&node) || known.is_empty() || (self.tree.group(node) != 0 && known.contains(&self.tree.group(node)));
+        let equal = set.iter().copied().find(|at| in_order(self.wants[*at]) && self.mirrored(*at).is_none_or(is_proven));
         let first = &self.round.slots[set[0]];
         let good_outside = outside.iter().copied().find(|n| self.difference(*n, first) < Difference::Content);
         let base = match (equal, good_outside) {

@@ -239,7 +239,7 @@ impl Planner {
     }
 
     /// What a round was to look at, or had looked at, is looked at by another.
-    fn give_up_round(&mut self, now: u64) {
+    pub(super) fn give_up_round(&mut self, now: u64) {
         let Some(round) = self.round.take() else { return };
         let deep = |deep: bool| if deep { flag::DEEP } else { 0 };
         for asked in round.open.values() {

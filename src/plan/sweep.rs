@@ -12,6 +12,7 @@ impl Planner {
     /// Events were lost: every directory is listed again. Each by itself, not from the root downwards: one that is renamed meanwhile could slip through.
     pub(super) fn rescan(&mut self, now: u64) {
         self.unknown_keys_lost = true;
+        self.distrust_blind();
         if std::mem::replace(&mut self.all_queued, true) {
             return;
         }

@@ -48,11 +48,11 @@ pub mod flag {
     pub const UNKNOWN: u16 = 1 << 7;
     /// Read so shortly after it was changed that its times may not show a further change.
     pub const RACY: u16 = 1 << 8;
-    /// Length and times may not tell it from another file: it was read so shortly after it was changed that a new file with its inode number may have them, or it was never seen to be there.
+    /// Read so shortly after it was changed that its times may not tell it from a new file with its inode number.
     pub const REUSE: u16 = 1 << 14;
     /// It was written, as an event says, since its content was last compared or read.
     pub const WROTE: u16 = 1 << 9;
-    /// Something appeared at its name, as an event says, since its content was last compared or read.
+    /// Something appeared at its name, as an event says, or was not seen to get there, since its content was last compared or read.
     pub const CAME: u16 = 1 << 15;
     /// The filter excludes it: the mirror keeps what it has.
     pub const PROTECTED: u16 = 1 << 10;

@@ -23,6 +23,7 @@ use crate::memtarget::MemTarget;
 use crate::{place, rng::Rng};
 
 mod again;
+mod anew;
 mod distrust;
 mod flush;
 mod guard;
