@@ -18,6 +18,8 @@ use crate::plan::tree::{NodeId, ROOT, Tree, flag};
 const DOUBTS: u16 = flag::WROTE | flag::CAME | flag::BUSY;
 /// With any of these a change that no event told of, since that was lost, may hide.
 const BLIND: u16 = flag::RACY | flag::REUSE;
+/// What is in such a directory is in no tree yet.
+const UNTOLD: u16 = flag::RELIST | flag::PROTECTED;
 
 /// So often, at most, it is seen whether directories without node are still to be met.
 const STRAYS_EVERY_NS: u64 = 100_000_000;
@@ -200,16 +202,18 @@ impl Planner {
         }
         for path in std::mem::take(&mut self.distrust.paths) {
             match self.nearest(&path) {
+                // The manifest did not tell, and is asked for again; or it is excluded, until other rules come.
+                (at, []) if self.tree.has(at, flag::PROTECTED) => drop(self.distrust.untold.0.insert(path)),
+                (above, [_, ..]) if self.tree.has(above, UNTOLD) => drop(self.distrust.untold.0.insert(path)),
                 (id, []) => self.distrust_node(id),
-                // The manifest did not tell: it is asked for again.
-                (above, _) if self.tree.has(above, flag::RELIST) => drop(self.distrust.untold.0.insert(path)),
                 (dir, name) => self.look_at_new(dir, name),
             }
         }
         for path in std::mem::take(&mut self.distrust.dirs) {
             match self.nearest(&path) {
+                (dir, []) if self.tree.has(dir, flag::PROTECTED) => drop(self.distrust.untold.1.insert(path)),
+                (above, [_, ..]) if self.tree.has(above, UNTOLD) => drop(self.distrust.untold.1.insert(path)),
                 (dir, []) => self.tree.subtree_bottom_up(dir).into_iter().for_each(|id| self.distrust_node(id)),
-                (above, _) if self.tree.has(above, flag::RELIST) => drop(self.distrust.untold.1.insert(path)),
                 _ => {}
             }
         }
@@ -218,7 +222,6 @@ impl Planner {
     /// The mirror has nothing at the name. What was written through it was written to the object's other names, which the mirror may have.
     fn look_at_new(&mut self, dir: NodeId, name: &[u8]) {
         if self.tree.kind(dir) == Some(Kind::Dir)
-            && !self.tree.has(dir, flag::PROTECTED)
             && let Ok(name) = Name::new(name)
             && !name.is_reserved()
         {
@@ -229,7 +232,13 @@ impl Planner {
 
     fn distrust_node(&mut self, id: NodeId) {
         let is_reserved = Name::new(self.tree.name(id)).is_ok_and(Name::is_reserved);
-        if self.tree.kind(id).is_some_and(|kind| kind != Kind::Dir) && !is_reserved && !self.tree.has(id, flag::PROTECTED) {
+        if self.tree.kind(id).is_none_or(|kind| kind == Kind::Dir) || is_reserved {
+            return;
+        }
+        if self.tree.has(id, flag::PROTECTED) {
+            // It is kept as it is: other rules find the doubt.
+            self.tree.set(id, flag::CAME);
+        } else {
             self.not_sent(id, 0);
             self.dirty.mark(&mut self.tree, id, flag::LOOK | flag::WROTE);
         }

@@ -127,3 +127,32 @@ fn a_removed_directory_that_is_kept_comes_to_rest() {
         }
     }
 }
+
+/// A file is changed so that only the event tells, is excluded by other rules, itself or with its directory, and taken back.
+#[test]
+fn what_is_excluded_for_a_while_is_sent_when_it_is_not_any_more() {
+    for (seed, watcher) in both(10) {
+        for rule in [&b"x"[..], b"d/"] {
+            let mut sim = mirrored(seed, watcher);
+            sim.source.in_order = true;
+            let d = sim.source.entries(sim.source.dirs()[0])[&b"d"[..]];
+            rest_long(&mut sim);
+            let time = sim.source.nodes[&sim.source.entries(d)[&b"x"[..]]].meta.mtime;
+            sim.source.write(d, b"x", b"Q".to_vec(), false);
+            sim.source.change_meta(d, b"x", |meta| meta.mtime = time);
+            sim.hear();
+            let mut excluded = Filter::default();
+            excluded.push_exclude(rule).unwrap();
+            for filter in [excluded, Filter::default()] {
+                let filter = Arc::new(filter);
+                sim.lose_session();
+                sim.filter = filter.clone();
+                sim.planner.set_filter(filter);
+                begin_anew(&mut sim);
+                assert!(sim.rest());
+                rest_long(&mut sim);
+            }
+            assert_eq!(sim.differences(), [""; 0], "seed {seed}, {watcher:?}, {}", String::from_utf8_lossy(rule));
+        }
+    }
+}
