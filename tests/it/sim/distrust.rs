@@ -61,7 +61,7 @@ fn change(sim: &mut Sim, dir: u64, name: &[u8], how: Hidden) {
 }
 
 /// Goes on, without anything being received, until what `is_sent` asks for is on its way.
-fn hold_until(sim: &mut Sim, is_sent: impl Fn(&Sim) -> bool) -> bool {
+pub(super) fn hold_until(sim: &mut Sim, is_sent: impl Fn(&Sim) -> bool) -> bool {
     for _ in 0..5000 {
         if is_sent(sim) {
             return true;
@@ -74,7 +74,7 @@ fn hold_until(sim: &mut Sim, is_sent: impl Fn(&Sim) -> bool) -> bool {
     false
 }
 
-fn is_on_its_way(sim: &Sim, is_it: impl Fn(&Cycle) -> bool) -> bool {
+pub(super) fn is_on_its_way(sim: &Sim, is_it: impl Fn(&Cycle) -> bool) -> bool {
     sim.sent.iter().any(|sent| matches!(sent, Sent::Cycle(under) if is_it(&under.cycle)))
 }
 

@@ -1,6 +1,7 @@
 //! A move that was to replace a hard link, and that may not have been made: what the mirror has at the name may still be one object with a name elsewhere. Length and time of the
 //! two files are equal, so that a manifest of the directory tells nothing.
 
+use super::distrust::{hold_until, is_on_its_way};
 use super::quiet::mirrored;
 use super::*;
 use crate::memtarget::Act;
@@ -30,18 +31,7 @@ fn goes_to(op: &Op, name: &[u8]) -> bool {
 
 /// Goes on, without anything being received, until a move to the name is on its way; false if that does not come.
 fn is_moved(sim: &mut Sim, name: &[u8]) -> bool {
-    let is_sent =
-        |sim: &Sim| sim.sent.iter().any(|sent| matches!(sent, Sent::Cycle(under) if under.cycle.pre.iter().any(|op| goes_to(op, name))));
-    for _ in 0..3000 {
-        if is_sent(sim) {
-            return true;
-        }
-        let held = std::mem::take(&mut sim.sent);
-        sim.step();
-        let new = std::mem::replace(&mut sim.sent, held);
-        sim.sent.extend(new);
-    }
-    false
+    hold_until(sim, |sim| is_on_its_way(sim, |cycle| cycle.pre.iter().any(|op| goes_to(op, name))))
 }
 
 /// The names are no links of each other: a change of one is none of the other.
