@@ -138,8 +138,16 @@ pub const HELD_DIRS_MAX: usize = 32;
 /// Directories whose permissions are loosened at one time, each held by a descriptor until its cycle ends.
 pub const LOOSENED_DIRS_MAX: usize = 64;
 
-/// Large files that one session may have in staging, complete or not. Far more than threads that send; bounds the receiver's memory of them.
+/// Large files that one session may have in staging, complete or not. Bounds the receiver's memory of them.
 pub const STAGED_FILES_MAX: usize = 4096;
+
+/// Large files that a sender has on their way, from when they are given to a worker until their place is acknowledged; what is beyond waits. Far below what a receiver
+/// takes, since one that is dropped counts no more before the receiver has heard of it.
+pub const STAGES_MAX: usize = 1024;
+
+/// Large files that all workers together have open: enough to hide a round trip, far below the usual 1024 descriptors. As many shorter ones again (below
+/// [`RESUME_BYTES_MIN`]), so that these do not wait for long ones to end.
+pub const STAGES_OPEN_MAX: usize = 128;
 
 /// Connections that have not said what they want, at one time. Enough for a client that opens all its content connections at once; bounds what
 /// strangers can hold.

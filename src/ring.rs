@@ -142,6 +142,11 @@ impl<T> Consumer<T> {
         self.head == self.tail_seen
     }
 
+    /// How many values it can hold.
+    pub fn capacity(&self) -> usize {
+        self.shared.capacity
+    }
+
     /// Whether the producer is gone. Values that it pushed before may still be there: ask first, pop until nothing is left, then believe it.
     pub fn is_closed(&self) -> bool {
         self.shared.producer_gone.load(Ordering::Acquire)

@@ -219,7 +219,7 @@ impl Planner {
             && self.dirty.is_empty()
             && self.flights.is_empty()
             && self.busy == 0
-            && self.staged.values().all(|s| s.ready.is_some())
+            && self.staged.are_complete()
             && self.dirty.delayed(&self.tree).all(|id| self.waits_for_cause(id))
     }
 
@@ -296,6 +296,7 @@ impl Planner {
             return;
         }
         actions.extend(self.drops.drain(..).map(|(worker, stage)| Action::DropStage { worker, stage }));
+        self.hand_out_stages(actions);
         self.dirty.advance(&mut self.tree, now);
         self.note_age(now);
         if self.round.is_some() || self.fill.is_some() {

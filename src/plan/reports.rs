@@ -3,6 +3,7 @@
 use crate::model::cycle::{FileDone, Racy, Read, StageDone};
 use crate::model::meta::Time;
 use crate::plan::planner::{Planner, STALE_NS};
+use crate::plan::staged::Staged;
 use crate::plan::tree::{NodeId, flag};
 
 /// A file that changed while it was read is read again after so long, doubled with each try.
@@ -140,17 +141,17 @@ impl Planner {
     /// The report on a large file.
     pub fn stage_done(&mut self, done: &StageDone, now: u64) {
         self.busy = self.busy.saturating_sub(1);
-        let found = self.staged.of_stage(done.stage);
-        let waiting: Vec<NodeId> =
-            found.as_ref().map_or_else(Vec::new, |(_, s)| s.waiting().iter().filter_map(|n| self.tree.resolve(*n)).collect());
-        match (done.read, found) {
-            (Read::Sent { .. }, Some((_, staged))) if !waiting.is_empty() => staged.ready = Some((done.worker, done.read)),
-            (read, found) => {
+        let ident = self.staged.of_stage(done.stage);
+        let staged = ident.and_then(|ident| self.staged.get(&ident));
+        let waiting: Vec<NodeId> = staged.into_iter().flat_map(Staged::waiting).filter_map(|n| self.tree.resolve(*n)).collect();
+        match done.read {
+            Read::Sent { .. } if !waiting.is_empty() => self.staged.completed(done),
+            read => {
                 if let Read::Sent { .. } = read {
                     // All names that waited for it are gone: no cycle follows that would drop it.
                     self.drops.push((done.worker, done.stage));
                 }
-                if let Some((ident, _)) = found {
+                if let Some(ident) = ident {
                     self.staged.remove(&ident);
                 }
             }

@@ -1,8 +1,9 @@
 //! Large files on their way to the mirror. Part of the planner.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::model::cycle::{NodeRef, Placing, Racy, Read, StageTask};
+use crate::limits::STAGES_MAX;
+use crate::model::cycle::{NodeRef, Placing, Racy, Read, StageDone, StageTask};
 use crate::model::meta::{Ident, Meta, Stat, Time};
 use crate::model::op::Spot;
 use crate::plan::NodeMap;
@@ -44,10 +45,14 @@ impl Staged {
     }
 }
 
-/// All of them, by object. Invariant: `waits` has how many of them each node waits for, and no node that waits for none.
+/// All of them, by object. Invariant: `waits` has how many of them each node waits for, and no node that waits for none; `idents` has each by its number, `complete`
+/// those that are, and `held` those that no worker was given.
 #[derive(Debug, Default)]
 pub(super) struct Staging {
     files: BTreeMap<Ident, Staged>,
+    idents: NodeMap<u64, Ident>,
+    complete: BTreeSet<Ident>,
+    held: VecDeque<StageTask>,
     waits: NodeMap<NodeRef, u32>,
 }
 
@@ -86,12 +91,36 @@ impl Staging {
         for node in &staged.waiting {
             *self.waits.entry(*node).or_default() += 1;
         }
+        self.idents.insert(staged.stage, ident);
         self.files.insert(ident, staged);
+    }
+
+    /// A file is complete.
+    pub(super) fn completed(&mut self, done: &StageDone) {
+        let Some(ident) = self.idents.get(&done.stage) else { return };
+        if let Some(staged) = self.files.get_mut(ident) {
+            staged.ready = Some((done.worker, done.read));
+            self.complete.insert(*ident);
+        }
+    }
+
+    /// Whether all are complete.
+    pub(super) fn are_complete(&self) -> bool {
+        self.complete.len() == self.files.len()
+    }
+
+    /// The next file that a worker may be given, while `placing` others are on their way into their places.
+    fn hand_out(&mut self, placing: usize) -> Option<StageTask> {
+        let out = placing + self.files.len() - self.held.len();
+        if out < STAGES_MAX { self.held.pop_front() } else { None }
     }
 
     /// A file is placed, or nobody wants it any more.
     pub(super) fn remove(&mut self, ident: &Ident) {
-        for node in self.files.remove(ident).into_iter().flat_map(|staged| staged.waiting) {
+        let Some(staged) = self.files.remove(ident) else { return };
+        self.idents.remove(&staged.stage);
+        self.complete.remove(ident);
+        for node in staged.waiting {
             let waits = self.waits.entry(node).or_default();
             *waits = waits.saturating_sub(1);
             if *waits == 0 {
@@ -100,15 +129,14 @@ impl Staging {
         }
     }
 
-    /// The object and the file with this number.
-    pub(super) fn of_stage(&mut self, stage: u64) -> Option<(Ident, &mut Staged)> {
-        self.files.iter_mut().find(|(_, staged)| staged.stage == stage).map(|(ident, staged)| (*ident, staged))
+    /// The object of the file with this number.
+    pub(super) fn of_stage(&self, stage: u64) -> Option<Ident> {
+        self.idents.get(&stage).copied()
     }
 
     /// Who waited for any, in the order of the objects: there are none any more.
     pub(super) fn give_up(&mut self) -> Vec<NodeRef> {
-        self.waits.clear();
-        std::mem::take(&mut self.files).into_values().flat_map(|staged| staged.waiting).collect()
+        std::mem::take(self).files.into_values().flat_map(|staged| staged.waiting).collect()
     }
 
     /// The node's file was written, as an event says: what is on its way may be older, and the look that places it need not show it.
@@ -124,8 +152,9 @@ impl Planner {
     pub(super) fn drop_unwanted_stages(&mut self, actions: &mut Vec<Action>) {
         let is_wanted = |id: NodeId| self.tree.has(id, flag::LOOK) && !self.tree.holds_border(id);
         let mut unwanted = Vec::new();
-        for (ident, staged) in &self.staged.files {
-            if let Some((worker, _)) = staged.ready
+        for ident in &self.staged.complete {
+            if let Some(staged) = self.staged.files.get(ident)
+                && let Some((worker, _)) = staged.ready
                 && !staged.waiting.iter().filter_map(|node| self.tree.resolve(*node)).any(is_wanted)
             {
                 actions.push(Action::DropStage { worker, stage: staged.stage });
@@ -135,6 +164,15 @@ impl Planner {
         for ident in unwanted {
             self.staged.remove(&ident);
         }
+    }
+
+    /// Gives workers as many large files as may be on their way.
+    pub(super) fn hand_out_stages(&mut self, actions: &mut Vec<Action>) {
+        if self.staged.held.is_empty() {
+            return;
+        }
+        let placing = self.flights.iter().map(|flight| flight.cycle.places.len()).sum();
+        actions.extend(std::iter::from_fn(|| self.staged.hand_out(placing)).map(Action::Stage));
     }
 }
 
@@ -152,11 +190,11 @@ impl Emit<'_> {
                     actions.push(Action::DropStage { worker, stage: staged.stage });
                 }
                 self.planner.staged.remove(&stat.ident);
-                self.stage(parent, node, (at, spot), stat, actions);
+                self.stage(parent, node, (at, spot), stat);
             }
             None => match self.planner.rests_until(node, self.now) {
                 Some(until) => self.look_again.push((self.planner.tree.reference(parent), spot.name, until)),
-                None => self.stage(parent, node, (at, spot), stat, actions),
+                None => self.stage(parent, node, (at, spot), stat),
             },
         }
     }
@@ -214,7 +252,7 @@ impl Emit<'_> {
         if stat.nlink > 1 { self.round.slots.iter().any(told) } else { told(&self.round.slots[at]) }
     }
 
-    fn stage(&mut self, parent: NodeId, node: NodeId, (at, spot): (usize, Spot), stat: &Stat, actions: &mut Vec<Action>) {
+    fn stage(&mut self, parent: NodeId, node: NodeId, (at, spot): (usize, Spot), stat: &Stat) {
         let Some(expect) = self.planner.tree.ident(parent) else {
             self.defer(at);
             return;
@@ -237,7 +275,7 @@ impl Emit<'_> {
         self.planner.staged.insert(stat.ident, staged);
         self.new_stages.insert(stage);
         self.planner.busy += 1;
-        actions.push(Action::Stage(StageTask {
+        self.planner.staged.held.push_back(StageTask {
             stage,
             node: reference,
             dir: spot.dir,
@@ -248,6 +286,6 @@ impl Emit<'_> {
             there,
             size: stat.meta.size,
             insist,
-        }));
+        });
     }
 }

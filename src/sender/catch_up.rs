@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::sender::session::Session;
 use crate::sys::memory::give_back;
 use crate::wire::Link;
-use crate::work::worker::flush;
+use crate::work::link::flush;
 
 /// So long a session waits for rest before it notes what is left.
 const PATIENCE_NS: u64 = 5_000_000_000;

@@ -12,8 +12,8 @@ use crate::ring::{Consumer, Producer, ring};
 use crate::sender::Peer;
 use crate::sys::wake::Wake;
 use crate::wire::{Hello, Token};
-use crate::work::Source;
 use crate::work::worker::{Report, Task, Worker};
+use crate::work::{Lanes, Source};
 
 /// Questions or tasks that wait in a worker's ring; what is more waits with the sender.
 const RING_SLOTS: usize = 256;
@@ -67,6 +67,8 @@ impl Crew {
                 reports: their_reports,
                 sender: sender.clone(),
                 untold: 0,
+                taken: 0,
+                lanes: Lanes::of_one_in(count),
                 abandoned: Arc::clone(&crew.abandoned),
             };
             let peer = Arc::clone(peer);
@@ -184,6 +186,8 @@ impl Crew {
                 hand.push();
                 return Some(report);
             }
+            // It may have made room without a report.
+            hand.push();
         }
         None
     }

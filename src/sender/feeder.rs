@@ -8,7 +8,7 @@ use crate::plan::Planner;
 use crate::sender::outbox::Feed;
 use crate::stats::Stats;
 use crate::wire::{Link, Payload};
-use crate::work::worker::send;
+use crate::work::link::send;
 use crate::work::{Source, files};
 
 /// A cycle of so few files is read by the planner's thread itself: handing it over costs more.

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::sender::Outcome;
 use crate::sender::memory::Memory;
 use crate::sender::session::Session;
-use crate::work::worker::flush;
+use crate::work::link::flush;
 
 /// How long the end of a session waits for acknowledgements.
 const FINISH_PATIENCE: Duration = Duration::from_secs(30);

@@ -10,7 +10,7 @@ use crate::model::cycle::Cycle;
 use crate::model::path::RelPath;
 use crate::wire::session::ControlClient;
 use crate::wire::{Link, Payload};
-use crate::work::worker::send;
+use crate::work::link::send;
 
 /// A cycle that is going out.
 struct Going {

@@ -31,8 +31,9 @@ use crate::stop::Stop;
 use crate::sys::memory::memory_bytes;
 use crate::wire::session::{ControlClient, Welcomed, fatal};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload, Token};
+use crate::work::link::{closed, flush, greet};
 use crate::work::rate::Rate;
-use crate::work::worker::{Report, Task, closed, flush, greet};
+use crate::work::worker::{Report, Task};
 use crate::work::{Carried, Signatures, Source, probe};
 
 /// So few names are looked at by the planner's thread itself.

@@ -6,7 +6,9 @@
 mod attrs;
 mod base;
 pub mod files;
+mod lanes;
 mod later;
+pub mod link;
 mod patch;
 pub mod probe;
 pub mod rate;
@@ -18,6 +20,7 @@ mod sum;
 pub mod worker;
 
 pub use attrs::Carried;
+pub use lanes::Lanes;
 
 use crate::delta::{Signature, SignatureCache};
 use crate::limits::SIGNATURE_CACHE_BYTES_MAX;

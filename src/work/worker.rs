@@ -14,10 +14,12 @@ use crate::model::probe::{Probe, Probed};
 use crate::model::scrub::{LookDone, LookTask, Part, SumDone, SumTask};
 use crate::ring::{Consumer, Producer};
 use crate::sys::wake::Wake;
-use crate::wire::session::{ContentClient, fatal, welcomed};
+use crate::wire::session::{ContentClient, fatal};
 use crate::wire::{Hello, Incoming, Link, Message, Messages, Payload};
 use crate::work::base::{self, Bases};
+use crate::work::lanes::Lanes;
 use crate::work::later::{self, Unsigned};
+use crate::work::link::{closed, flush, greet, send};
 use crate::work::patch::{Halt, Way};
 use crate::work::resume::Checked;
 use crate::work::stage::Job;
@@ -102,6 +104,10 @@ pub struct Worker {
     pub sender: Wake,
     /// Answers that it was not woken for.
     pub untold: u32,
+    /// Tasks taken since there were none.
+    pub taken: usize,
+    /// Large files that are to begin.
+    pub lanes: Lanes,
     /// Set before the rings close where the connection is lost: it is closed at once.
     pub abandoned: Arc<AtomicBool>,
 }
@@ -132,6 +138,20 @@ impl Worker {
             self.untold = 0;
             self.sender.wake();
         }
+    }
+
+    /// The next task.
+    fn take_task(&mut self) -> Option<Task> {
+        let task = self.tasks.pop()?;
+        self.taken += 1;
+        if self.tasks.is_empty() {
+            // The ring may have been full, with more behind it, and not every task brings a report soon.
+            if self.taken >= self.tasks.capacity() {
+                self.sender.wake();
+            }
+            self.taken = 0;
+        }
+        Some(task)
     }
 
     fn serve(&mut self, mut link: Link, hello: &Hello, patience: Duration) -> Result<()> {
@@ -268,7 +288,7 @@ impl Worker {
             self.report(Report::Probed(answer));
             return Ok(true);
         }
-        let Some(task) = self.tasks.pop() else { return Ok(false) };
+        let Some(task) = self.take_task() else { return Ok(false) };
         match task {
             Task::Files(batch) => {
                 desk.enter(batch.cycle);
@@ -285,7 +305,7 @@ impl Worker {
                 }
                 self.report(Report::Ops { cycle: number, sent: ops.len() as u32 });
             }
-            Task::Stage(task) => self.start(desk, &task, false),
+            Task::Stage(task) => self.lanes.add(task),
             Task::DropStage(stage) => desk.payload.stage_drop(stage),
             Task::Sum(task) => desk.sums.add(task),
             Task::Look(LookTask { id, dir }) => {
@@ -304,12 +324,19 @@ impl Worker {
             // The session ends, and what it staged goes with it.
             return Ok(false);
         }
+        if let Some(task) = self.lanes.begin() {
+            self.start(desk, &task, false);
+            desk.send_full()?;
+            return Ok(true);
+        }
         let Some(mut job) = desk.jobs.pop_front() else { return Ok(false) };
         if let Some(base) = job.base.take() {
             self.delta(desk, &job, &base)?;
             return Ok(true);
         }
         if job.check.is_some() {
+            // What was reported as sent is on its way first: cycles wait for it, and to compare may take long.
+            desk.flush()?;
             match job.compare() {
                 Checked::Going | Checked::Equal => desk.jobs.push_back(job),
                 Checked::Other => {
@@ -386,6 +413,7 @@ impl Worker {
     }
 
     fn staged(&mut self, task: &StageTask, read: Read) {
+        self.lanes.ended(task);
         self.report(Report::Staged(StageDone { stage: task.stage, node: task.node, worker: self.index, read }));
     }
 }
@@ -534,56 +562,4 @@ impl Way for Between<'_> {
         }
         self.worker.hear(self.desk).map_err(Ended::Broken)
     }
-}
-
-/// Sends what is in the payload, if anything.
-///
-/// # Errors
-/// Of the link.
-pub fn send(link: &mut Link, payload: &mut Payload) -> Result<()> {
-    if payload.is_empty() {
-        return Ok(());
-    }
-    let buffer = link.buffer();
-    link.send(payload.replace(buffer))
-}
-
-/// Sends what is in the payload and all that the link has queued.
-///
-/// # Errors
-/// Of the link.
-pub fn flush(link: &mut Link, payload: &mut Payload) -> Result<()> {
-    send(link, payload)?;
-    link.flush()
-}
-
-/// Waits for the server's first message, no longer than `patience`, nor after a wake-up for which `over` says that it is of no use any more.
-///
-/// # Errors
-/// Refused, or not our protocol, or the link's; `Timeout`.
-pub fn greet(link: &mut Link, patience: Duration, mut over: impl FnMut() -> bool) -> Result<crate::wire::session::Welcomed> {
-    let deadline = Instant::now() + patience;
-    loop {
-        if over() {
-            return Err(Error::socket("wait for the receiver", std::io::ErrorKind::ConnectionAborted.into()));
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        match link.wait(Some(left))? {
-            Incoming::Frame(frame) => {
-                let first = Messages::new(&frame).next().ok_or_else(|| Error::Protocol("an empty first frame".into()))??;
-                let welcome = welcomed(&first)?;
-                drop(first);
-                link.recycle(frame);
-                return Ok(welcome);
-            }
-            Incoming::TimedOut if left.is_zero() => return Err(Error::Timeout(patience.as_secs())),
-            Incoming::Woken | Incoming::TimedOut => {}
-            Incoming::Closed => return Err(closed()),
-        }
-    }
-}
-
-/// The receiver has closed the connection.
-pub fn closed() -> Error {
-    Error::socket("the receiver closed the connection", std::io::ErrorKind::ConnectionReset.into())
 }

@@ -18,7 +18,7 @@ use ringsync::model::path::{Name, RelPath};
 use ringsync::plan::Planner;
 use ringsync::wire::frame::Framer;
 use ringsync::wire::{Incoming, Link, Message, Messages, Payload, Role};
-use ringsync::work::worker::greet;
+use ringsync::work::link::greet;
 
 use crate::fuzz::document;
 use crate::hostile::memory;
