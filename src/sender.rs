@@ -62,8 +62,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 pub struct Outcome {
     /// Entries that could not be mirrored.
     pub failing: u64,
-    /// Entries that were not looked at any more.
-    pub dirty: u64,
+    /// Entries that were not looked at any more, or were on their way.
+    pub left: u64,
     /// Entries whose deletion was held.
     pub held: u64,
     /// It was asked to end before it was done.

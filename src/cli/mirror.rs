@@ -108,20 +108,22 @@ fn conclude(outcome: Outcome, stats: &Stats) -> Exit {
         failures = stats.failures.get(),
         "end of the mirror"
     );
-    let Outcome { failing, dirty, held, interrupted, is_away } = outcome;
+    let Outcome { failing, left, held, interrupted, is_away } = outcome;
     if failing > 0 {
         tracing::warn!(failing, "{failing} entries could not be mirrored: the messages above say why");
+    }
+    if held > 0 {
+        tracing::warn!(held, "{held} entries were not deleted: the messages above say why");
     }
     if interrupted {
         if is_away {
             tracing::warn!("there was no receiver: what changed since it was lost is not mirrored");
         }
-        tracing::info!(dirty, "ended by a signal: {dirty} entries were left to look at");
+        tracing::info!(left, "ended by a signal: {left} entries were left to look at");
         Exit::Signal
     } else if failing > 0 {
         Exit::Partial
     } else if held > 0 {
-        tracing::warn!(held, "{held} entries were not deleted: the messages above say why");
         Exit::MaxDelete
     } else {
         Exit::Ok

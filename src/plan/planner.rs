@@ -189,6 +189,13 @@ impl Planner {
         self.dirty.len()
     }
 
+    /// What is still to be done, in entries: what waits, is looked at, or is on its way. An estimate, for people.
+    pub fn left(&self) -> usize {
+        let looked_at = self.round.as_ref().map_or(0, |round| round.slots.len());
+        let sent: usize = self.flights.iter().map(|flight| flight.pre.len() + flight.files.len() + flight.post.len()).sum();
+        self.dirty.len() + looked_at + self.staged.len() + sent
+    }
+
     /// Names that wait for a time.
     pub fn delayed(&self) -> usize {
         self.dirty.delayed(&self.tree).count()

@@ -104,6 +104,11 @@ impl Staging {
         }
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.files.len()
+    }
+
     /// Whether all are complete.
     pub(super) fn are_complete(&self) -> bool {
         self.complete.len() == self.files.len()

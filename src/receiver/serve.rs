@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// Said to a client that would change a read-only module.
 const READ_ONLY: &str = "module is read only";
+/// A slice of a delta or of a question is done after so many frames at the latest, so that a sender that is never short of content does not keep it waiting. About as much work.
+const FRAMES_BETWEEN_SLICES: usize = 16;
 
 /// What both kinds of connections hold.
 pub(super) struct Conn<'a> {
@@ -24,6 +26,8 @@ pub(super) struct Conn<'a> {
     pub(super) session: &'a Session,
     target: FsTarget,
     out: Payload,
+    /// Frames taken since the last slice of something else.
+    frames: usize,
     /// Files applied since they were last counted, and those of them that failed.
     files: usize,
     failures: Vec<OpError>,
@@ -38,7 +42,18 @@ pub(super) struct Conn<'a> {
 impl<'a> Conn<'a> {
     pub(super) fn new(link: &'a mut Link, session: &'a Session, out: Payload) -> Self {
         let target = FsTarget::new(Arc::clone(&session.root));
-        Self { link, session, target, out, files: 0, failures: Vec::new(), nameless: Vec::new(), is_control: false, entered: false }
+        Self {
+            link,
+            session,
+            target,
+            out,
+            frames: 0,
+            files: 0,
+            failures: Vec::new(),
+            nameless: Vec::new(),
+            is_control: false,
+            entered: false,
+        }
     }
 
     /// Sends what has gathered.
@@ -51,29 +66,40 @@ impl<'a> Conn<'a> {
         self.send()?;
         loop {
             // With something else to do, this is a look.
-            let timeout = (self.target.has_work() || self.target.has_questions()).then_some(Duration::ZERO);
-            match self.link.wait(timeout)? {
-                Incoming::Frame(payload) => return Ok(Some(payload)),
+            let has_work = self.target.has_work() || self.target.has_questions();
+            if has_work && self.frames >= FRAMES_BETWEEN_SLICES {
+                self.slice()?;
+            }
+            match self.link.wait(has_work.then_some(Duration::ZERO))? {
+                Incoming::Frame(payload) => {
+                    self.frames += 1;
+                    return Ok(Some(payload));
+                }
                 Incoming::Woken => {
                     self.session.check_alive()?;
                     self.acks()?;
                     self.send()?;
                 }
-                Incoming::TimedOut => {
-                    if !self.target.has_work() {
-                        self.answer()?;
-                    } else if let Some((id, ended)) = self.target.work() {
-                        self.sealed(id, ended.err());
-                        self.send()?;
-                    }
-                    if let Some((id, found)) = self.target.found() {
-                        self.out.resumed(id, &found.shape, &found.digest);
-                        self.send()?;
-                    }
-                }
+                Incoming::TimedOut => self.slice()?,
                 Incoming::Closed => return Ok(None),
             }
         }
+    }
+
+    /// Does a slice of what is not done at once: a delta, a look at what an earlier session left, a question.
+    fn slice(&mut self) -> Result<()> {
+        self.frames = 0;
+        if !self.target.has_work() {
+            self.answer()?;
+        } else if let Some((id, ended)) = self.target.work() {
+            self.sealed(id, ended.err());
+            self.send()?;
+        }
+        if let Some((id, found)) = self.target.found() {
+            self.out.resumed(id, &found.shape, &found.digest);
+            self.send()?;
+        }
+        Ok(())
     }
 
     /// Does a slice of a question, and sends what is answered by that.

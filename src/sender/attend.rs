@@ -207,7 +207,7 @@ impl Session<'_> {
             lag_seconds: behind.map_or(oldest, |since| since.elapsed().as_secs_f64().max(oldest)),
             cycle_sent,
             cycle_acknowledged,
-            queues: Queues { outbox: self.outbox.len() as u64, in_flight: planner.in_flight() as u64, workers: self.crew.load() },
+            queues: Queues { outbox: self.outbox.len() as u64, in_flight: planner.in_flight() as u64, workers: self.crew.items() },
             files_found: stats.files_found.get(),
             bytes_found: stats.bytes_found.get(),
             files_sent: stats.files_sent.get(),

@@ -30,6 +30,9 @@ impl Session<'_> {
     /// Nothing is left to do, but for what is in trouble.
     pub(super) fn at_rest(&mut self) -> Result<()> {
         self.stats.dirty.set(0);
+        // What was found and never sent had changed or gone, failed, or was lost with a connection.
+        self.stats.files_found.set(self.stats.files_sent.get());
+        self.stats.bytes_found.set(self.stats.bytes_sent.get());
         self.stats.failing.set(self.planner.failing() as u64);
         self.is_equal("")?;
         self.tidy_up();

@@ -29,8 +29,10 @@ struct Hand {
     wake: Option<Wake>,
     is_ready: bool,
     thread: Option<JoinHandle<()>>,
-    /// What it has to do, in files and questions, and in pieces of large files.
+    /// What it has to do, in files and questions, a large file for many.
     load: u64,
+    /// The same, a large file for one.
+    items: u64,
     /// What it has to compare when there is nothing else to do.
     checks: usize,
 }
@@ -86,6 +88,7 @@ impl Crew {
                 is_ready: false,
                 thread: Some(thread),
                 load: 0,
+                items: 0,
                 checks: 0,
             });
         }
@@ -131,8 +134,8 @@ impl Crew {
     }
 
     /// What all together have to do, in files and questions.
-    pub(super) fn load(&self) -> u64 {
-        self.hands.iter().map(|hand| hand.load).sum()
+    pub(super) fn items(&self) -> u64 {
+        self.hands.iter().map(|hand| hand.items).sum()
     }
 
     fn idlest(&self) -> usize {
@@ -144,6 +147,7 @@ impl Crew {
         let at = self.idlest();
         let hand = &mut self.hands[at];
         hand.load += 1;
+        hand.items += 1;
         hand.waiting_probes.push_back(probe);
         hand.push();
     }
@@ -157,7 +161,9 @@ impl Crew {
     /// Gives a task to one worker.
     pub(super) fn give_to(&mut self, at: usize, task: Task) {
         let Some(hand) = self.hands.get_mut(at) else { return };
-        hand.load += load(&task);
+        let (load, items) = weight(&task);
+        hand.load += load;
+        hand.items += items;
         hand.waiting_tasks.push_back(task);
         hand.push();
     }
@@ -175,12 +181,14 @@ impl Crew {
     pub(super) fn report(&mut self) -> Option<Report> {
         for hand in &mut self.hands {
             if let Some(report) = hand.reports.pop() {
-                hand.load = hand.load.saturating_sub(match &report {
-                    Report::Files { done, .. } => done.len() as u64,
-                    Report::Probed(_) | Report::Ops { .. } => 1,
-                    Report::Staged(_) => STAGE_LOAD,
-                    Report::Dialled(_) | Report::Ready | Report::Ended(_) | Report::Summed(_) | Report::Looked(_) => 0,
-                });
+                let (load, items) = match &report {
+                    Report::Files { done, .. } => (done.len() as u64, done.len() as u64),
+                    Report::Probed(_) | Report::Ops { .. } => (1, 1),
+                    Report::Staged(_) => (STAGE_LOAD, 1),
+                    Report::Dialled(_) | Report::Ready | Report::Ended(_) | Report::Summed(_) | Report::Looked(_) => (0, 0),
+                };
+                hand.load = hand.load.saturating_sub(load);
+                hand.items = hand.items.saturating_sub(items);
                 let answered = matches!(&report, Report::Summed(_)) || matches!(&report, Report::Looked(part) if part.last);
                 hand.checks -= usize::from(answered && hand.checks > 0);
                 hand.push();
@@ -196,12 +204,13 @@ impl Crew {
 /// A large file counts as so many small ones.
 const STAGE_LOAD: u64 = 64;
 
-fn load(task: &Task) -> u64 {
+/// What a task is for who has it, with a large file as many, and as one.
+fn weight(task: &Task) -> (u64, u64) {
     match task {
-        Task::Files(batch) => batch.files.len() as u64,
-        Task::Ops { .. } => 1,
-        Task::Stage(_) => STAGE_LOAD,
-        Task::DropStage(_) | Task::Sum(_) | Task::Look(_) => 0,
+        Task::Files(batch) => (batch.files.len() as u64, batch.files.len() as u64),
+        Task::Ops { .. } => (1, 1),
+        Task::Stage(_) => (STAGE_LOAD, 1),
+        Task::DropStage(_) | Task::Sum(_) | Task::Look(_) => (0, 0),
     }
 }
 

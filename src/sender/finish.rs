@@ -8,24 +8,34 @@ use crate::sender::memory::Memory;
 use crate::sender::session::Session;
 use crate::work::link::flush;
 
-/// How long the end of a session waits for acknowledgements.
+/// How long the end of a session waits for acknowledgements, unless a timeout is shorter.
 const FINISH_PATIENCE: Duration = Duration::from_secs(30);
+/// It is said what is waited for from here on.
+const QUIET: Duration = Duration::from_secs(1);
 /// How long the end of a session waits for the receiver to close.
 const LINGER: Duration = Duration::from_secs(5);
 
 impl Session<'_> {
     /// Waits until what was sent is acknowledged, and closes. What the next session may go on with is kept, also if the connection breaks meanwhile.
     pub(super) fn finish(mut self, interrupted: bool) -> (Result<Outcome>, Option<Memory>) {
-        if let Err(e) = self.settle() {
-            let kept = self.keep(&e);
-            return (Err(e), kept);
-        }
+        let settled = match self.settle() {
+            Ok(settled) => settled,
+            Err(e) => {
+                let kept = self.keep(&e);
+                return (Err(e), kept);
+            }
+        };
         self.report_troubles();
         self.tell();
         let held = self.planner.deletions_held(0).map_or(0, |held| held.count);
         let outcome =
-            Outcome { failing: self.planner.failing() as u64, dirty: self.planner.dirty() as u64, held, interrupted, is_away: false };
+            Outcome { failing: self.planner.failing() as u64, left: self.planner.left() as u64, held, interrupted, is_away: false };
         let Self { planner, eyes, epoch, token, crew, mut link, mut payload, .. } = self;
+        if !settled {
+            // It does not answer: to wait for its farewell would be in vain as well.
+            crew.abandon();
+            return (Ok(outcome), eyes.map(|eyes| Memory { planner, eyes, epoch, token }));
+        }
         drop(crew);
         payload.bye();
         // What counts is acknowledged: a receiver that hears no farewell, since it ended when the workers left, changes nothing.
@@ -35,20 +45,33 @@ impl Session<'_> {
         (Ok(outcome), eyes.map(|eyes| Memory { planner, eyes, epoch, token }))
     }
 
-    fn settle(&mut self) -> Result<()> {
-        let deadline = Instant::now() + FINISH_PATIENCE;
+    /// Waits until what was sent is acknowledged; false if that takes too long.
+    fn settle(&mut self) -> Result<bool> {
+        let patience = self.config.timeout.unwrap_or(FINISH_PATIENCE).min(FINISH_PATIENCE);
+        let begun = Instant::now();
+        let mut said = false;
         while !(self.outbox.is_empty() && self.planner.in_flight() == 0) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
+            let waited = begun.elapsed();
+            if waited >= patience {
+                tracing::warn!(
+                    "the receiver did not acknowledge what was sent within {} s: it is not waited for any longer",
+                    patience.as_secs()
+                );
+                return Ok(false);
+            }
+            if !said && waited >= QUIET {
+                said = true;
+                let cycles = self.planner.in_flight() + self.outbox.len();
+                tracing::info!("{cycles} cycles are to be acknowledged: they are waited for, {} s at the most", patience.as_secs());
             }
             // What was reported before the end was asked for is sent before anything is waited for.
             self.take_reports()?;
             self.send()?;
             if !(self.outbox.is_empty() && self.planner.in_flight() == 0) {
-                self.wait(Some(left))?;
+                let until = if said { patience } else { QUIET };
+                self.wait(Some(until.saturating_sub(begun.elapsed())))?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 }

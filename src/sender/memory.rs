@@ -71,8 +71,8 @@ pub(super) fn set_filter(memory: &mut Option<Memory>, filter: Arc<Filter>) {
 
 /// The run is asked to end, and there is no session.
 pub(super) fn outcome(memory: &Option<Memory>) -> Outcome {
-    let dirty = memory.as_ref().map_or(0, |memory| memory.planner.dirty() as u64);
-    Outcome { dirty, interrupted: true, is_away: true, ..Outcome::default() }
+    let left = memory.as_ref().map_or(0, |memory| memory.planner.left() as u64);
+    Outcome { left, interrupted: true, is_away: true, ..Outcome::default() }
 }
 
 /// Listens, if there is anybody to.
