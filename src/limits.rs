@@ -165,7 +165,10 @@ pub const SESSIONS_MAX: usize = 128;
 /// Directories of which a receiver remembers who wrote to them last; of more, clients that come back begin with a manifest. Some 100 bytes each.
 pub const PLACES_MAX: usize = 64;
 
-/// How long a new session waits for an older one of the same directory, which it has ended, to be gone. One file operation on a slow disk fits.
+/// How long an older session of the same directory may take to say farewell to its client before its connections are cut.
+pub const TAKEOVER_TIME: Duration = Duration::from_secs(2);
+
+/// How long a new session waits then for the older one, which it has ended, to be gone. One file operation on a slow disk fits.
 pub const TAKEOVER_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// How long a cycle may wait for its next file before its session ends: a client that announced more than it sends. One inline file at 2 KiB/s fits.
@@ -401,7 +404,7 @@ const _: () = {
     assert!(SIGNATURE_BLOCKS_MAX <= u32::MAX as u64 / 2);
     assert!(DELTA_LITERAL_BYTES_MAX + 4096 <= STAGE_CHUNK_BYTES);
     assert!(HANDSHAKES_MAX > THREADS_MAX);
-    assert!(GREET_TIME_MAX.as_secs() > TAKEOVER_TIME_MAX.as_secs());
+    assert!(GREET_TIME_MAX.as_secs() > TAKEOVER_TIME.as_secs() + TAKEOVER_TIME_MAX.as_secs());
     assert!(RING_BUFFERS.is_power_of_two() && RING_COMPLETIONS >= 2 * RING_BUFFERS as u32 + 8);
     assert!(SEND_QUEUE_BYTES_MAX >= FRAME_PAYLOAD_BYTES_MAX && SEND_PIECES_MAX <= 1024);
     assert!(FRAME_FILL_BYTES + 8 + ATTRS_BYTES_MAX + MESSAGE_BYTES_MAX <= FRAME_PAYLOAD_BYTES_MAX);

@@ -29,7 +29,7 @@ use crate::control::status::SessionStatus;
 use crate::error::{Error, Exit, Result};
 use crate::limits::{
     ACCEPT_PAUSE, HANDSHAKE_TIME_MAX, HANDSHAKES_MAX, LINGER_TIME_MAX, SERVER_INBOX_BYTES_MAX, SESSIONS_MAX, SOCKET_SILENCE_MAX,
-    TAKEOVER_TIME_MAX,
+    TAKEOVER_TIME, TAKEOVER_TIME_MAX,
 };
 use crate::model::attrs::Namespaces;
 use crate::model::options::{Compress, IoChoice, Writing};
@@ -42,7 +42,7 @@ use crate::sys::dir::Dir;
 use crate::sys::wake::{Wake, wait_readable};
 use crate::wire::link::keep_alive;
 use crate::wire::session::{Refusal, greet};
-use crate::wire::{Incoming, Link, LocalEnd, Message, Messages, Payload, Role, Token};
+use crate::wire::{Cutter, Incoming, Link, LocalEnd, Message, Messages, Payload, Role, Token};
 
 /// A directory that peers may mirror into, by name.
 #[derive(Debug, Clone)]
@@ -311,25 +311,25 @@ impl Inner {
         let (version, role) = greet(first)?;
         let (session, index) = match role {
             Role::Control { module, path, threads, attrs, read_only, writing, continues } => {
-                (self.open((&module, &path), (threads, read_only, &continues), (attrs, writing), link.wake())?, None)
+                (self.open((&module, &path), (threads, read_only, &continues), (attrs, writing), (link.wake(), cutter(link)?))?, None)
             }
             Role::Content { token, index } => {
                 let found = self.table().get(&token).cloned();
                 let session = found.ok_or_else(|| refusal(Exit::Socket, "the session does not exist any more"))?;
-                session.join(Some(index), link.wake()).map_err(|why| refusal(Exit::Socket, why))?;
+                session.join(Some(index), link.wake(), cutter(link)?).map_err(|why| refusal(Exit::Socket, why))?;
                 (session, Some(index))
             }
         };
         Ok((Member { inner: self, session, broken: Some("a thread of the receiver failed".into()) }, version, index))
     }
 
-    /// Opens a session that has its control connection, which `wake` wakes, as its first member.
+    /// Opens a session that has its control connection, which can be woken and cut by what `member` has, as its first member.
     fn open(
         &self,
         (module, path): (&str, &RelPath),
         (threads, read_only, last): (u16, bool, &Token),
         how: (Namespaces, Writing),
-        wake: Wake,
+        member: (Wake, Option<Cutter>),
     ) -> std::result::Result<Arc<Session>, Refusal> {
         let Some(module) = self.modules.iter().find(|m| m.name == module) else {
             return Err(refusal(Exit::Handshake, format!("Unknown module '{}'", Shown(module.as_bytes()))));
@@ -352,7 +352,13 @@ impl Inner {
             tracing::warn!(module = module.name, %path, "a new session takes the place of an older one");
             older.end(Some("another session has taken over".into()));
         }
-        let Some(mut sessions) = self.wait_until(sessions, TAKEOVER_TIME_MAX, |all| !all.values().any(|s| stands_in_the_way(s))) else {
+        let are_gone = |all: &HashMap<Token, Arc<Session>>| !all.values().any(|s| stands_in_the_way(s));
+        let sessions = self.wait_until(sessions, TAKEOVER_TIME, are_gone).or_else(|| {
+            let sessions = self.table();
+            sessions.values().filter(|s| stands_in_the_way(s)).for_each(|older| older.cut());
+            self.wait_until(sessions, TAKEOVER_TIME_MAX, are_gone)
+        });
+        let Some(mut sessions) = sessions else {
             return Err(refusal(Exit::Socket, "an older session of this directory does not come to its end"));
         };
         if sessions.len() >= SESSIONS_MAX {
@@ -367,10 +373,15 @@ impl Inner {
             root.goes_on();
         }
         let session = Arc::new(Session::new(token, root, (place, continued), threads, about));
-        session.join(None, wake).map_err(|why| refusal(Exit::Socket, why))?;
+        session.join(None, member.0, member.1).map_err(|why| refusal(Exit::Socket, why))?;
         sessions.insert(token, Arc::clone(&session));
         Ok(session)
     }
+}
+
+/// What cuts a member's connection.
+fn cutter(link: &Link) -> std::result::Result<Option<Cutter>, Refusal> {
+    link.cutter().map_err(|e| refusal(Exit::Socket, format!("cannot keep a connection: {e}")))
 }
 
 /// Opens the directory at `path`; its last component is made if only that is missing, as a copy's destination is.

@@ -18,7 +18,7 @@ use crate::model::op::OpError;
 use crate::model::path::RelPath;
 use crate::receiver::durable::Syncer;
 use crate::sys::wake::Wake;
-use crate::wire::{Token, WireError};
+use crate::wire::{Cutter, Token, WireError};
 
 /// Why a connection's thread stops.
 #[derive(Debug)]
@@ -58,6 +58,7 @@ struct State {
     acks_due: bool,
     /// The first is the control connection's.
     wakes: Vec<Wake>,
+    cutters: Vec<Cutter>,
     /// Connections' threads.
     members: usize,
     /// What was acknowledged may not be so.
@@ -127,7 +128,7 @@ impl Session {
     }
 
     /// Counts the calling connection in; `index` is `None` for the control connection. Says why not.
-    pub(super) fn join(&self, index: Option<u16>, wake: Wake) -> Result<(), &'static str> {
+    pub(super) fn join(&self, index: Option<u16>, wake: Wake, cutter: Option<Cutter>) -> Result<(), &'static str> {
         let mut state = self.lock();
         if state.ended.is_some() {
             return Err("the session has ended");
@@ -142,6 +143,7 @@ impl Session {
             state.attached.push(index);
         }
         state.wakes.push(wake);
+        state.cutters.extend(cutter);
         state.members += 1;
         Ok(())
     }
@@ -186,6 +188,11 @@ impl Session {
                 syncer.end();
             }
         }
+    }
+
+    /// Cuts its connections: they may be blocked in sending to a client that takes nothing, and hear nothing else.
+    pub(super) fn cut(&self) {
+        self.lock().cutters.iter().for_each(Cutter::cut);
     }
 
     /// Wakes the control connection: cycles can be acknowledged.

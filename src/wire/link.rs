@@ -4,7 +4,7 @@
 //! [`Link::send`], [`Link::flush`] and [`Link::wait`], and while it is blocked it goes on reading, so that two peers that both send cannot block each other.
 //! Used by the sender, the workers and the receiver.
 
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +36,18 @@ pub enum Link {
     Stream(Box<StreamLink>),
     /// In one process.
     Local(LocalLink),
+}
+
+/// Cuts a connection.
+#[derive(Debug)]
+pub struct Cutter(TcpStream);
+
+impl Cutter {
+    /// Nothing more is sent or received.
+    pub fn cut(&self) {
+        // It may have ended by itself.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
 }
 
 impl Link {
@@ -74,6 +86,17 @@ impl Link {
         match self {
             Self::Stream(link) => link.wake(),
             Self::Local(link) => link.wake(),
+        }
+    }
+
+    /// What cuts the connection from another thread, whatever its own is blocked in. `None` within one process.
+    ///
+    /// # Errors
+    /// No descriptors left.
+    pub fn cutter(&self) -> std::io::Result<Option<Cutter>> {
+        match self {
+            Self::Stream(link) => link.cutter().map(|socket| Some(Cutter(socket))),
+            Self::Local(_) => Ok(None),
         }
     }
 

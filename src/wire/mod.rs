@@ -20,7 +20,7 @@ mod session_tests;
 mod stream;
 mod tag;
 
-pub use link::{Incoming, Link};
+pub use link::{Cutter, Incoming, Link};
 pub use local::LocalEnd;
 pub use message::{Hello, Message, Messages, Role};
 pub use payload::{Mark, Payload};

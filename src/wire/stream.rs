@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::TcpStream;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -166,6 +166,13 @@ impl Engine {
             Self::Uring(ring) => ring.end_writing(),
         }
     }
+
+    fn socket(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Epoll(socket) => socket.socket(),
+            Self::Uring(ring) => ring.socket(),
+        }
+    }
 }
 
 /// Takes back what the ring has sent.
@@ -242,6 +249,10 @@ impl StreamLink {
 
     pub(super) fn wake(&self) -> Wake {
         self.wake.clone()
+    }
+
+    pub(super) fn cutter(&self) -> io::Result<TcpStream> {
+        self.engine.socket().try_clone_to_owned().map(TcpStream::from)
     }
 
     pub(super) fn set_inbox_max(&mut self, bytes: usize) {
