@@ -521,6 +521,15 @@ fn deep(address: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
+/// An honest client.
+fn newcomer(target: &Target, path: &str) {
+    let other = target.place.beside("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("g"), "x").unwrap();
+    let url = format!("ringsync://{}/m/{path}", target.address);
+    Program::start(As::Us, &["mirror", "--once", "-n", "2", other.to_str().unwrap(), &url]).ends_with(0);
+}
+
 #[test]
 fn silent_connections_keep_nobody_out() {
     let _alone = heavy();
@@ -529,12 +538,8 @@ fn silent_connections_keep_nobody_out() {
     let mut held = silent(address);
     target.holds("silent connections");
     // An honest client that comes while they wait is let in.
-    let other = target.place.beside("other");
-    fs::create_dir(&other).unwrap();
-    fs::write(other.join("g"), "x").unwrap();
-    let url = format!("ringsync://{address}/m/newcomer");
     trickle(&mut held, 1);
-    Program::start(As::Us, &["mirror", "--once", "-n", "2", other.to_str().unwrap(), &url]).ends_with(0);
+    newcomer(&target, "newcomer");
     drop(held);
     target.ends();
 }
@@ -545,6 +550,8 @@ fn payloads_that_decompress_to_much_take_no_memory() {
     let mut target = Target::start();
     let held = bombs(target.address);
     target.holds("payloads that decompress");
+    // Nor does who takes no answer keep its directory: the server is blocked in sending to it.
+    newcomer(&target, "bomb-list");
     drop(held);
     target.ends();
 }

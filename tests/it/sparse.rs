@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ringsync::apply::Target;
 use ringsync::delta::code::{StepWriter, put_shape};
 use ringsync::delta::{Shape, Signer, Step};
+use ringsync::limits::{INLINE_FILE_BYTES_MAX, STAGED_FILES_MAX};
 use ringsync::model::meta::{Extent, Meta};
 use ringsync::model::op::Op;
 use ringsync::sys::holes::{Holes, punch};
@@ -273,4 +274,21 @@ fn a_patch_keeps_and_makes_holes() {
     m.ok(&Op::Place { at: spot("x"), meta: Meta { size: 64 * BLOCK, ..file_meta(b"") }, stage: 1 });
     assert!(fs::read(m.at("x")).unwrap() == new);
     assert_eq!(m.stat("x").blocks() * 512, 7 * BLOCK);
+}
+
+/// More large files in one directory than a receiver takes into staging at a time, and than a worker's ring of tasks holds. They are nearly all hole, to be quick.
+#[test]
+fn thousands_of_large_files_at_once() {
+    let files = STAGED_FILES_MAX + 1000;
+    for way in [Way::Local, Way::Tcp] {
+        let place = Place::new();
+        for at in 0..files {
+            let file = File::create(place.src.join(at.to_string())).unwrap();
+            file.write_all_at(at.to_string().as_bytes(), 0).unwrap();
+            file.set_len(INLINE_FILE_BYTES_MAX as u64 + 1).unwrap();
+        }
+        let live = Live::start(As::Us, way, &place, &["-n", "1"]);
+        live.settle("thousands of large files");
+        live.terminate();
+    }
 }
