@@ -9,7 +9,7 @@ use crate::model::meta::{Extent, Meta};
 use crate::model::op::{Op, OpError, Section, Spot};
 use crate::model::path::RelPath;
 use crate::receiver::durable::{Applied, not_durable};
-use crate::receiver::session::{Session, Stop};
+use crate::receiver::session::{Say, Session, Stop};
 use crate::wire::session::{ContentServer, ControlServer};
 use crate::wire::{Incoming, Link, Message, Messages, Payload};
 use std::sync::Arc;
@@ -310,14 +310,17 @@ impl<'a> Conn<'a> {
             Message::Close { files } => {
                 self.count()?;
                 // What is due must not wait for files that the client may hold back until it has come.
-                loop {
-                    self.send()?;
-                    self.link.flush()?;
-                    if self.session.close(files as usize, &mut control.failures, FILES_STALL_MAX)? {
-                        break;
+                self.send()?;
+                self.link.flush()?;
+                let session = self.session;
+                session.close(files as usize, &mut control.failures, FILES_STALL_MAX, |what| {
+                    match what {
+                        Say::Acks => self.acks()?,
+                        Say::Alive => self.out.pong(),
                     }
-                    self.acks()?;
-                }
+                    self.send()?;
+                    Ok(self.link.flush()?)
+                })?;
                 control.index = 0;
                 control.section = Section::Post;
             }

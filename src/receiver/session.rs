@@ -29,6 +29,18 @@ pub(super) enum Stop {
     Failed(Error),
 }
 
+/// What a client is told while its cycle waits for FILES.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Say {
+    /// That cycles before it have become durable.
+    Acks,
+    /// That the server lives: one file can take long on a slow disk, and a client's timeout is as short as its user likes.
+    Alive,
+}
+
+/// How often. A client's timeout is a second at the least.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(400);
+
 impl From<Error> for Stop {
     fn from(e: Error) -> Self {
         Self::Failed(e)
@@ -260,15 +272,28 @@ impl Session {
     }
 
     /// Waits until all `files` of the open cycle are applied, and closes it. Adds what failed to `failures`. Gives up when nothing happens for `stall`.
-    /// False if it is not closed, because earlier cycles are to be acknowledged first: the client may wait for that.
-    pub(super) fn close(&self, files: usize, failures: &mut Vec<OpError>, stall: Duration) -> Result<bool, Stop> {
+    /// Calls `say` now and then meanwhile, and when earlier cycles are to be acknowledged: the client may wait for that.
+    pub(super) fn close(
+        &self,
+        files: usize,
+        failures: &mut Vec<OpError>,
+        stall: Duration,
+        mut say: impl FnMut(Say) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
         let mut state = self.lock();
         let mut seen = state.files;
         let mut since = Instant::now();
+        let mut said = since;
         while state.files < files {
             alive(&state)?;
-            if std::mem::take(&mut state.acks_due) {
-                return Ok(false);
+            let what =
+                if std::mem::take(&mut state.acks_due) { Some(Say::Acks) } else { (said.elapsed() >= SIGN_OF_LIFE).then_some(Say::Alive) };
+            if let Some(what) = what {
+                drop(state);
+                say(what)?;
+                said = Instant::now();
+                state = self.lock();
+                continue;
             }
             if state.files != seen {
                 (seen, since) = (state.files, Instant::now());
@@ -277,7 +302,7 @@ impl Session {
             if left.is_zero() {
                 return Err(Error::Timeout(stall.as_secs()).into());
             }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.changed.wait_timeout(state, left.min(SIGN_OF_LIFE)).unwrap_or_else(PoisonError::into_inner).0;
         }
         alive(&state)?;
         if state.files > files {
@@ -285,7 +310,7 @@ impl Session {
         }
         state.open = None;
         failures.append(&mut state.failures);
-        Ok(true)
+        Ok(())
     }
 }
 

@@ -323,7 +323,6 @@ impl<'a> Session<'a> {
             Beat::None => Ok(()),
             Beat::Ask => {
                 self.payload.ping();
-                self.checker.sent_ping();
                 flush(&mut self.link, &mut self.payload)
             }
             Beat::Dead => {

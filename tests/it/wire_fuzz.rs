@@ -269,7 +269,6 @@ fn swallow(payload: &[u8]) -> usize {
     let mut reader = ContentClient::new();
     client.sent_list();
     client.sent_begin(0);
-    client.sent_ping();
     reader.sent_ping();
     reader.sent_sum();
     reader.sent_look();
