@@ -23,6 +23,9 @@ use crate::model::path::{Name, STAGING_NAME};
 use crate::sys::dir::{self, Dir, stat_fd};
 use crate::sys::holes;
 
+/// Of a file on its way.
+const STAGED_MODE: u32 = 0o600;
+
 /// Invariant: every file in `files` is in the staging directory, as `f<id>` or `k<key>`, unless somebody else removed it; no two have one key; `made` if this session
 /// made or used the directory, or found something in it.
 #[derive(Default)]
@@ -210,7 +213,7 @@ impl Staging {
         }
         let dir = open_own(root)?;
         let id_name = progress.name(id);
-        let file = dir.open_write(id_name.name())?;
+        let file = open_again(&dir, id_name.name())?;
         let meta = dir::stat_fd(file.as_fd())?.meta;
         if meta.kind != Kind::File || meta.size != size {
             return Err(io::Error::from_raw_os_error(libc::ENODATA));
@@ -340,12 +343,23 @@ fn open_own(root: &Root) -> io::Result<Dir> {
     if dir.stat()?.meta.uid == root.who.uid() { Ok(dir) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
 }
 
+/// Opens a complete file, which has the mode that it shall have if it could not be placed before: that may keep us out.
+fn open_again(dir: &Dir, name: Name<'_>) -> io::Result<File> {
+    match dir.open_write(name) {
+        Err(e) if e.raw_os_error() == Some(libc::EACCES) => {
+            dir.set_mode_at(name, STAGED_MODE)?;
+            dir.open_write(name)
+        }
+        other => other,
+    }
+}
+
 fn create_over(dir: &Dir, name: Name<'_>) -> io::Result<File> {
-    match dir.create_new(name, 0o600) {
+    match dir.create_new(name, STAGED_MODE) {
         // An earlier session's, and nobody has asked for a listing since.
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
             dir.unlink(name)?;
-            dir.create_new(name, 0o600)
+            dir.create_new(name, STAGED_MODE)
         }
         other => other,
     }

@@ -122,6 +122,21 @@ fn our_own_closed_directories_are_written_and_closed_again() {
     });
 }
 
+/// Its first try gave it its mode: the second has to open it nevertheless.
+#[test]
+fn a_large_read_only_file_is_placed_in_a_closed_directory() {
+    as_nobody("a_large_read_only_file_is_placed_in_a_closed_directory", || {
+        let mut m = Mirror::new();
+        m.ok(&mkdir("d"));
+        std::fs::set_permissions(m.at("d"), std::fs::Permissions::from_mode(0o555)).unwrap();
+        m.target.stage(1, 0, b"x").unwrap();
+        m.ok(&Op::Place { at: spot("d/f"), meta: Meta { mode: 0o444, ..file_meta(b"x") }, stage: 1 });
+        m.target.end_cycle();
+        assert_eq!((m.stat("d/f").mode() & 0o7777, m.stat("d").mode() & 0o7777), (0o444, 0o555));
+        assert_eq!(m.names().len(), 2, "{:?}", m.names());
+    });
+}
+
 #[test]
 fn leftovers_in_closed_directories_are_removed() {
     as_nobody("leftovers_in_closed_directories_are_removed", || {
