@@ -18,7 +18,7 @@ use crate::apply::sweep;
 use crate::apply::target::Errno;
 use crate::apply::temp::IdName;
 use crate::limits::{PARTIALS_KEPT_MAX, RESUME_BYTES_MIN, STAGE_WRITE_BYTES, STAGED_FILES_MAX};
-use crate::model::meta::{Kind, Stat};
+use crate::model::meta::{Kind, Stat, Time};
 use crate::model::path::{Name, STAGING_NAME};
 use crate::sys::dir::{self, Dir, stat_fd};
 use crate::sys::holes;
@@ -304,7 +304,7 @@ impl State {
         let kept = root.dir.stat()?.meta.mtime;
         root.dir.mkdir(name, 0o700)?;
         self.made = true;
-        dir::set_mtime(root.dir.as_fd(), kept)?;
+        restore_time(root, kept)?;
         open_own(root)
     }
 
@@ -325,7 +325,7 @@ impl State {
         let removed = root.dir.stat().and_then(|stat| {
             root.dir.rmdir(staging_name())?;
             self.made = false;
-            dir::set_mtime(root.dir.as_fd(), stat.meta.mtime)
+            restore_time(root, stat.meta.mtime)
         });
         match removed {
             Err(e) if e.kind() == io::ErrorKind::NotFound => self.made = false,
@@ -341,6 +341,14 @@ impl State {
 fn open_own(root: &Root) -> io::Result<Dir> {
     let dir = root.dir.open_dir(staging_name())?;
     if dir.stat()?.meta.uid == root.who.uid() { Ok(dir) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
+}
+
+/// Gives the root the time that it had. Where it is somebody else's, who lets us write to it, that cannot be.
+fn restore_time(root: &Root, mtime: Time) -> io::Result<()> {
+    match dir::set_mtime(root.dir.as_fd(), mtime) {
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) => Ok(()),
+        done => done,
+    }
 }
 
 /// Opens a complete file, which has the mode that it shall have if it could not be placed before: that may keep us out.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::content::whole;
 use crate::control::{flush, live, mirror, socket, until_status};
 use crate::mounts::{Fs, Mounted, privately};
-use crate::place::{Place, deadline, is_root, skipped, until};
+use crate::place::{Place, USER, deadline, is_root, skipped, until};
 use crate::program::{As, Mirror, Way, once};
 
 fn run(program: &str, args: &[&str]) {
@@ -212,6 +212,25 @@ fn what_fits_goes_on_beside_what_does_not() {
         mirror.settle("after room was made");
         mirror.terminate();
     });
+}
+
+/// The mirror's directory is somebody else's, who lets us write to it: its times cannot be set, and what is in it is mirrored.
+#[test]
+fn a_large_file_comes_into_a_directory_of_somebody_else() {
+    const NAME: &str = "a_large_file_comes_into_a_directory_of_somebody_else";
+    if !is_root() {
+        return skipped(NAME, "needs root");
+    }
+    for way in [Way::Local, Way::Tcp] {
+        let place = Place::new().for_user();
+        fs::write(place.src.join("large"), whole(1, 1, 9 << 20)).unwrap();
+        chown(&place.dst, Some(0), Some(USER)).unwrap();
+        fs::set_permissions(&place.dst, fs::Permissions::from_mode(0o775)).unwrap();
+        let told = once(As::User, way, &place, &[], 23);
+        assert!(told.contains("set metadata") && !told.contains("large"), "{told}");
+        assert_eq!(fs::read_dir(&place.dst).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>(), ["large"]);
+        assert!(fs::read(place.dst.join("large")).unwrap() == whole(1, 1, 9 << 20));
+    }
 }
 
 /// Nobody waits for the other names of what cannot be read: each is told of, and the run ends.
