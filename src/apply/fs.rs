@@ -535,6 +535,8 @@ impl Target for FsTarget {
             content = file::patched(&dir, at.name.as_name(), meta.size, digest, delta)?;
             Ok(())
         });
+        // A base that cannot be read is of no use: the file may be replaced nevertheless.
+        let done = done.map_err(|errno| if errno == libc::EACCES { libc::ESTALE } else { errno });
         self.content_came(at, done)?;
         self.put(at, meta, &content)
     }

@@ -137,6 +137,18 @@ fn a_large_read_only_file_is_placed_in_a_closed_directory() {
     });
 }
 
+/// A base that its owner may not read is none: the file is to be sent whole, and that at once.
+#[test]
+fn a_small_delta_on_a_file_that_cannot_be_read_asks_for_all_of_it() {
+    as_nobody("a_small_delta_on_a_file_that_cannot_be_read_asks_for_all_of_it", || {
+        let mut m = Mirror::new();
+        let closed = Meta { mode: 0o200, ..file_meta(b"x") };
+        m.target.put(&spot("f"), &closed, b"x").unwrap();
+        assert_eq!(m.target.put_patch(&spot("f"), &closed, &[0; 32], b""), Err(libc::ESTALE));
+        assert_eq!(m.target.put(&spot("f"), &closed, b"y"), Ok(()));
+    });
+}
+
 #[test]
 fn leftovers_in_closed_directories_are_removed() {
     as_nobody("leftovers_in_closed_directories_are_removed", || {
