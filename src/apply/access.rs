@@ -23,6 +23,15 @@ struct Loose {
 }
 
 impl Loose {
+    /// Loosens `dir`; `None` if there is nothing to loosen, or it is not ours.
+    fn new(dir: &Dir, who: &Identity) -> io::Result<Option<Self>> {
+        let stat = dir.stat()?;
+        let Some(now) = looser(&stat, who) else { return Ok(None) };
+        let dir = dir.try_clone()?;
+        dir::set_mode(dir.as_fd(), now)?;
+        Ok(Some(Self { dir, ident: stat.ident, was: stat.meta.mode, now }))
+    }
+
     /// Somebody may have set the bits meanwhile: those stay.
     fn restore(&self) {
         if self.dir.stat().is_ok_and(|stat| stat.meta.mode == self.now)
@@ -59,10 +68,8 @@ impl Loosened {
     }
 
     fn loosen_root(&self, root: &Dir, who: &Identity) -> io::Result<bool> {
-        let stat = root.stat()?;
-        let Some(now) = looser(&stat, who) else { return Ok(false) };
-        dir::set_mode(root.as_fd(), now)?;
-        self.add(Loose { dir: root.try_clone()?, ident: stat.ident, was: stat.meta.mode, now });
+        let Some(loose) = Loose::new(root, who)? else { return Ok(false) };
+        self.add(loose);
         Ok(true)
     }
 
@@ -102,6 +109,22 @@ impl Loosened {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Loose>> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Runs `act`, and again with looser permissions of `dir` meanwhile if they stand against it: for what no operation of a cycle does.
+pub(super) fn with_access<R>(dir: &Dir, who: &Identity, mut act: impl FnMut() -> io::Result<R>) -> io::Result<R> {
+    match act() {
+        Err(e) if e.raw_os_error() == Some(libc::EACCES) && !who.any_access() => {
+            // Where there is nothing to loosen, another thread may have done it just now.
+            let loose = Loose::new(dir, who);
+            let done = act();
+            if let Ok(Some(loose)) = loose {
+                loose.restore();
+            }
+            done
+        }
+        done => done,
     }
 }
 

@@ -10,10 +10,10 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::apply::access::with_access;
 use crate::apply::dirs::Held;
 use crate::apply::fs::FsTarget;
 use crate::apply::manifest::errno;
-use crate::apply::meta::left_behind;
 use crate::apply::root::Root;
 use crate::apply::target::Errno;
 use crate::apply::temp::{TempName, TempNames};
@@ -122,7 +122,7 @@ pub(super) fn is_of_dirs(op: &Op) -> bool {
     !matches!(op, Op::SetMeta { .. } | Op::Symlink { .. } | Op::Special { .. })
 }
 
-/// A file that is complete but for its name. Dropped without one it goes.
+/// A file that is complete but for its name. Who does not give it one discards it.
 pub(super) struct Nameless {
     held: Arc<Held>,
     name: NameBuf,
@@ -131,17 +131,13 @@ pub(super) struct Nameless {
     file: File,
 }
 
-impl Drop for Nameless {
-    fn drop(&mut self) {
-        if let Some(temp) = self.temp.take()
-            && let Err(e) = self.held.dir.unlink(temp.name())
-        {
-            left_behind(temp.name(), &e);
+impl Nameless {
+    fn discard(self, root: &Root) {
+        if let Some(temp) = self.temp {
+            root.discard(&self.held.dir, temp.name());
         }
     }
-}
 
-impl Nameless {
     fn settle(&mut self, root: &Root, temps: &mut TempNames) -> io::Result<()> {
         let (dir, name) = (&self.held.dir, self.name.as_name());
         if self.temp.is_none() {
@@ -149,6 +145,7 @@ impl Nameless {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                     self.temp = Some(temps.with_free(|temp| dir.link_unnamed(&self.file, temp))?.0);
                 }
+                Err(e) if e.raw_os_error() == Some(libc::EACCES) => return Err(e),
                 Err(e) => {
                     // This process may not link them: the next try makes it with a name.
                     root.cannot_be_unnamed();
@@ -191,10 +188,26 @@ impl Temps {
         let waiting = std::mem::take(&mut self.waiting);
         let written = write_out(root, &waiting);
         let settled = waiting.into_iter().zip(written).map(|(mut file, written)| {
-            let done = written.and_then(|()| file.settle(root, &mut self.names).map_err(|e| errno(&e)));
-            root.outdated.note_if_failed(&file.held.dir, file.name.as_name(), done)
+            let held = Arc::clone(&file.held);
+            // Its directory may have been loosened for it, and closed again for others since.
+            let mut settle = || with_access(&held.dir, &root.who, || file.settle(root, &mut self.names)).map_err(|e| errno(&e));
+            let done = written.and_then(|()| settle());
+            let done = root.outdated.note_if_failed(&held.dir, file.name.as_name(), done);
+            file.discard(root);
+            done
         });
         settled.collect()
+    }
+
+    /// Removes all that wait: the session is over.
+    fn discard(&mut self, root: &Root) {
+        self.waiting.drain(..).for_each(|file| file.discard(root));
+    }
+}
+
+impl Drop for FsTarget {
+    fn drop(&mut self) {
+        self.temps.discard(&self.root);
     }
 }
 

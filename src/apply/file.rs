@@ -169,10 +169,8 @@ fn beside(
         return Ok(());
     }
     let done = done.and_then(|()| held.dir.rename(temp.name(), &held.dir, name));
-    if done.is_err()
-        && let Err(e) = held.dir.unlink(temp.name())
-    {
-        root.leftovers.note(&held.dir, temp.name(), &e);
+    if done.is_err() {
+        root.discard(&held.dir, temp.name());
     }
     done
 }

@@ -381,7 +381,7 @@ impl FsTarget {
             .and_then(|made| root.who.settle_at(dir, temp, &made.meta, meta, &new))
             .and_then(|()| dir.rename(temp, dir, name));
         if done.is_err() {
-            discard(&root, dir, temp);
+            root.discard(dir, temp);
         }
         done
     }
@@ -408,7 +408,7 @@ impl FsTarget {
         let (temp, ()) = self.temps.names.with_free(|temp| from_dir.link(name, to_dir, temp))?;
         let done = to_dir.rename(temp.name(), to_dir, new_name);
         // A rename does nothing if somebody made the same link meanwhile: the temporary name would stay.
-        discard(&self.root, to_dir, temp.name());
+        self.root.discard(to_dir, temp.name());
         done
     }
 
@@ -440,8 +440,8 @@ impl FsTarget {
                 if others || leftovers.is_empty() {
                     return Err(io::Error::from_raw_os_error(libc::ENOTEMPTY));
                 }
-                sweep::remove_all(&inner, &root, &leftovers);
-                dir.rmdir(name)
+                let cleared = sweep::clear(&inner, &root, &leftovers);
+                dir.rmdir(name).or_else(|e| cleared.and(Err(e)))
             }
             other => other,
         })
@@ -465,13 +465,6 @@ impl FsTarget {
     }
 }
 
-fn discard(root: &Root, dir: &Dir, temp: Name<'_>) {
-    match dir.unlink(temp) {
-        Err(e) if !is_missing(&e) => root.leftovers.note(dir, temp, &e),
-        _ => {}
-    }
-}
-
 impl Target for FsTarget {
     fn op(&mut self, op: &Op) -> Result<(), Errno> {
         self.writable()?;
@@ -486,8 +479,9 @@ impl Target for FsTarget {
             | Op::Symlink { at, .. }
             | Op::Special { at, .. }
             | Op::SetMeta { at, .. }
-            | Op::Unlink { at }
-            | Op::Rmdir { at } => [(&at.dir, None); 2],
+            | Op::Unlink { at } => [(&at.dir, None); 2],
+            // What of ours is left in it is listed.
+            Op::Rmdir { at } => [(&at.dir, Some(at.name.as_name())); 2],
             Op::DirMeta { dir, .. } => [(dir, None); 2],
         };
         let mut done = self.with_access(&paths, |target| target.run(op));

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::apply::access::with_access;
 use crate::apply::meta::left_behind;
 use crate::apply::root::Root;
 use crate::apply::sweep;
@@ -40,6 +41,16 @@ pub(super) struct Leftovers {
 
 fn may_end(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::EROFS | libc::ENOSPC | libc::EDQUOT | libc::EIO))
+}
+
+impl Root {
+    /// Removes a temporary name, if it is still there.
+    pub(super) fn discard(&self, dir: &Dir, temp: Name<'_>) {
+        match with_access(dir, &self.who, || dir.unlink(temp)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => self.leftovers.note(dir, temp, &e),
+            _ => {}
+        }
+    }
 }
 
 impl Leftovers {

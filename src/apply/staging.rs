@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::apply::access::with_access;
 use crate::apply::manifest::errno;
 use crate::apply::partial::{self, Key};
 use crate::apply::root::Root;
@@ -323,7 +324,7 @@ impl State {
             return;
         }
         let removed = root.dir.stat().and_then(|stat| {
-            root.dir.rmdir(staging_name())?;
+            with_access(&root.dir, &root.who, || root.dir.rmdir(staging_name()))?;
             self.made = false;
             restore_time(root, stat.meta.mtime)
         });
@@ -374,7 +375,7 @@ fn create_over(dir: &Dir, name: Name<'_>) -> io::Result<File> {
 }
 
 fn remove_file(root: &Root, name: Name<'_>) {
-    match open_own(root).and_then(|dir| dir.unlink(name)) {
+    match with_access(&root.dir, &root.who, || open_own(root)?.unlink(name)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => root.leftovers.note_staged(name, &e),
         _ => {}
     }

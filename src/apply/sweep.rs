@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
+use crate::apply::access::with_access;
 use crate::apply::meta::Identity;
 use crate::apply::root::Root;
 use crate::apply::temp::TempNames;
@@ -13,23 +14,33 @@ use crate::sys::dir::{self, Dir};
 
 /// Removes the entries `names` of `dir`, whose modification time stays as it is. What cannot be removed is noted, to be tried again if that may help.
 pub(super) fn remove_all(dir: &Dir, root: &Root, names: &[NameBuf]) {
-    remove_each(dir, &root.who, names, |name, e| root.leftovers.note(dir, name, e));
+    remove_each(dir, &root.who, names, |name, e| root.leftovers.note(dir, name, &e));
+}
+
+/// The same, and says why something is still there.
+pub(super) fn clear(dir: &Dir, root: &Root, names: &[NameBuf]) -> io::Result<()> {
+    let mut done = Ok(());
+    remove_each(dir, &root.who, names, |name, e| {
+        root.leftovers.note(dir, name, &e);
+        done = Err(e);
+    });
+    done
 }
 
 /// The same in the staging directory.
 pub(super) fn remove_staged(dir: &Dir, root: &Root, names: &[NameBuf]) {
-    remove_each(dir, &root.who, names, |name, e| root.leftovers.note_staged(name, e));
+    remove_each(dir, &root.who, names, |name, e| root.leftovers.note_staged(name, &e));
 }
 
-fn remove_each(dir: &Dir, who: &Identity, names: &[NameBuf], failed: impl Fn(Name<'_>, &io::Error)) {
+fn remove_each(dir: &Dir, who: &Identity, names: &[NameBuf], mut failed: impl FnMut(Name<'_>, io::Error)) {
     if names.is_empty() {
         return;
     }
     let kept = dir.stat().map(|stat| stat.meta.mtime);
     let mut temps = TempNames::new();
     for name in names {
-        if let Err(e) = remove(dir, who, &mut temps, name.as_name()) {
-            failed(name.as_name(), &e);
+        if let Err(e) = with_access(dir, who, || remove(dir, who, &mut temps, name.as_name())) {
+            failed(name.as_name(), e);
         }
     }
     if let Err(e) = kept.and_then(|mtime| dir::set_mtime(dir.as_fd(), mtime)) {

@@ -233,6 +233,29 @@ fn a_large_file_comes_into_a_directory_of_somebody_else() {
     }
 }
 
+/// What is left of ours in a directory that is to go, and cannot be removed, is told of.
+#[test]
+fn a_leftover_that_keeps_a_directory_from_going_is_told() {
+    const NAME: &str = "a_leftover_that_keeps_a_directory_from_going_is_told";
+    if !is_root() {
+        return skipped(NAME, "needs root");
+    }
+    for way in [Way::Local, Way::Tcp] {
+        let place = Place::new().for_user();
+        fs::write(place.src.join("kept"), "kept").unwrap();
+        let temp = place.dst.join("gone/.ringsync-staging-0123456789abcdef");
+        fs::create_dir_all(temp.join("of root")).unwrap();
+        // Other tests of this process may have changed what is left out of new ones' permissions.
+        fs::set_permissions(&temp, fs::Permissions::from_mode(0o755)).unwrap();
+        chown(place.dst.join("gone"), Some(USER), Some(USER)).unwrap();
+        let told = once(As::User, way, &place, &[], 23);
+        assert!(told.contains("gone: rmdir: Permission denied"), "{told}");
+        fs::remove_dir_all(temp).unwrap();
+        once(As::User, way, &place, &[], 0);
+        assert!(!place.dst.join("gone").exists());
+    }
+}
+
 /// Nobody waits for the other names of what cannot be read: each is told of, and the run ends.
 #[test]
 fn a_file_of_three_names_that_cannot_be_read_holds_up_nothing() {

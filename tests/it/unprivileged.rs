@@ -6,9 +6,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use ringsync::apply::{Listed, Root, Target};
+use ringsync::apply::{FsTarget, Listed, Root, Target};
+use ringsync::model::attrs::Namespaces;
 use ringsync::model::meta::{Kind, Meta};
 use ringsync::model::op::{Abilities, Op};
+use ringsync::model::options::{Durability, Writing};
+use ringsync::sys::dir::Dir;
 
 use crate::fixture::{Mirror, file_meta, meta, mkdir, rel, rename, skipped_without_root, spot, symlink, unlink};
 
@@ -161,5 +164,71 @@ fn leftovers_in_closed_directories_are_removed() {
         m.reopen();
         assert!(m.list().is_empty());
         assert!(m.names().is_empty());
+    });
+}
+
+/// What was left by a session that was killed, where even we are kept out: in the root, below it, and in a directory that goes.
+#[test]
+fn leftovers_beneath_closed_directories_are_removed() {
+    as_nobody("leftovers_beneath_closed_directories_are_removed", || {
+        const TEMP: &str = ".ringsync-staging-0123456789abcdef";
+        let mut m = Mirror::new();
+        let close = |m: &Mirror, path: &str, mode| std::fs::set_permissions(m.at(path), std::fs::Permissions::from_mode(mode)).unwrap();
+        std::fs::create_dir_all(m.at(".ringsync-staging")).unwrap();
+        std::fs::write(m.at(".ringsync-staging/f1"), b"x").unwrap();
+        std::fs::create_dir_all(m.at("a")).unwrap();
+        std::fs::write(m.at("a").join(TEMP), b"x").unwrap();
+        for path in ["a", ""] {
+            close(&m, path, 0o555);
+        }
+        m.reopen();
+        assert_eq!(m.list().len(), 1);
+        assert_eq!(m.names(), ["a"]);
+        assert_eq!((m.stat("a").mode() & 0o7777, m.stat("").mode() & 0o7777), (0o555, 0o555));
+        for mode in [0o555, 0] {
+            close(&m, "a", 0o755);
+            std::fs::write(m.at("a").join(TEMP), b"x").unwrap();
+            close(&m, "a", mode);
+            m.ok(&Op::Rmdir { at: spot("a") });
+            m.ok(&mkdir("a"));
+        }
+        m.target.end_cycle();
+        close(&m, "", 0o755);
+    });
+}
+
+/// More of them than are loosened at one time: what waits for its name gets it, or goes, nevertheless.
+#[test]
+fn many_closed_directories_get_files_by_durable_cycles() {
+    as_nobody("many_closed_directories_get_files_by_durable_cycles", || {
+        let m = Mirror::new();
+        let dirs: Vec<String> = (0..100).map(|n| format!("d{n}")).collect();
+        for dir in &dirs {
+            std::fs::create_dir(m.at(dir)).unwrap();
+            std::fs::write(m.at(dir).join("f"), b"old").unwrap();
+            std::fs::set_permissions(m.at(dir), std::fs::Permissions::from_mode(0o555)).unwrap();
+        }
+        let writing = Writing { durability: Durability::Cycle, ..Writing::default() };
+        let root = Root::new(Dir::open_root(&m.path).unwrap(), false, (Namespaces::ALL, writing));
+        for (content, settle) in [(b"new", true), (b"not", false)] {
+            let mut target = FsTarget::new(root.clone());
+            let names = ["f", "new"].map(|name| dirs.iter().map(move |dir| spot(&format!("{dir}/{name}"))));
+            for at in names.into_iter().flatten() {
+                assert_eq!(target.put(&at, &file_meta(content), content), Ok(()), "{at:?}");
+            }
+            if settle {
+                assert!(target.settle().into_iter().all(|done| done == Ok(())));
+            }
+            target.end_cycle();
+        }
+        root.end_session(false);
+        assert_eq!(m.names().len(), 3 * dirs.len(), "{:?}", m.names());
+        for dir in &dirs {
+            assert_eq!(m.stat(dir).mode() & 0o7777, 0o555, "{dir}");
+            for name in ["f", "new"] {
+                assert_eq!(std::fs::read(m.at(dir).join(name)).unwrap(), b"new", "{dir}/{name}");
+            }
+            std::fs::set_permissions(m.at(dir), std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
     });
 }
