@@ -551,6 +551,7 @@ impl Target for FsTarget {
         self.root.staging.drop_file(&self.root, id);
         if id == 0 {
             self.root.staging.forget_partials(&self.root);
+            self.root.kept.remove(&self.root);
         }
     }
 

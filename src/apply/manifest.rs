@@ -22,8 +22,8 @@ use crate::sys::xattr::At;
 /// So many directories pending are worth the start of threads.
 const PENDING_FOR_THREADS: usize = 32;
 
-/// Reports `top` and everything beneath: each directory's entries in a row, after those of its parent. The first listing of the whole root removes leftovers on the way. Later
-/// ones remove what is parked: between cycles it was left by one that failed.
+/// Reports `top` and everything beneath: each directory's entries in a row, after those of its parent. The first listing of the whole root removes leftovers on the way, but
+/// keeps what is parked. Later ones remove that: between cycles it was left by one that failed.
 pub(super) fn list(root: &Root, top: &RelPath, each: &mut dyn FnMut(Listed)) -> io::Result<()> {
     let first = open(root, top)?;
     let mut stat = if top.is_root() { root.staging.still(|| first.stat())? } else { first.stat()? };
@@ -84,13 +84,15 @@ impl Manifest<'_> {
 
     fn directory(&self, dir: &Dir, path: &RelPath, stat: &Stat, pending: &mut Vec<Pending>, each: &mut dyn FnMut(Listed)) {
         each(Listed::Dir { dir: path.clone(), meta: stat.meta });
-        let mut leftovers = Vec::new();
+        let (mut leftovers, mut parked) = (Vec::new(), Vec::new());
         let mut staging = false;
         let mut trouble = Ok(());
         let listed = dir.list(|name| {
             if name.is_reserved() {
                 if self.sweep && path.is_root() && name.as_bytes() == STAGING_NAME {
                     staging = true;
+                } else if self.sweep && (name.is_parked() || name.is_kept()) {
+                    parked.push(name.to_owned());
                 } else if self.sweep || (name.is_parked() && !self.root.read_only) {
                     leftovers.push(name.to_owned());
                 }
@@ -110,6 +112,7 @@ impl Manifest<'_> {
             self.root.staging.sweep(self.root);
         }
         sweep::remove_all(dir, self.root, &leftovers);
+        self.root.kept.keep(self.root, dir, parked);
         if let Err(e) = listed.and(trouble) {
             each(Listed::Failed { dir: path.clone(), errno: errno(&e) });
         }

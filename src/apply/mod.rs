@@ -10,6 +10,7 @@ pub mod durable;
 mod file;
 pub mod fs;
 mod inplace;
+mod kept;
 mod leftovers;
 mod manifest;
 mod meta;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::apply::access::Loosened;
 use crate::apply::attrs::Keeper;
 use crate::apply::durable::{Changes, Touched};
+use crate::apply::kept::Kept;
 use crate::apply::leftovers::Leftovers;
 use crate::apply::meta::Identity;
 use crate::apply::outdated::Outdated;
@@ -27,6 +28,7 @@ pub struct Root {
     pub(super) staging: Staging,
     pub(super) loosened: Loosened,
     pub(super) leftovers: Leftovers,
+    pub(super) kept: Kept,
     pub(super) outdated: Outdated,
     pub(super) attrs: Keeper,
     pub(super) read_only: bool,
@@ -56,6 +58,7 @@ impl Root {
             staging: Staging::new(),
             loosened: Loosened::new(),
             leftovers: Leftovers::default(),
+            kept: Kept::default(),
             outdated: Outdated::default(),
             read_only,
             writing,
@@ -109,7 +112,7 @@ impl Root {
 
     /// Whether something of ours could not be removed at some time: it may be there, and be found by a first listing only.
     pub fn has_leftovers(&self) -> bool {
-        self.leftovers.were_any()
+        self.leftovers.were_any() || self.kept.is_any()
     }
 
     /// Whether a file may be made without a name and get one later, as far as is known.

@@ -36,13 +36,20 @@ fn remove_each(dir: &Dir, who: &Identity, names: &[NameBuf], mut failed: impl Fn
     if names.is_empty() {
         return;
     }
-    let kept = dir.stat().map(|stat| stat.meta.mtime);
     let mut temps = TempNames::new();
-    for name in names {
-        if let Err(e) = with_access(dir, who, || remove(dir, who, &mut temps, name.as_name())) {
-            failed(name.as_name(), e);
+    keeping_time(dir, || {
+        for name in names {
+            if let Err(e) = with_access(dir, who, || remove(dir, who, &mut temps, name.as_name())) {
+                failed(name.as_name(), e);
+            }
         }
-    }
+    });
+}
+
+/// Runs `act`, after which `dir` has the modification time that it had.
+pub(super) fn keeping_time(dir: &Dir, act: impl FnOnce()) {
+    let kept = dir.stat().map(|stat| stat.meta.mtime);
+    act();
     if let Err(e) = kept.and_then(|mtime| dir::set_mtime(dir.as_fd(), mtime)) {
         tracing::debug!(error = %e, "the time of a directory could not be restored");
     }

@@ -14,6 +14,9 @@ pub const STAGING_NAME: &[u8] = b".ringsync-staging";
 /// Between [`STAGING_NAME`] and the number in the name of a parked entry.
 const PARKED: &[u8] = b"-p";
 
+/// The same of one that an earlier session left parked.
+const KEPT: &[u8] = b"-k";
+
 /// Why bytes are no name or path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
@@ -68,7 +71,16 @@ impl<'a> Name<'a> {
 
     /// Whether the name is one of [`NameBuf::parked`].
     pub fn is_parked(self) -> bool {
-        let number = self.0.strip_prefix(STAGING_NAME).and_then(|rest| rest.strip_prefix(PARKED));
+        self.is_numbered(PARKED)
+    }
+
+    /// Whether the name is one of [`NameBuf::kept`].
+    pub fn is_kept(self) -> bool {
+        self.is_numbered(KEPT)
+    }
+
+    fn is_numbered(self, infix: &[u8]) -> bool {
+        let number = self.0.strip_prefix(STAGING_NAME).and_then(|rest| rest.strip_prefix(infix));
         number.is_some_and(|digits| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit))
     }
 
@@ -92,6 +104,11 @@ impl NameBuf {
     /// The reserved name that an entry has, in its directory, while it is parked under the number `id`.
     pub fn parked(id: u64) -> Self {
         Self([STAGING_NAME, PARKED, id.to_string().as_bytes()].concat().into())
+    }
+
+    /// The reserved name of an entry that an earlier session left parked, until it is known that nobody misses it. Nothing is parked there.
+    pub fn kept(id: u64) -> Self {
+        Self([STAGING_NAME, KEPT, id.to_string().as_bytes()].concat().into())
     }
 
     /// The name.

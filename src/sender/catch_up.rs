@@ -4,7 +4,6 @@
 use crate::error::Result;
 use crate::sender::session::Session;
 use crate::sys::memory::give_back;
-use crate::wire::Link;
 use crate::work::link::flush;
 
 /// So long a session waits for rest before it notes what is left.
@@ -22,6 +21,8 @@ pub(super) struct CatchUp {
     /// What was left then is noted.
     noted: bool,
     looked: u64,
+    /// The receiver was told that nothing of what earlier sessions left is needed.
+    forgot: bool,
     /// When memory was given back.
     gave_back: Option<u64>,
 }
@@ -35,6 +36,7 @@ impl Session<'_> {
         self.stats.bytes_found.set(self.stats.bytes_sent.get());
         self.stats.failing.set(self.planner.failing() as u64);
         self.is_equal("")?;
+        self.forget_past()?;
         self.tidy_up();
         Ok(())
     }
@@ -70,17 +72,26 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// What earlier sessions left of large files was of use, or will not be; and what they left parked is missed by nobody, unless something of the source is in doubt. Says so, once a session.
+    fn forget_past(&mut self) -> Result<()> {
+        if self.catch_up.forgot || !self.synced || self.planner.hold().is_some() || self.planner.failing() > 0 {
+            return Ok(());
+        }
+        self.catch_up.forgot = true;
+        self.payload.stage_drop(0);
+        // A run that ends waits for the answer: what comes before is done by then.
+        self.payload.ping();
+        self.checker.sent_ping();
+        flush(&mut self.link, &mut self.payload)
+    }
+
     /// Says so, once a session.
     fn is_equal(&mut self, how: &str) -> Result<()> {
         if self.synced || self.pump.verified().is_some() {
             return Ok(());
         }
         self.synced = true;
-        // What earlier sessions left of large files was of use, or will not be.
-        if !matches!(self.link, Link::Local(_)) {
-            self.payload.stage_drop(0);
-            flush(&mut self.link, &mut self.payload)?;
-        }
+        self.forget_past()?;
         self.stats.synced.set(1);
         self.desk.set_behind(None);
         let stats = self.stats;

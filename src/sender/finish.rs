@@ -50,7 +50,7 @@ impl Session<'_> {
         let patience = self.config.timeout.unwrap_or(FINISH_PATIENCE).min(FINISH_PATIENCE);
         let begun = Instant::now();
         let mut said = false;
-        while !(self.outbox.is_empty() && self.planner.in_flight() == 0) {
+        while !self.is_settled() {
             let waited = begun.elapsed();
             if waited >= patience {
                 tracing::warn!(
@@ -67,11 +67,16 @@ impl Session<'_> {
             // What was reported before the end was asked for is sent before anything is waited for.
             self.take_reports()?;
             self.send()?;
-            if !(self.outbox.is_empty() && self.planner.in_flight() == 0) {
+            if !self.is_settled() {
                 let until = if said { patience } else { QUIET };
                 self.wait(Some(until.saturating_sub(begun.elapsed())))?;
             }
         }
         Ok(true)
+    }
+
+    /// All that was sent is acknowledged, and in a one-shot run all else is heard as well.
+    fn is_settled(&self) -> bool {
+        self.outbox.is_empty() && self.planner.in_flight() == 0 && !(self.config.once && self.checker.awaits_pong())
     }
 }

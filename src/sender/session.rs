@@ -72,7 +72,7 @@ pub(super) struct Session<'a> {
     pub(super) root: &'a SourceRoot,
     pub(super) planner: Planner,
     pub(super) link: Link,
-    checker: ControlClient,
+    pub(super) checker: ControlClient,
     pub(super) payload: Payload,
     pub(super) outbox: Outbox,
     pub(super) crew: Crew,
@@ -323,6 +323,7 @@ impl<'a> Session<'a> {
             Beat::None => Ok(()),
             Beat::Ask => {
                 self.payload.ping();
+                self.checker.sent_ping();
                 flush(&mut self.link, &mut self.payload)
             }
             Beat::Dead => {

@@ -347,6 +347,7 @@ pub struct ControlClient {
     failed: u32,
     lists: u32,
     in_listing: bool,
+    pings: u32,
 }
 
 impl ControlClient {
@@ -374,6 +375,16 @@ impl ControlClient {
     /// Says that a List was sent.
     pub fn sent_list(&mut self) {
         self.lists += 1;
+    }
+
+    /// Whether a Ping has no answer yet.
+    pub fn awaits_pong(&self) -> bool {
+        self.pings > 0
+    }
+
+    /// Says that a Ping was sent.
+    pub fn sent_ping(&mut self) {
+        self.pings += 1;
     }
 
     /// Takes one message of the server. A Fatal passes: see [`fatal`].
@@ -411,7 +422,7 @@ impl ControlClient {
                 self.failed = 0;
             }
             // Asked for or not, the server lives.
-            Message::Pong => {}
+            Message::Pong => self.pings = self.pings.saturating_sub(1),
             _ => return Err(WireError::Order("not allowed from a server")),
         }
         Ok(())

@@ -89,6 +89,37 @@ fn an_empty_source_does_not_empty_a_mirror_by_a_start() {
     }
 }
 
+/// What a receiver that was killed had parked goes when it is known that nobody misses it, and not before.
+#[test]
+fn what_was_left_parked_is_kept_while_deletions_are_held() {
+    for way in [Way::Local, Way::Tcp] {
+        let place = Place::new();
+        fill(&place.dst, &["backup", ".ringsync-staging-p1", "backup/.ringsync-staging-p2"]);
+        for _ in 0..2 {
+            once(As::Us, way, &place, &[], 25);
+            assert_eq!(entries(&place.dst), 18);
+        }
+        once(As::Us, way, &place, &["--allow-empty"], 0);
+        assert_eq!(entries(&place.dst), 0);
+        fill(&place.src, &["all"]);
+        fill(&place.dst, &["all/.ringsync-staging-p1"]);
+        once(As::Us, way, &place, &[], 0);
+        assert_eq!(entries(&place.dst), 6);
+        // It is approved while the mirror is live.
+        fs::remove_dir_all(place.src.join("all")).unwrap();
+        fill(&place.dst, &[".ringsync-staging-p1"]);
+        let mirror = mirror(way, &place, &[]);
+        let socket = socket(&place);
+        until_status(&socket, "held", |status| status["state"] == "held");
+        flush(&socket, &[], 25, "of an empty source");
+        assert_eq!(entries(&place.dst), 12);
+        ask(&socket, "approve", &[]);
+        flush(&socket, &[], 0, "after the approval");
+        assert!(until(deadline(), || entries(&place.dst) == 0));
+        mirror.terminate();
+    }
+}
+
 #[test]
 fn ordinary_deletions_are_not_held() {
     for watch in watches() {

@@ -163,6 +163,7 @@ fn leftovers_in_closed_directories_are_removed() {
         }
         m.reopen();
         assert!(m.list().is_empty());
+        m.target.drop_stage(0);
         assert!(m.names().is_empty());
     });
 }
@@ -177,12 +178,15 @@ fn leftovers_beneath_closed_directories_are_removed() {
         std::fs::create_dir_all(m.at(".ringsync-staging")).unwrap();
         std::fs::write(m.at(".ringsync-staging/f1"), b"x").unwrap();
         std::fs::create_dir_all(m.at("a")).unwrap();
-        std::fs::write(m.at("a").join(TEMP), b"x").unwrap();
+        for name in [TEMP, ".ringsync-staging-p1"] {
+            std::fs::write(m.at("a").join(name), b"x").unwrap();
+        }
         for path in ["a", ""] {
             close(&m, path, 0o555);
         }
         m.reopen();
         assert_eq!(m.list().len(), 1);
+        m.target.drop_stage(0);
         assert_eq!(m.names(), ["a"]);
         assert_eq!((m.stat("a").mode() & 0o7777, m.stat("").mode() & 0o7777), (0o555, 0o555));
         for mode in [0o555, 0] {
