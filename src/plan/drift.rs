@@ -24,6 +24,13 @@ struct Drift {
     there: Option<Entry>,
 }
 
+impl Drift {
+    /// Whether it is a file that by length and time is what it should be.
+    fn is_of_metadata(&self) -> bool {
+        self.item.kind == Kind::File && self.item.cause == Cause::Meta && !self.item.time && self.there.is_some()
+    }
+}
+
 /// Whether a filesystem with coarser times holds `want` as `have`: by 100 ns, microseconds, 10 ms, a second or two.
 fn is_cut(want: Time, have: Time) -> bool {
     let cut = |grain: u32| Time { sec: want.sec, nsec: want.nsec - want.nsec % grain };
@@ -92,13 +99,28 @@ impl Planner {
         }
         if twice {
             for drift in certain {
+                self.take_drift(pass, (id, &own), drift, now);
+            }
+        }
+    }
+
+    /// What is certain to differ is told, and repaired. Of a file whose metadata alone does it is told once its content is compared as well, for the metadata is all
+    /// that the ordinary way repairs of it.
+    fn take_drift(&mut self, pass: &mut Pass, (dir, own): (NodeId, &Meta), drift: Drift, now: u64) {
+        let unread = drift.node.filter(|_| drift.is_of_metadata());
+        match unread {
+            Some(file) => {
+                self.scrub.told.insert(self.tree.reference(file), Some(drift.item));
+                self.again(pass, file, now);
+            }
+            None => {
                 pass.tally.drift += 1;
                 self.scrub.findings.push(Finding { path: drift.path.clone(), item: drift.item });
-                if pass.options.repairs {
-                    let node = self.take_as_is(id, drift, &own);
-                    pass.mending.extend(node.map(|node| (self.tree.reference(node), None)));
-                }
             }
+        }
+        if pass.options.repairs {
+            let node = self.take_as_is(dir, drift, own).filter(|_| unread.is_none());
+            pass.mending.extend(node.map(|node| (self.tree.reference(node), None)));
         }
     }
 

@@ -101,7 +101,7 @@ pub(super) struct Scrub {
     pub findings: Vec<Finding>,
     /// The ordinary comparison is told as findings too; whether it is also repaired.
     pub verify: Option<bool>,
-    /// What has been told of, and what is known of files whose content has to be compared first.
+    /// What a run that verifies has told of, and what is known of files whose content has to be compared first.
     pub told: NodeMap<NodeRef, Option<Item>>,
     /// Memory of the entries that answers to looks have told and that are not compared yet.
     pub heard: usize,
@@ -286,7 +286,7 @@ impl Planner {
         match pass.again.peek() {
             Some(Reverse((at, _))) => Next::At(*at),
             None if pass.asked.is_empty() && pass.mending.is_empty() => {
-                self.tell_pending();
+                pass.tally.drift += self.tell_pending();
                 self.scrub.recent = Recent::default();
                 Next::Done(pass.tally)
             }
@@ -416,8 +416,11 @@ impl Planner {
                 pass.tally.files += 1;
                 pass.tally.bytes += file.size;
                 pass.suspects.remove(&file.node);
-                if let Some(item) = self.scrub.told.get_mut(&file.node).and_then(Option::take) {
-                    self.tell(pass, id, Item { cause: Cause::Meta, ..item });
+                for (name, item) in self.take_pending_of(id) {
+                    self.tell(pass, name, Item { cause: Cause::Meta, ..item });
+                    if pass.options.repairs {
+                        pass.mending.push((self.tree.reference(name), None));
+                    }
                 }
             }
             Summed::Changed => {
@@ -445,10 +448,14 @@ impl Planner {
                 pass.suspects.remove(&file.node);
                 pass.tally.files += 1;
                 pass.tally.bytes += file.size;
-                let base = self.scrub.told.get_mut(&file.node).and_then(Option::take);
-                let base = base.unwrap_or_else(|| Item::of(Cause::Content, Kind::File));
-                let item = Item { cause: Cause::Content, content: true, missing: found == Summed::Missing, ..base };
-                self.tell(pass, id, item);
+                let mut names = self.take_pending_of(id);
+                if names.iter().all(|(name, _)| *name != id) {
+                    names.push((id, Item::of(Cause::Content, Kind::File)));
+                }
+                for (name, item) in &names {
+                    let item = Item { cause: Cause::Content, content: true, missing: found == Summed::Missing, ..*item };
+                    self.tell(pass, *name, item);
+                }
                 if self.scrub.verify.is_some() {
                     // The object's other names are repaired with it.
                     let names = self.tree.of_group(self.tree.group(id)).chain([id]);
@@ -458,7 +465,7 @@ impl Planner {
                     // A delta has nothing to build on: it is sent whole.
                     self.not_sent(id, now);
                     self.dirty.mark(&mut self.tree, id, flag::LOOK);
-                    pass.mending.push((file.node, None));
+                    pass.mending.extend(names.iter().map(|(name, _)| (self.tree.reference(*name), None)));
                 }
             }
         }

@@ -112,6 +112,7 @@ impl Planner {
         self.suspended = true;
         // Whoever waits for a flush begins it anew, and so does a pass.
         self.debt = Debt::default();
+        self.tell_pending();
         let findings = std::mem::take(&mut self.scrub.findings);
         self.scrub = Scrub::default();
         self.scrub.findings = findings;

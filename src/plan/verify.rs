@@ -1,7 +1,7 @@
 //! A verifying run: what the ordinary comparison finds is told as differences, and where nothing is to be repaired, taken for done without anything being
 //! sent. Part of the planner.
 
-use crate::model::cycle::Cycle;
+use crate::model::cycle::{Cycle, NodeRef};
 use crate::model::meta::{Kind, Stat};
 use crate::model::op::Op;
 use crate::model::probe::Seen;
@@ -91,9 +91,9 @@ impl Planner {
         if item.is_empty() && item.cause == Cause::Meta {
             return;
         }
-        let unread = kind == Kind::File && !item.content && item.time && !linked;
-        if unread && self.is_dry() {
-            // Whether the content is the same is told by its digest.
+        // A time that differs has the content sent, if anything is. Otherwise whether the content is the same is told by its digest: metadata says nothing of it.
+        let unread = item.cause == Cause::Meta || (item.time && !linked && self.is_dry());
+        if unread && kind == Kind::File && !item.content {
             let node = self.tree.reference(id);
             self.scrub.told.entry(node).or_insert(Some(item));
         } else {
@@ -112,14 +112,33 @@ impl Planner {
         }
     }
 
-    /// Files that never rested long enough to be compared are told of by what is known.
-    pub(super) fn tell_pending(&mut self) {
-        let pending: Vec<_> = self.scrub.told.iter_mut().filter_map(|(node, item)| item.take().map(|item| (*node, item))).collect();
-        for (node, item) in pending {
-            if let Some(path) = self.tree.resolve(node).and_then(|id| self.tree.path(id).ok()) {
+    /// Files that never rested long enough to be compared are told of by what is known. How many there are.
+    pub(super) fn tell_pending(&mut self) -> u64 {
+        let nodes: Vec<NodeRef> = self.scrub.told.iter().filter(|(_, item)| item.is_some()).map(|(node, _)| *node).collect();
+        let mut told = 0;
+        for node in nodes {
+            if let (Some(item), Some(id)) = (self.take_pending(node), self.tree.resolve(node))
+                && let Ok(path) = self.tree.path(id)
+            {
                 self.scrub.findings.push(Finding { path, item });
+                told += 1;
             }
         }
+        told
+    }
+
+    /// What is to be told of a file once its content is compared. A run that verifies remembers that it was told; the next pass of a live mirror does not.
+    fn take_pending(&mut self, node: NodeRef) -> Option<Item> {
+        match self.scrub.verify {
+            Some(_) => self.scrub.told.get_mut(&node)?.take(),
+            None => self.scrub.told.remove(&node)?,
+        }
+    }
+
+    /// The same of all names of the file's object, whose content is compared once.
+    pub(super) fn take_pending_of(&mut self, id: NodeId) -> Vec<(NodeId, Item)> {
+        let names: Vec<NodeId> = [id].into_iter().chain(self.tree.of_group(self.tree.group(id))).collect();
+        names.into_iter().filter_map(|name| self.take_pending(self.tree.reference(name)).map(|item| (name, item))).collect()
     }
 
     /// The cycle is not sent: what it should do is taken for done.

@@ -85,6 +85,14 @@ const SPOILS: &[Spoil] = &[
         },
         &[".d...p..... a/b", ".f...p..... a/7"],
     ),
+    (
+        "a mode, and a bit that it hides",
+        |r| {
+            flip(&r.join("a/7"), 3);
+            fs::set_permissions(r.join("a/7"), Permissions::from_mode(0o600)).unwrap();
+        },
+        &[">fc..p..... a/7"],
+    ),
     ("an extra file", |r| fs::write(r.join("empty/extra"), "x").unwrap(), &["*deleting   empty/extra", ".d..t...... empty"]),
     (
         "an extra tree",
@@ -258,6 +266,35 @@ fn verify_says_the_same_as_rsync() {
         assert_eq!(verify_by(Way::Local, "", &place, &[], 23), theirs, "{what}");
         verify_by(Way::Local, "", &place, &["--repair"], 0);
     }
+}
+
+/// Another mode alone, or one that hides another content: each is told once, of an object with several names too, and all is repaired in the one run or pass.
+#[test]
+fn another_mode_hides_no_content() {
+    let lines = [".f...p..... a/7", ">fc..p..... a/8", ">fc..p..... other name"];
+    let spoil = |names: &[&str]| {
+        for name in names {
+            fs::set_permissions(name, Permissions::from_mode(0o600)).unwrap();
+        }
+        names[1..].iter().for_each(|name| flip(Path::new(name), 1));
+    };
+    let place = mirrored();
+    let names = ["a/7", "a/8", "other name"].map(|name| place.dst.join(name).to_str().unwrap().to_owned());
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    spoil(&names);
+    assert_eq!(verify_by(Way::Local, "", &place, &[], 23), lines);
+    assert_eq!(verify_by(Way::Tcp, "", &place, &["--repair"], 0), lines);
+    assert_eq!(verify_by(Way::Local, "", &place, &[], 0), [""; 0]);
+    let mirror = Mirror::start(As::Us, Way::Local, &place, &["--scrub-interval", "1s"]);
+    until(deadline(), || mirror.stderr().contains("the mirror is equal"));
+    spoil(&names[..2]);
+    // The pass that finds them is the one that mends them, and finds them once.
+    assert!(until(deadline(), || mirror.stderr().contains("drift=2 repaired=2 unsure=0")), "{}", mirror.stderr());
+    let said = mirror.stderr();
+    assert!(lines[..2].iter().all(|line| said.matches(&format!("{line}: the mirror differs")).count() == 1), "{said}");
+    let differences = compare(&place.src, &place.dst, &Rules::full());
+    assert!(differences.is_empty(), "{differences}");
+    mirror.terminate();
 }
 
 /// Another time alone: the content decides what is said.

@@ -62,6 +62,13 @@ impl MemTarget {
                     Kind::Symlink => node.meta.uid ^= 1,
                     _ => node.meta.mode ^= 0o111,
                 }
+                // What it may hide.
+                if let Body::File(bytes) = &mut node.body
+                    && !bytes.is_empty()
+                    && rng.chance(50)
+                {
+                    bytes[0] ^= 0x55;
+                }
             }
             4 => self.nodes.get_mut(&ino).unwrap().meta.mtime = other,
             5 if !self.is_dir(ino) || self.entries(ino).is_empty() => self.detach(dir, &name),

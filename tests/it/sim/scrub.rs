@@ -203,8 +203,13 @@ fn spoilt(seed: u64, ops: usize, watcher: Watcher, blinded: bool) -> (Vec<String
     }
     sim.target.check();
     for _ in 0..if blinded { 0 } else { 2 } {
-        if let Err(why) = sim.pass(true) {
-            wrong.push(why);
+        match sim.pass(true) {
+            Ok(findings) => {
+                let mut paths = HashSet::new();
+                let again = findings.iter().filter(|finding| !paths.insert(&finding.path));
+                wrong.extend(again.map(|finding| format!("told twice in a pass: {} {}", finding.item, finding.path)));
+            }
+            Err(why) => wrong.push(why),
         }
     }
     // Contents too that no clock could tell.
