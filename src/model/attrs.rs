@@ -9,6 +9,9 @@ pub const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 /// The list that new entries of a directory get.
 pub const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 
+/// Names that XFS lists for its access control lists, besides their own, to whoever may see `trusted.*`.
+const XFS_ACLS: [&[u8]; 2] = [b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"];
+
 /// Digest of attributes that could not be read in the mirror, or were not looked at in the source yet: it differs from all others.
 pub const UNKNOWN: u64 = u64::MAX;
 
@@ -28,7 +31,7 @@ impl Namespaces {
     pub const ACL: Self = Self(1 << 1);
     /// `security.capability`
     pub const CAPABILITY: Self = Self(1 << 2);
-    /// `trusted.*`
+    /// `trusted.*` but for the second names of access control lists on XFS, which are never carried.
     pub const TRUSTED: Self = Self(1 << 3);
     /// `security.*` but for what has a bit of its own, and for `security.evm`, which is about one inode and never carried.
     pub const SECURITY: Self = Self(1 << 4);
@@ -77,7 +80,7 @@ impl Namespaces {
     /// What an attribute belongs to; `None` for what is never carried.
     pub fn of(name: &[u8]) -> Option<Self> {
         let overlay = |rest: &[u8]| if rest.starts_with(b"overlay.") { Self::OVERLAY } else { Self::NONE };
-        if name.is_empty() || name.len() > ATTR_NAME_BYTES_MAX || name.contains(&0) {
+        if name.is_empty() || name.len() > ATTR_NAME_BYTES_MAX || name.contains(&0) || XFS_ACLS.contains(&name) {
             None
         } else if let Some(rest) = name.strip_prefix(b"user.") {
             Some(Self::USER.or(overlay(rest)))
@@ -289,7 +292,8 @@ mod tests {
         assert_eq!(of("security.SMACK64EXEC"), Some(Namespaces::LABEL));
         assert_eq!(of("security.ima"), Some(Namespaces::SECURITY));
         assert_eq!(of("system.posix_acl_default"), Some(Namespaces::ACL));
-        assert_eq!(of("security.evm"), None);
+        assert_eq!([of("security.evm"), of("trusted.SGI_ACL_FILE"), of("trusted.SGI_ACL_DEFAULT")], [None; 3]);
+        assert_eq!(of("trusted.SGI_ACL_FILES"), Some(Namespaces::TRUSTED));
         assert!(!Namespaces::TRUSTED.carries(b"trusted.overlay.opaque"));
         assert!(!Namespaces::ALL.of_links().carries(b"user.x") && Namespaces::ALL.of_links().carries(b"trusted.x"));
         assert_eq!(Namespaces::from_bits(0x80), None);

@@ -19,7 +19,7 @@ use crate::compare::{Rules, compare, untouched};
 use crate::fixture::{Mirror as Fixture, file_meta, meta, mkdir, rel, spot};
 use crate::mounts::{Fs, Mounted, privately};
 use crate::place::{Place, as_user, deadline, is_root, skipped, until};
-use crate::program::{As, Mirror, Server, Way, once, sender};
+use crate::program::{As, Mirror, Program, Server, Way, once, sender};
 
 /// Runs a tool that has to succeed; what it writes.
 fn tool(program: &str, args: &[&str]) -> String {
@@ -334,6 +334,35 @@ fn a_filesystem_without_attributes() {
             assert!(before == untouched(&place.dst), "a second run wrote");
             assert_eq!([get(&place.dst.join("f"), "user.x"), get(&place.dst.join("d"), "user.x")], [None, None]);
             drop(mounted);
+        }
+    });
+}
+
+/// XFS lists access control lists a second time, under names of its own among `trusted.*`.
+#[test]
+fn lists_on_xfs_are_equal_to_those_elsewhere() {
+    const NAME: &str = "lists_on_xfs_are_equal_to_those_elsewhere";
+    privately(NAME, || {
+        for at_source in [false, true] {
+            let place = Place::new();
+            let (xfs, other) = if at_source { (&place.src, &place.dst) } else { (&place.dst, &place.src) };
+            let _mounted = match Mounted::new(Fs::Xfs, xfs).and_then(|xfs| Ok((xfs, Mounted::new(Fs::Tmpfs, other)?))) {
+                Ok(mounted) => mounted,
+                Err(e) => return skipped(NAME, e),
+            };
+            grow(&place.src);
+            grow_as_root(&place.src);
+            once(As::Us, Way::Local, &place, &[], 0);
+            let before = untouched(&place.dst);
+            let said = once(As::Us, Way::Local, &place, &["-v"], 0);
+            assert!(before == untouched(&place.dst), "a second run wrote:\n{said}");
+            let mut verify = Program::start(As::Us, &["verify", text(&place.src), text(&place.dst)]);
+            verify.ends_with(0);
+            assert_eq!(verify.stdout(), "");
+            // What goes from the source goes from the mirror.
+            tool("setfacl", &["-R", "-b", text(&place.src)]);
+            once(As::Us, Way::Local, &place, &[], 0);
+            assert_eq!(tool("getfacl", &["-R", "-s", "-p", text(&place.dst)]), "");
         }
     });
 }

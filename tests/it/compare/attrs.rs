@@ -33,7 +33,8 @@ pub fn read(path: &Path, all: bool) -> io::Result<BTreeMap<String, Vec<u8>>> {
         let carried = match text.split_once('.') {
             Some(("user", _)) => true,
             Some(("system", rest)) => rest.starts_with("posix_acl_"),
-            Some(("trusted", _)) => all,
+            // XFS has second names for access control lists.
+            Some(("trusted", rest)) => all && !rest.starts_with("SGI_ACL_"),
             Some(("security", rest)) => all && !matches!(rest, "selinux" | "evm"),
             _ => false,
         };
