@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::unistd::{getegid, geteuid, getgroups};
 
 use crate::apply::attrs::Wanted;
-use crate::model::attrs::Namespaces;
 use crate::model::meta::{Kind, Meta};
 use crate::model::op::Abilities;
 use crate::model::path::{Name, Shown};
@@ -71,7 +70,7 @@ impl Identity {
     }
 
     pub(super) fn abilities(&self) -> Abilities {
-        Abilities { chown: self.chown != Chown::Own, mknod: self.mknod, attrs: Namespaces::NONE }
+        Abilities { chown: self.chown != Chown::Own, mknod: self.mknod, ..Abilities::default() }
     }
 
     pub(super) fn uid(&self) -> u32 {

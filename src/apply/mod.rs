@@ -9,6 +9,7 @@ mod dirs;
 pub mod durable;
 mod file;
 pub mod fs;
+mod held;
 mod inplace;
 mod kept;
 mod leftovers;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::apply::access::Loosened;
 use crate::apply::attrs::Keeper;
 use crate::apply::durable::{Changes, Touched};
+use crate::apply::held;
 use crate::apply::kept::Kept;
 use crate::apply::leftovers::Leftovers;
 use crate::apply::meta::Identity;
@@ -19,6 +20,7 @@ use crate::model::attrs::Namespaces;
 use crate::model::meta::Ident;
 use crate::model::op::Abilities;
 use crate::model::options::{Durability, Writing};
+use crate::model::times::Times;
 use crate::sys::dir::Dir;
 
 /// A mirror's root during a session.
@@ -31,6 +33,7 @@ pub struct Root {
     pub(super) kept: Kept,
     pub(super) outdated: Outdated,
     pub(super) attrs: Keeper,
+    times: Times,
     pub(super) read_only: bool,
     pub(super) writing: Writing,
     pub(super) changes: Changes,
@@ -53,6 +56,7 @@ impl Root {
     pub fn new(dir: Dir, read_only: bool, (wanted, writing): (Namespaces, Writing)) -> Arc<Self> {
         Arc::new(Self {
             attrs: Keeper::new(&dir, wanted),
+            times: held::times(&dir),
             dir,
             who: Identity::of_process(),
             staging: Staging::new(),
@@ -71,7 +75,7 @@ impl Root {
 
     /// What can be set here.
     pub fn abilities(&self) -> Abilities {
-        Abilities { attrs: self.attrs.settable(), ..self.who.abilities() }
+        Abilities { attrs: self.attrs.settable(), times: self.times, ..self.who.abilities() }
     }
 
     /// Whether every change is refused.

@@ -14,3 +14,4 @@ pub mod options;
 pub mod path;
 pub mod probe;
 pub mod scrub;
+pub mod times;

@@ -6,6 +6,7 @@
 use crate::model::attrs::Namespaces;
 use crate::model::meta::{Kind, Meta};
 use crate::model::path::{NameBuf, RelPath};
+use crate::model::times::Times;
 
 /// What the operations do that set metadata and nothing else, for messages.
 pub const SET_METADATA: &str = "set metadata";
@@ -188,4 +189,6 @@ pub struct Abilities {
     pub mknod: bool,
     /// The attributes that can be set.
     pub attrs: Namespaces,
+    /// The times that the root's filesystem can hold.
+    pub times: Times,
 }

@@ -1,5 +1,7 @@
 //! What to carry, and what to do about a difference: one value, with rsync's names.
 
+use crate::model::times::Times;
+
 /// The options of a mirror. [`Options::mirror`] is what a live mirror does unless told otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -11,6 +13,8 @@ pub struct Options {
     pub group: bool,
     /// Set modification times (`--times`), also of directories and symbolic links.
     pub times: bool,
+    /// Which times the mirror can hold, and how it cuts others: such a one is no difference. The receiver tells.
+    pub held: Times,
     /// Carry symbolic links as links (`--links`).
     pub links: bool,
     /// Carry device nodes (`--devices`).
@@ -54,6 +58,7 @@ impl Options {
             owner: true,
             group: true,
             times: true,
+            held: Times::ALL,
             links: true,
             devices: true,
             specials: true,

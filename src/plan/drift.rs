@@ -187,7 +187,7 @@ impl Planner {
         let bits = if abilities.chown { 0o7777 } else { 0o7777 & !SET_ID };
         Item {
             size: want.kind == Kind::File && want.size != have.size,
-            time: options.times && want.mtime != have.mtime,
+            time: options.times && !options.held.holds(want.mtime, have.mtime),
             perms: options.perms && want.kind != Kind::Symlink && (want.mode ^ have.mode) & bits != 0,
             owner: options.owner && want.uid != have.uid,
             group: options.group && want.gid != have.gid,

@@ -68,6 +68,7 @@ impl Planner {
     /// Builds the cycle of a round, sends it off if there is anything to do, and leaves the tree as it will be after it.
     pub(super) fn emit(&mut self, round: Round, wants: Vec<Want>, now: u64, actions: &mut Vec<Action>) {
         self.tell_differences(&round, &wants);
+        self.note_beyond(&round);
         let claims = wants.iter().enumerate().filter_map(|(at, w)| if let Want::Move(source, _) = w { Some((*source, at)) } else { None });
         let mut emit = Emit {
             state: vec![State::Open; wants.len()],
@@ -311,8 +312,17 @@ impl Emit<'_> {
             self.scan_if_new(node, at, stat);
         } else {
             self.planner.heard(node, stat);
+            self.keep_time(node, &stat.meta);
         }
         self.tree().set_ident(node, &stat.ident);
+    }
+
+    /// Where a time is another in the mirror only because it cannot be held there, the tree has the source's: by it the file is known when its content is compared.
+    fn keep_time(&mut self, node: NodeId, seen: &Meta) {
+        let Planner { tree, options, .. } = &mut *self.planner;
+        if let Some(have) = tree.meta(node).filter(|have| have.mtime != seen.mtime && options.held.holds(seen.mtime, have.mtime)) {
+            tree.update_meta(node, &Meta { mtime: seen.mtime, ..have });
+        }
     }
 
     /// A directory that is another than before, or was never listed, or is part of a deep listing, has to be listed.

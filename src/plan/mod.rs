@@ -5,6 +5,7 @@
 
 pub mod aftermath;
 mod base;
+mod beyond;
 mod borders;
 mod debt;
 mod deletions;

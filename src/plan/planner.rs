@@ -104,6 +104,7 @@ pub struct Planner {
     /// There is no connection, and the tree is kept for the next: see `suspend`.
     pub(super) suspended: bool,
     pub(super) scrub: crate::plan::scrub::Scrub,
+    pub(super) beyond: crate::plan::beyond::Beyond,
     seed: u64,
 }
 
@@ -150,6 +151,7 @@ impl Planner {
             online: false,
             suspended: false,
             scrub: Default::default(),
+            beyond: Default::default(),
         }
     }
 
@@ -159,6 +161,7 @@ impl Planner {
         self.abilities = abilities;
         self.options.owner &= abilities.chown;
         self.options.group &= abilities.chown;
+        self.options.held = abilities.times;
         self.online = true;
         self.relist(ROOT);
         self.start_fill(now, actions);

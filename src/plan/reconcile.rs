@@ -29,7 +29,7 @@ pub enum Difference {
 pub fn decide(seen: &Meta, seen_target: Option<&[u8]>, mirrored: &Meta, mirrored_target: Option<&[u8]>, options: &Options) -> Difference {
     let content = match seen.kind {
         _ if seen.kind != mirrored.kind => true,
-        Kind::File => seen.size != mirrored.size || seen.mtime != mirrored.mtime,
+        Kind::File => seen.size != mirrored.size || !options.held.holds(seen.mtime, mirrored.mtime),
         Kind::Symlink => seen_target != mirrored_target,
         Kind::Char | Kind::Block => seen.rdev != mirrored.rdev,
         Kind::Dir | Kind::Fifo | Kind::Socket => false,
@@ -45,7 +45,7 @@ pub fn carried_differs(seen: &Meta, mirrored: &Meta, options: &Options) -> bool 
     (options.perms && seen.kind != Kind::Symlink && seen.mode != mirrored.mode)
         || (options.owner && seen.uid != mirrored.uid)
         || (options.group && seen.gid != mirrored.gid)
-        || (options.times && seen.mtime != mirrored.mtime)
+        || (options.times && !options.held.holds(seen.mtime, mirrored.mtime))
         || seen.attrs != mirrored.attrs
 }
 
@@ -464,6 +464,7 @@ impl<'a> Pass<'a> {
 mod tests {
     use super::*;
     use crate::model::meta::Time;
+    use crate::model::times::Times;
 
     fn meta(kind: Kind) -> Meta {
         Meta { kind, mode: 0o644, uid: 1, gid: 2, mtime: Time { sec: 3, nsec: 4 }, size: 5, rdev: 6, attrs: 7 }
@@ -487,6 +488,14 @@ mod tests {
         ] {
             assert_eq!(decide(&seen, None, &base, None, &on), with, "{seen:?}");
             assert_eq!(decide(&seen, None, &base, None, &off), without, "{seen:?}");
+        }
+        // Seconds only are told by a manifest; what was sent is known whole.
+        let coarse = Options { held: Times::new(1_000_000_000, 0, 100).unwrap(), ..on.clone() };
+        for (seen, mirrored, expected) in
+            [((3, 4), (3, 0), Difference::None), ((3, 5), (3, 4), Difference::Content), ((900, 4), (100, 0), Difference::None)]
+        {
+            let at = |(sec, nsec)| Meta { mtime: Time { sec, nsec }, ..base };
+            assert_eq!(decide(&at(seen), None, &at(mirrored), None, &coarse), expected, "{seen:?}");
         }
         let link = meta(Kind::Symlink);
         assert_eq!(decide(&link, Some(b"a"), &link, Some(b"b"), &on), Difference::Content);

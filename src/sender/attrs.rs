@@ -21,6 +21,13 @@ pub(super) fn tell(wanted: Namespaces, abilities: Abilities) {
     if !abilities.mknod {
         tracing::info!("the receiver cannot make device nodes: they are left out");
     }
+    let grain = abilities.times.grain();
+    if grain > 1 {
+        tracing::info!(
+            grain_ns = grain,
+            "the receiver's filesystem keeps times more coarsely than here: they are compared as it keeps them"
+        );
+    }
     let names = [
         (Namespaces::USER, "user.*"),
         (Namespaces::ACL, "access control lists"),

@@ -121,6 +121,10 @@ impl Session<'_> {
             self.stats.compared_files.set(tally.files);
             self.stats.compared_bytes.set(tally.bytes);
         }
+        if let Some(path) = self.planner.take_beyond() {
+            let why = "its time, and perhaps that of others, is earlier or later than the receiver's filesystem can hold: the nearest is set there, and counts as equal";
+            tracing::warn!("{path}: {why}");
+        }
         for finding in self.planner.take_findings() {
             self.stats.differences.add(1);
             if let Some(hear) = self.pump.hearer {

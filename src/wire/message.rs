@@ -15,6 +15,7 @@ use crate::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
 use crate::model::options::{Durability, Writing};
 use crate::model::path::{Name, RelPath};
 use crate::model::scrub::{LookDone, Part, PartSum};
+use crate::model::times::Times;
 use crate::wire::codec::Reader;
 use crate::wire::{Token, WireError, tag};
 
@@ -550,12 +551,14 @@ impl<'a> Messages<'a> {
                     return Err(WireError::Value("unknown ability"));
                 }
                 let (chown, mknod) = (bits & tag::ABILITY_CHOWN != 0, bits & tag::ABILITY_MKNOD != 0);
-                let abilities = Abilities { chown, mknod, attrs: self.namespaces()? };
+                let attrs = self.namespaces()?;
                 let continued = match self.rest.u8()? {
                     continued @ 0..=1 => continued == 1,
                     _ => return Err(WireError::Value("unknown continuation")),
                 };
-                Message::Welcome { version, token, abilities, continued }
+                let (grain, first, last) = (self.rest.varint_u32()?, self.rest.signed()?, self.rest.signed()?);
+                let times = Times::new(grain, first, last).ok_or(WireError::Value("times that no filesystem holds"))?;
+                Message::Welcome { version, token, abilities: Abilities { chown, mknod, attrs, times }, continued }
             }
             tag::REFUSED => Message::Refused { code: self.rest.u8()?, text: self.rest.text(TEXT_BYTES_MAX)? },
             tag::LISTING => Message::Listing { dir: self.dir()?, meta: self.meta_told(|kind| kind == Kind::Dir)? },

@@ -463,6 +463,10 @@ impl Payload {
         let chown = if abilities.chown { tag::ABILITY_CHOWN } else { 0 };
         let mknod = if abilities.mknod { tag::ABILITY_MKNOD } else { 0 };
         self.bytes.extend_from_slice(&[chown | mknod, abilities.attrs.bits(), continued.into()]);
+        let (first, last) = abilities.times.range();
+        self.varint(abilities.times.grain().into());
+        put_signed(&mut self.bytes, first);
+        put_signed(&mut self.bytes, last);
     }
 
     /// [`Message::Refused`]. Control characters in `text` become `?`; what is beyond [`TEXT_BYTES_MAX`] is cut.

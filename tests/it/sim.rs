@@ -16,6 +16,7 @@ use ringsync::model::op::{Abilities, Op, OpError, Section, Spot};
 use ringsync::model::options::Options;
 use ringsync::model::path::RelPath;
 use ringsync::model::probe::{Probe, Probed};
+use ringsync::model::times::Times;
 use ringsync::plan::{Action, Planner};
 
 use crate::memsource::{Body, MemSource, TICK_NS, Watcher};
@@ -118,7 +119,7 @@ fn is_file(stat: &Stat, ident: &Ident) -> bool {
     stat.ident == *ident && stat.meta.kind == Kind::File
 }
 
-const ABILITIES: Abilities = Abilities { chown: true, mknod: true, attrs: Namespaces::ALL };
+const ABILITIES: Abilities = Abilities { chown: true, mknod: true, attrs: Namespaces::ALL, times: Times::ALL };
 const STEP_NS: u64 = TICK_NS / 7;
 
 impl Sim {

@@ -10,6 +10,7 @@ use ringsync::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
 use ringsync::model::options::{Durability, Writing};
 use ringsync::model::path::{Name, RelPath};
 use ringsync::model::scrub::{LookDone, Part, PartSum};
+use ringsync::model::times::Times;
 use ringsync::wire::frame::{Deframer, Framer};
 use ringsync::wire::{Hello, Message, Messages, Payload, Role, Token, WireError};
 
@@ -44,6 +45,7 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
     let attrs: [(&[u8], &[u8]); 2] = [(b"user.b", b""), (b"user.a", b"hello")];
     let attrs = Attrs::new(attrs.map(|(name, value)| (name.into(), value.to_vec())).into()).unwrap().unwrap();
     let attrs = Arc::new(attrs);
+    let times = Times::new(1_000_000_000, i64::from(i32::MIN), i64::from(i32::MAX)).unwrap();
     let one = |message| vec![message];
     vec![
         (
@@ -183,7 +185,7 @@ fn values() -> Vec<(&'static str, Vec<Message<'static>>)> {
             one(Message::Welcome {
                 version: 1,
                 token,
-                abilities: Abilities { chown: true, mknod: false, attrs: Namespaces::ALL },
+                abilities: Abilities { chown: true, mknod: false, attrs: Namespaces::ALL, times },
                 continued: true,
             }),
         ),

@@ -12,6 +12,7 @@ use ringsync::model::op::{Abilities, Entry, Op, OpError, Section, Spot};
 use ringsync::model::options::{Durability, Writing};
 use ringsync::model::path::{Name, RelPath};
 use ringsync::model::scrub::{LookDone, Part, PartSum};
+use ringsync::model::times::Times;
 use ringsync::wire::frame::{Deframer, Framer};
 use ringsync::wire::session::{ContentClient, ContentServer, ControlClient, ControlServer, greet, welcomed};
 use ringsync::wire::{Hello, Message, Messages, Payload, Role};
@@ -153,7 +154,7 @@ impl Random {
             15 => Message::Welcome {
                 version: self.next() as u16,
                 token,
-                abilities: Abilities { chown: true, mknod: self.below(2) == 0, attrs: self.namespaces() },
+                abilities: Abilities { chown: true, mknod: self.below(2) == 0, attrs: self.namespaces(), times: self.times() },
                 continued: self.below(2) == 0,
             },
             16 => Message::Refused { code: self.next() as u8, text },
@@ -223,6 +224,11 @@ impl Random {
             38 => Message::Resumed { id: self.number(), shape: &data[..data.len().min(22)], digest: [self.next() as u8; 32] },
             _ => Message::Op(self.op()),
         }
+    }
+
+    fn times(&mut self) -> Times {
+        let grain = [1, 100, 1_000_000_000, 2_000_000_000][self.below(4)];
+        Times::new(grain, i64::MIN + self.below(9) as i64, self.below(1 << 30) as i64).unwrap()
     }
 
     fn namespaces(&mut self) -> Namespaces {

@@ -68,7 +68,7 @@ fn flushed(seed: u64, watcher: Watcher, forgetful: bool) -> (Vec<String>, usize)
         sim.begin_flush();
         if forgetful {
             sim.planner = Planner::new(Options::mirror(), sim.filter.clone(), seed);
-            sim.planner.connected(Abilities { chown: true, mknod: true, attrs: Namespaces::ALL }, 0, &mut Vec::new());
+            sim.planner.connected(ABILITIES, 0, &mut Vec::new());
         }
         let Some(differences) = sim.end_flush() else {
             return (vec![format!("a flush does not end, {} owed", sim.planner.owed())], compared);
