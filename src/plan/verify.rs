@@ -113,7 +113,7 @@ impl Planner {
     }
 
     /// Files that never rested long enough to be compared are told of by what is known. How many there are.
-    pub(super) fn tell_pending(&mut self) -> u64 {
+    pub fn tell_pending(&mut self) -> u64 {
         let nodes: Vec<NodeRef> = self.scrub.told.iter().filter(|(_, item)| item.is_some()).map(|(node, _)| *node).collect();
         let mut told = 0;
         for node in nodes {

@@ -26,6 +26,8 @@ impl Session<'_> {
             }
         };
         self.report_troubles();
+        // A pass that is not to come to its end has repaired what it waits to tell of.
+        self.planner.tell_pending();
         self.tell();
         let held = self.planner.deletions_held(0).map_or(0, |held| held.count);
         let outcome =
