@@ -37,6 +37,13 @@ impl Flight {
     pub(super) fn part(&self) -> impl Iterator<Item = NodeRef> + '_ {
         self.files.iter().map(|(node, _)| *node).chain(self.pre.iter().map(|(new, _)| *new)).chain(self.post.iter().copied())
     }
+
+    /// The names that its ordered operations are about, each with its directory; of a directory's own metadata the directory, without a name.
+    pub(super) fn names(&self) -> impl Iterator<Item = (NodeRef, &[u8])> + '_ {
+        let name = |op| spot(op).map_or(&[][..], |spot: &Spot| spot.name.as_bytes());
+        let pre = self.cycle.pre.iter().zip(&self.pre).map(move |(op, (dir, _))| (*dir, name(op)));
+        pre.chain(self.cycle.post.iter().zip(&self.post).map(move |(op, dir)| (*dir, name(op))))
+    }
 }
 
 impl Flight {

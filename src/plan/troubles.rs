@@ -2,7 +2,7 @@
 //!
 //! A trouble is noted under a name in a directory, so that it outlives the node of an entry that could not be deleted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::model::cycle::NodeRef;
 use crate::model::meta::Kind;
@@ -99,32 +99,39 @@ impl Planner {
         reports.drain(..).filter_map(told).collect()
     }
 
-    /// Whoever was in trouble, was part of the cycle and is not to be tried again is healed.
+    /// Whoever was in trouble, was part of the cycle, which is acknowledged and no longer among those on their way, and is not to be tried again is healed.
     pub(super) fn clear_troubles(&mut self, flight: &Flight) {
-        let Planner { troubles, tree, reports, .. } = self;
-        let mut healed = Vec::new();
         let part: NodeSet<NodeRef> = flight.part().collect();
-        troubles.retain(|key, failing| {
-            let (dir, name) = key;
-            let Some(dir_id) = tree.resolve(*dir) else { return false };
-            let id = if name.is_empty() { Some(dir_id) } else { tree.child(dir_id, name) };
-            let again = flag::UNKNOWN | flag::DIRTY | flag::DELAYED | flag::BUSY;
-            let stays = match id {
-                Some(id) => !(part.contains(dir) || part.contains(&tree.reference(id))) || tree.has(id, again),
-                None => !part.contains(dir),
-            };
-            if !stays && let Some(path) = trouble_path(tree, key) {
-                reports.push((key.clone(), failing.report(path, Turn::Healed)));
-                healed.extend(id.map(|id| (id, failing.tries)));
+        let under_way = UnderWay::new(self);
+        let is_over = |(key, failing): (&TroubleKey, &Failing)| self.is_over(key, failing, &part, &under_way);
+        let over: Vec<TroubleKey> = self.troubles.iter().filter(|trouble| is_over(*trouble)).map(|(key, _)| key.clone()).collect();
+        let mut healed = Vec::new();
+        for key in over {
+            let (Some(failing), Some(dir)) = (self.troubles.remove(&key), self.tree.resolve(key.0)) else { continue };
+            healed.extend(node_of(&self.tree, dir, &key.1).map(|id| (id, failing.tries)));
+            if let Some(path) = trouble_path(&self.tree, &key) {
+                self.reports.push((key, failing.report(path, Turn::Healed)));
             }
-            stays
-        });
+        }
         let groups: BTreeSet<u32> = healed.iter().map(|(id, _)| self.tree.group(*id)).collect();
         groups.into_iter().for_each(|group| self.names_wait_no_longer(group));
         for (id, tries) in healed {
             self.debt_healed(id, tries);
             self.wait_no_longer(id);
         }
+    }
+
+    /// Whether a trouble ends with a cycle that was about the nodes of `part`. What is looked at, waits for its content or goes with a later cycle has not ended.
+    fn is_over(&self, key: &TroubleKey, failing: &Failing, part: &NodeSet<NodeRef>, under_way: &UnderWay<'_>) -> bool {
+        let (dir, name) = key;
+        let Some(dir_id) = self.tree.resolve(*dir) else { return true };
+        let again = flag::UNKNOWN | flag::DIRTY | flag::DELAYED | flag::BUSY;
+        let id = node_of(&self.tree, dir_id, name);
+        let node = id.map(|id| self.tree.reference(id));
+        let was_part = part.contains(dir) || node.is_some_and(|node| part.contains(&node));
+        // What waits for no time is not tried for its own sake: what is on its way need not be another try.
+        let is_tried = failing.next_at > 0 && (under_way.has(dir, name, node) || node.is_some_and(|node| self.staged.has(node)));
+        was_part && !is_tried && !id.is_some_and(|id| self.tree.has(id, again))
     }
 
     /// The names of a round that are in trouble.
@@ -148,7 +155,7 @@ impl Planner {
         let part: NodeSet<NodeRef> = self.flights.iter().flat_map(Flight::part).collect();
         for key in tried {
             let Some(dir) = self.tree.resolve(key.0).filter(|_| !part.contains(&key.0)) else { continue };
-            let id = if key.1.is_empty() { Some(dir) } else { self.tree.child(dir, &key.1) };
+            let id = node_of(&self.tree, dir, &key.1);
             let waits = id.is_some_and(|id| {
                 let node = self.tree.reference(id);
                 self.tree.has(id, flag::UNKNOWN | flag::DIRTY | flag::DELAYED | flag::BUSY)
@@ -322,6 +329,32 @@ impl Failing {
         let next_at = self.next_at().filter(|_| turn != Turn::Healed);
         Trouble { path, what: self.what, errno: self.errno, tries: self.tries, next_at, turn }
     }
+}
+
+/// What may be about to end a trouble, or to fail once more: the nodes that are being looked at and those of cycles on their way, and the names of the cycles'
+/// ordered operations, whose nodes may be gone.
+struct UnderWay<'a> {
+    nodes: NodeSet<NodeRef>,
+    names: HashSet<(NodeRef, &'a [u8])>,
+}
+
+impl<'a> UnderWay<'a> {
+    fn new(planner: &'a Planner) -> Self {
+        let flights = || planner.flights.iter();
+        let round = planner.round.iter();
+        let looked_at = round.flat_map(|round| round.asked.iter().copied().chain(round.slots.iter().map(|slot| slot.node)));
+        let nodes = flights().flat_map(|flight| flight.files.iter().map(|(node, _)| *node)).chain(looked_at).collect();
+        Self { nodes, names: flights().flat_map(Flight::names).collect() }
+    }
+
+    fn has(&self, dir: &NodeRef, name: &'a [u8], node: Option<NodeRef>) -> bool {
+        self.names.contains(&(*dir, name)) || node.is_some_and(|node| self.nodes.contains(&node) || self.names.contains(&(node, b"")))
+    }
+}
+
+/// The node that a trouble is of, if there is one.
+fn node_of(tree: &Tree, dir: NodeId, name: &[u8]) -> Option<NodeId> {
+    if name.is_empty() { Some(dir) } else { tree.child(dir, name) }
 }
 
 /// The path that a trouble is noted under; `None` if its directory is gone.
