@@ -1,7 +1,7 @@
 //! What else is not as the tree says once operations of a cycle failed: later operations, already on their way, moved or linked what was not there,
 //! or something else. Part of the planner; it runs only when something failed.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::model::cycle::{Cycle, NodeRef};
 use crate::model::meta::Kind;
@@ -18,6 +18,10 @@ pub struct Failures {
     pub ops: HashSet<(Section, u32)>,
     /// Nodes of files that were not sent.
     pub unsent: NodeSet<NodeRef>,
+    /// Deletions of POST in directories that had left the tree, by index, and why they failed.
+    pub undeleted: BTreeMap<u32, i32>,
+    /// Those of POST whose entries are in the tree again as they are.
+    pub back: BTreeSet<u32>,
 }
 
 impl Failures {
@@ -167,7 +171,7 @@ impl Aftermath {
         for place in &cycle.places {
             if failed(Section::Files, place.index as usize) { self.taint.add(&place.at) } else { self.replaced(&place.at) }
         }
-        for (index, op) in cycle.post.iter().enumerate() {
+        for (index, op) in cycle.post.iter().enumerate().filter(|(index, _)| !failures.back.contains(&(*index as u32))) {
             if failed(Section::Post, index) { self.failed(op) } else { self.done(op) }
         }
     }

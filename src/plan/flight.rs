@@ -74,7 +74,7 @@ fn spot(op: &Op) -> Option<&Spot> {
 const GONE_FILLS_MAX: u32 = 2;
 
 /// Whether an error says that the mirror does not look as the tree says.
-fn is_structural(errno: i32) -> bool {
+pub(super) fn is_structural(errno: i32) -> bool {
     matches!(
         errno,
         libc::ENOENT | libc::ENOTDIR | libc::EISDIR | libc::EEXIST | libc::ENOTEMPTY | libc::ELOOP | libc::EINVAL | libc::ESTALE
@@ -115,7 +115,9 @@ impl Planner {
             }
             Section::Post => {
                 let parent = *flight.post.get(index).ok_or_else(unknown)?;
-                self.ordered_failed(&shared.post[index], parent, error.errno, now);
+                if !self.deletion_failed(&shared, error.index, error.errno, now) {
+                    self.ordered_failed(&shared.post[index], parent, error.errno, now);
+                }
             }
             Section::Files => {
                 let (node, group) = *flight.files.get(index).ok_or_else(unknown)?;

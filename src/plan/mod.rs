@@ -39,6 +39,7 @@ pub mod tree;
 #[cfg(test)]
 mod tree_tests;
 mod troubles;
+mod undeleted;
 mod unmounted;
 mod verify;
 
