@@ -1,4 +1,4 @@
-//! What of ours could not be removed for a cause that may end: a disk that is read-only or full. It is tried again with each cycle and at the end of the session;
+//! What of ours could not be removed for a cause that may end: a disk that is read-only or full, an immutable file. It is tried again with each cycle and at the end of the session;
 //! what is left then is found by the next session's first listing.
 //!
 //! Bounded: what is beyond waits for that listing at once. Costs an atomic load while there is nothing.
@@ -13,7 +13,7 @@ use crate::apply::root::Root;
 use crate::apply::sweep;
 use crate::limits::LEFTOVERS_MAX;
 use crate::model::meta::Ident;
-use crate::model::path::{Name, NameBuf, STAGING_NAME};
+use crate::model::path::{Name, NameBuf, STAGING_NAME, Shown};
 use crate::sys::dir::Dir;
 
 /// A name, once, in a directory that is found by its identity.
@@ -21,6 +21,19 @@ struct Leftover {
     within: Ident,
     dir: Dir,
     name: NameBuf,
+}
+
+impl Leftover {
+    /// What is left of it: the name, or, where that is gone, the names of ours that what is in it was moved to when it was to be removed.
+    fn now(&self) -> Vec<NameBuf> {
+        let mut names = vec![self.name.clone()];
+        if matches!(self.dir.stat_at(self.name.as_name()), Err(e) if e.kind() == io::ErrorKind::NotFound) {
+            let is_ours = |name: Name<'_>| name.is_reserved() && name.as_bytes() != STAGING_NAME;
+            // What cannot be listed cannot be removed either.
+            let _ = self.dir.list(|name| names.extend(is_ours(name).then(|| name.to_owned())));
+        }
+        names
+    }
 }
 
 #[derive(Default)]
@@ -36,11 +49,13 @@ pub(super) struct Leftovers {
     any: AtomicBool,
     /// There was something, noted or not.
     ever: AtomicBool,
+    /// It was said that something is immutable, or the like.
+    warned: AtomicBool,
     state: Mutex<State>,
 }
 
 fn may_end(e: &io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::EROFS | libc::ENOSPC | libc::EDQUOT | libc::EIO))
+    matches!(e.raw_os_error(), Some(libc::EROFS | libc::ENOSPC | libc::EDQUOT | libc::EIO | libc::EPERM))
 }
 
 impl Root {
@@ -58,9 +73,12 @@ impl Leftovers {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something could not be removed.
+    /// Something could not be removed. That somebody keeps it from being removed is said aloud, once.
     pub(super) fn tell(&self, name: Name<'_>, e: &io::Error) {
         self.ever.store(true, Ordering::Relaxed);
+        if e.raw_os_error() == Some(libc::EPERM) && !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!("{} could not be removed: {e}; it is tried again with each cycle", Shown(name.as_bytes()));
+        }
         left_behind(name, e);
     }
 
@@ -102,8 +120,8 @@ impl Leftovers {
             return;
         }
         let State { names, staged } = std::mem::take(&mut *self.lock());
-        for Leftover { dir, name, .. } in names {
-            sweep::remove_all(&dir, root, &[name]);
+        for leftover in names {
+            sweep::remove_all(&leftover.dir, root, &leftover.now());
         }
         if staged {
             root.staging.sweep(root);

@@ -139,7 +139,7 @@ impl Planner {
             let Some(want) = self.tree.meta(id) else { continue };
             let entry = there.remove(self.tree.name(id));
             // With nothing deleted, what the source does not have is nobody's.
-            let kept = !self.options.delete && self.tree.ident(id).is_none();
+            let kept = (!self.options.delete && self.tree.ident(id).is_none()) || self.is_parked(id);
             if kept || self.tree.has(id, flag::UNKNOWN | flag::PROTECTED | flag::BUSY) {
                 continue;
             }

@@ -28,6 +28,10 @@ impl Planner {
                 self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
                 continue;
             }
+            // No rule is about what is ours.
+            if slot.name.as_name().is_parked() {
+                continue;
+            }
             if self.misses_mount(id, slot.stat(), now) {
                 slot.seen = Seen::Failed(0);
                 continue;

@@ -265,8 +265,10 @@ impl Planner {
         while (pass.cursor as usize) < self.tree.slots() {
             let id = pass.cursor;
             pass.cursor += 1;
-            let known =
-                self.tree.is_live(id) && self.tree.kind(id) == Some(Kind::Dir) && !self.tree.has(id, flag::UNKNOWN | flag::PROTECTED);
+            let known = self.tree.is_live(id)
+                && self.tree.kind(id) == Some(Kind::Dir)
+                && !self.tree.has(id, flag::UNKNOWN | flag::PROTECTED)
+                && !self.is_in_parked(id);
             if !known {
                 continue;
             }

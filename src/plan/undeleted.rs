@@ -4,11 +4,14 @@
 use crate::model::cycle::Cycle;
 use crate::model::meta::{Kind, Meta, Time};
 use crate::model::op::{Op, Spot};
-use crate::model::path::{NameBuf, RelPath};
+use crate::model::path::{Name, NameBuf, RelPath};
+use crate::model::probe::Seen;
 use crate::plan::flight::is_structural;
 use crate::plan::planner::Planner;
-use crate::plan::tree::{NodeId, flag};
+use crate::plan::tree::{NONE, NodeId, flag};
 
+/// What is told where a directory could not be deleted for what is in it.
+const DELETE_DIRECTORY: &str = "delete the directory";
 /// What is told where something could not be deleted that something else has taken the place of.
 const DELETE_REPLACED: &str = "delete what was replaced";
 
@@ -44,10 +47,6 @@ impl Planner {
         let left: Vec<(u32, i32)> = flight.failures.undeleted.iter().filter(|(index, _)| below(index)).map(|(at, e)| (*at, *e)).collect();
         let cause = left.iter().map(|(_, errno)| *errno).find(|errno| !is_structural(*errno));
         let Some(cause) = cause else { return false };
-        if spot.name.as_name().is_parked() {
-            self.tell_undeleted(cycle, spot, cause);
-            return false;
-        }
         // Else something there is not what it was thought to be: the listing tells.
         let is_known = |errno: i32| errno == libc::ENOTEMPTY || !is_structural(errno);
         let is_free = self.tree.child(parent, spot.name.as_bytes()).is_none_or(|id| self.tree.kind(id).is_none());
@@ -56,7 +55,8 @@ impl Planner {
         }
         self.come_back(cycle, (parent, spot), &left);
         let id = self.dir_comes_back(parent, &spot.name);
-        self.trouble(id, "delete the directory", cause, now);
+        let what = if spot.name.as_name().is_parked() { DELETE_REPLACED } else { DELETE_DIRECTORY };
+        self.trouble(id, what, cause, now);
         let at = self.retry_at(id, now);
         self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
         if let Some(flight) = self.flights.iter_mut().find(|flight| flight.cycle.number == cycle.number) {
@@ -93,14 +93,23 @@ impl Planner {
         id
     }
 
-    /// What was parked could not be deleted: it is told under the name that it had. The receiver tries it again.
-    fn tell_undeleted(&mut self, cycle: &Cycle, parked: &Spot, errno: i32) {
-        let from = cycle.pre.iter().find_map(|op| match op {
-            Op::Park { from, id } if NameBuf::parked(*id) == parked.name => from.dir.join(from.name.as_name()).ok(),
-            _ => None,
-        });
-        if let Some(path) = from {
-            self.tell_trouble(path, DELETE_REPLACED, errno);
-        }
+    /// Whether the node is what was parked and could not be deleted.
+    pub(super) fn is_parked(&self, id: NodeId) -> bool {
+        Name::new(self.tree.name(id)).is_ok_and(Name::is_parked)
+    }
+
+    /// Whether the node is that, or in it.
+    pub(super) fn is_in_parked(&self, id: NodeId) -> bool {
+        let up = |id: &NodeId| Some(self.tree.parent(*id)).filter(|id| *id != NONE);
+        !self.troubles.is_empty() && std::iter::successors(Some(id), up).any(|id| self.is_parked(id))
+    }
+}
+
+/// What a look at the source says of a name: of what is parked in the mirror, and could not be deleted, that it is not there; of other names of ours nothing.
+pub(super) fn as_seen(name: NameBuf, seen: Seen, is_listing: bool) -> Option<(NameBuf, Seen)> {
+    match name.as_name() {
+        plain if !plain.is_reserved() => Some((name, seen)),
+        ours if !is_listing && ours.is_parked() => Some((name, Seen::Absent)),
+        _ => None,
     }
 }

@@ -362,3 +362,82 @@ fn a_file_that_is_immutable_in_the_mirror_heals_when_it_is_not() {
         |dst, _| run("chattr", &["-i", dst.join("d/old").to_str().unwrap()]),
     );
 }
+
+/// Deleted with the directory that it is in, and immutable: the directory is what fails.
+#[test]
+fn a_deletion_below_a_deleted_directory_is_told_and_heals() {
+    story(
+        "a_deletion_below_a_deleted_directory_is_told_and_heals",
+        Fs::Ext4,
+        "d",
+        &[libc::EPERM],
+        |dst, _| run("chattr", &["+i", dst.join("d/old").to_str().unwrap()]),
+        |src| fs::remove_dir_all(src.join("d")).unwrap(),
+        |dst, _| run("chattr", &["-i", dst.join("d/old").to_str().unwrap()]),
+    );
+}
+
+/// A file takes the place of a directory that holds what is immutable: it is told where that is, and that goes as soon as it can.
+#[test]
+fn what_was_replaced_and_cannot_be_deleted_is_told_and_goes() {
+    const NAME: &str = "what_was_replaced_and_cannot_be_deleted_is_told_and_goes";
+    privately(NAME, || {
+        let place = Place::new();
+        let _mounted = match Mounted::new(Fs::Ext4, &place.dst) {
+            Ok(mounted) => mounted,
+            Err(e) => return skipped(NAME, e),
+        };
+        fs::create_dir_all(place.src.join("d/e")).unwrap();
+        fs::write(place.src.join("d/e/old"), "old").unwrap();
+        let mirror = mirror(Way::Tcp, &place, &[]);
+        let socket = socket(&place);
+        live(&socket);
+        mirror.settle("at first");
+        run("chattr", &["+i", place.dst.join("d/e/old").to_str().unwrap()]);
+        fs::remove_dir_all(place.src.join("d")).unwrap();
+        fs::write(place.src.join("d"), "file").unwrap();
+        let replaced = |failure: &Value| failure["operation"] == "delete what was replaced" && failure["errno"] == libc::EPERM;
+        let failures = |status: &Value| status["receivers"][0]["failures"].as_array().cloned().unwrap_or_default();
+        let told = until_status(&socket, "failing", |status| failures(status).iter().any(replaced));
+        let parked = failures(&told).into_iter().find(replaced).unwrap()["path"].as_str().unwrap().to_owned();
+        flush(&socket, &["--timeout", "100"], 23, "beside what fails");
+        assert_eq!(fs::read(place.dst.join("d")).unwrap(), b"file");
+        run("chattr", &["-i", place.dst.join(&parked).join("e/old").to_str().unwrap()]);
+        until_status(&socket, "healed", |status| status["receivers"][0]["failing"] == 0);
+        assert!(!place.dst.join(&parked).exists(), "{parked}");
+        mirror.settle("after the cause has ended");
+        mirror.terminate();
+    });
+}
+
+/// More than go with one cycle: none of them is told healed because another cycle, about its neighbours, is acknowledged.
+#[test]
+fn many_that_fail_are_named_once_and_not_healed_by_their_neighbours() {
+    const NAME: &str = "many_that_fail_are_named_once_and_not_healed_by_their_neighbours";
+    const MANY: usize = 3000;
+    privately(NAME, || {
+        let place = Place::new();
+        let mounted = match Mounted::new(Fs::Tmpfs, &place.dst) {
+            Ok(mounted) => mounted,
+            Err(e) => return skipped(NAME, e),
+        };
+        let log = place.src.parent().unwrap().join("failures");
+        let mirror = mirror(Way::Local, &place, &["--failure-log", log.to_str().unwrap()]);
+        let socket = socket(&place);
+        live(&socket);
+        mounted.remount("ro").unwrap();
+        (0..MANY).for_each(|n| fs::write(place.src.join(format!("f{n}")), n.to_string()).unwrap());
+        until_status(&socket, "a fourth try of all", |status| {
+            let receiver = &status["receivers"][0];
+            let tried = receiver["failures"].as_array().unwrap().iter().all(|failure| failure["tries"].as_u64() >= Some(4));
+            receiver["failing"].as_u64() >= Some(MANY as u64) && tried
+        });
+        assert!(!fs::read_to_string(&log).unwrap().contains("\"healed\""));
+        let said = mirror.stderr().lines().filter(|line| line.contains("it is tried again")).count();
+        assert!((MANY..=MANY + 1).contains(&said), "{said}");
+        mounted.remount("rw").unwrap();
+        mirror.settle("after the cause has ended");
+        until_status(&socket, "healed", |status| status["receivers"][0]["failing"] == 0);
+        mirror.terminate();
+    });
+}
