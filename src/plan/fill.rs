@@ -228,6 +228,7 @@ impl Planner {
             self.relist(ROOT);
         }
         self.behind = true;
+        self.forget_swept();
         self.guard_filled();
         self.place_strays();
         self.distrust_told();

@@ -93,6 +93,15 @@ impl Planner {
         id
     }
 
+    /// A manifest came. What was parked in what it tells of the receiver has removed, or it tries that again by itself and says so.
+    pub(super) fn forget_swept(&mut self) {
+        let Self { troubles, tree, .. } = self;
+        troubles.retain(|(dir, name), _| {
+            let is_there = || tree.resolve(*dir).is_some_and(|dir| tree.child(dir, name).is_some());
+            !Name::new(name).is_ok_and(Name::is_parked) || is_there()
+        });
+    }
+
     /// Whether the node is what was parked and could not be deleted.
     pub(super) fn is_parked(&self, id: NodeId) -> bool {
         Name::new(self.tree.name(id)).is_ok_and(Name::is_parked)

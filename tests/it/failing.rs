@@ -372,7 +372,11 @@ fn a_deletion_below_a_deleted_directory_is_told_and_heals() {
         "d",
         &[libc::EPERM],
         |dst, _| run("chattr", &["+i", dst.join("d/old").to_str().unwrap()]),
-        |src| fs::remove_dir_all(src.join("d")).unwrap(),
+        |src| {
+            // Else the source would be empty, and its deletions held.
+            fs::write(src.join("keep"), "x").unwrap();
+            fs::remove_dir_all(src.join("d")).unwrap();
+        },
         |dst, _| run("chattr", &["-i", dst.join("d/old").to_str().unwrap()]),
     );
 }
