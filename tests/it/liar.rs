@@ -55,7 +55,7 @@ enum Lie {
     SameFailure,
     /// A Sealed that was not asked for, on a content connection.
     LooseSealed,
-    /// A Pong that was not asked for.
+    /// A Pong that was not asked for: a sign of life, and no lie.
     LoosePong,
     /// A client's message.
     Client,
@@ -209,7 +209,7 @@ impl Connection {
             Lie::EarlyAck => return self.say(|p| p.ack(77)),
             Lie::LooseEntry => return self.say(|p| p.entry(&entry_of(Kind::File, b"f", 0))),
             Lie::LooseFailure => return self.say(|p| p.failed(&OpError { section: Section::Pre, index: 0, errno: 5 })),
-            Lie::LoosePong => return self.say(Payload::pong),
+            Lie::LoosePong => self.say(Payload::pong)?,
             Lie::Client => return self.say(Payload::commit),
             // The content connections end it.
             Lie::LooseSealed => return Ok(()),
@@ -338,7 +338,7 @@ fn one_lie_ends_a_one_shot_run_with_a_clear_code() {
         (Lie::WrongFailure, protocol),
         (Lie::SameFailure, protocol),
         (Lie::LooseSealed, protocol),
-        (Lie::LoosePong, protocol),
+        (Lie::LoosePong, 0),
         (Lie::Client, protocol),
         (Lie::Failing, Exit::Partial as i32),
     ] {
