@@ -70,6 +70,10 @@ impl Planner {
         if self.fill.is_some() || unknown || self.tree.path(id).as_ref() != Ok(&path) {
             return self.again(pass, id, now);
         }
+        // One that the source does not have is to be deleted: what is in it is nobody's.
+        if id != ROOT && self.tree.ident(id).is_none() {
+            return;
+        }
         let own = match done.dir {
             Ok(own) => own,
             // The look at its parent tells.

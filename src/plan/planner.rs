@@ -26,8 +26,7 @@ use crate::plan::round::{Asked, Round, Slot};
 use crate::plan::staged::Staging;
 use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
 use crate::plan::troubles::{Failing, READ_DIRECTORY, Trouble, TroubleKey};
-use crate::plan::undeleted::as_seen;
-use crate::plan::{NodeMap, NodeSet};
+use crate::plan::{NodeMap, NodeSet, undeleted};
 
 /// A name whose directory was not where it should be is looked at again after so long.
 pub(super) const STALE_NS: u64 = 2_000_000;
@@ -489,7 +488,7 @@ impl Planner {
         let complete = asked.list && seen.list_error.is_none();
         let mut present: NodeSet<NodeId> = NodeSet::default();
         let mut id = NONE;
-        for (name, what) in seen.names.into_iter().filter_map(|(name, what)| as_seen(name, what, asked.list)) {
+        for (name, what) in seen.names.into_iter().filter_map(|(name, what)| undeleted::as_seen(name, what, asked.list)) {
             id = self.tree.child_or_insert_beside(dir, name.as_name(), id);
             if complete {
                 present.insert(id);
