@@ -1,5 +1,7 @@
 //! Questions for digests and for what a directory holds, and read-only sessions: what is answered, and what is refused.
 
+use std::fs::File;
+
 use ringsync::limits::SUMS_WAITING_MAX;
 use ringsync::model::meta::Meta;
 use ringsync::model::scrub::Part;
@@ -228,4 +230,28 @@ fn read_only_sessions_go_on_beside_one_that_writes() {
         client.say(Payload::ping);
         client.expect("Pong");
     }
+}
+
+/// A client that is never short of frames: what they are answered with comes in their order, so the question's answer, which takes many slices, comes before that of the last frame only if
+/// it is worked on between them.
+#[test]
+fn a_question_does_not_wait_until_there_are_no_frames() {
+    const SLICES: u64 = 8;
+    let m = Mirror::new();
+    File::create(m.at("f")).unwrap().set_len(SLICES << 20).unwrap();
+    let receiver = receiver(&m.path);
+    let control = Client::control(&receiver);
+    let mut content = Client::content(&receiver, control.token, 0);
+    let frames: Vec<Payload> = (0..50 * SLICES)
+        .map(|at| {
+            let mut payload = Payload::new();
+            payload.stage(1, at << 15, 1 << 15, |bytes| bytes.resize(bytes.len() + (1 << 15), 7));
+            payload
+        })
+        .collect();
+    content.say(|p| p.sum(7, &rel(""), &[part("f", 0, SLICES << 20)]));
+    frames.into_iter().for_each(|frame| content.frame(frame));
+    content.say(Payload::ping);
+    assert!(content.next().unwrap().starts_with("Summed"), "it is answered last");
+    content.expect("Pong");
 }
