@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -25,6 +25,40 @@ fn log_lines(path: &Path, event: &str, of: &str) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap_or_default();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{e}: {line}")));
     lines.filter(|line| line["event"] == event && line["path"].as_str().is_some_and(|path| path == of)).collect()
+}
+
+fn log(place: &Place) -> PathBuf {
+    place.src.parent().unwrap().join("failures")
+}
+
+fn failures(status: &Value) -> &[Value] {
+    status["receivers"][0]["failures"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// A live mirror of what `make` made, whose receiver has a filesystem of its own. `play` makes something fail and ends the cause: then all is equal, and nothing fails.
+fn trouble(
+    name: &'static str,
+    (kind, way): (Fs, Way),
+    make: impl Fn(&Path) + Send + Sync,
+    play: impl Fn(&Place, &Mounted, &Mirror) + Send,
+) {
+    privately(name, || {
+        let place = Place::new();
+        let mounted = match Mounted::new(kind, &place.dst) {
+            Ok(mounted) => mounted,
+            Err(e) => return skipped(name, e),
+        };
+        make(&place.src);
+        let mirror = mirror(way, &place, &["--failure-log", log(&place).to_str().unwrap()]);
+        let socket = socket(&place);
+        live(&socket);
+        mirror.settle("at first");
+        play(&place, &mounted, &mirror);
+        mirror.settle("after the cause has ended");
+        until_status(&socket, "healed", |status| status["receivers"][0]["failing"] == 0);
+        flush(&socket, &[], 0, "after the cause has ended");
+        mirror.terminate();
+    });
 }
 
 /// Plays one cause over a receiver on `fs`: `spoil`, then a change that cannot be made at `path`, then `mend`.
@@ -96,66 +130,47 @@ fn a_full_receiver_heals_when_it_has_room() {
 /// A directory that cannot be made is tried as often as anything else, whatever of it was on its way already; what is told is why it could not be made.
 #[test]
 fn a_directory_that_cannot_be_made_waits_with_back_off() {
-    const NAME: &str = "a_directory_that_cannot_be_made_waits_with_back_off";
-    privately(NAME, || {
-        let place = Place::new();
-        let mounted = match Mounted::new(Fs::Tmpfs, &place.dst) {
-            Ok(mounted) => mounted,
-            Err(e) => return skipped(NAME, e),
-        };
-        let log = place.src.parent().unwrap().join("failures");
-        let mirror = mirror(Way::Local, &place, &["--failure-log", log.to_str().unwrap()]);
-        let socket = socket(&place);
-        live(&socket);
-        mounted.remount("ro").unwrap();
-        fs::create_dir_all(place.src.join("new/sub")).unwrap();
-        fs::write(place.src.join("new/file"), "text").unwrap();
-        let told = until_status(&socket, "a third try", |status| {
-            status["receivers"][0]["failures"].as_array().unwrap().iter().any(|failure| failure["path"] == "new" && failure["tries"] == 3)
-        });
-        assert!(told["receivers"][0]["failures"].as_array().unwrap().iter().all(|failure| failure["errno"] == libc::EROFS), "{told:#}");
-        let lines = log_lines(&log, "failed", "new");
-        let told: Vec<_> = lines.iter().map(|line| (line["tries"].as_u64(), line["next_try_seconds"].as_f64().map(f64::round))).collect();
-        assert_eq!(told, [(Some(1), Some(1.0)), (Some(2), Some(2.0)), (Some(3), Some(4.0))], "{lines:#?}");
-        assert!(lines.iter().all(|line| line["operation"] == "mkdir" && line["errno"] == libc::EROFS), "{lines:#?}");
-        mounted.remount("rw").unwrap();
-        mirror.settle("after the cause has ended");
-        until_status(&socket, "healed", |status| status["receivers"][0]["failing"] == 0);
-        flush(&socket, &[], 0, "after the cause has ended");
-        mirror.terminate();
-    });
+    trouble(
+        "a_directory_that_cannot_be_made_waits_with_back_off",
+        (Fs::Tmpfs, Way::Local),
+        |_| {},
+        |place, mounted, _| {
+            mounted.remount("ro").unwrap();
+            fs::create_dir_all(place.src.join("new/sub")).unwrap();
+            fs::write(place.src.join("new/file"), "text").unwrap();
+            let told = until_status(&socket(place), "a third try", |status| {
+                failures(status).iter().any(|failure| failure["path"] == "new" && failure["tries"] == 3)
+            });
+            assert!(failures(&told).iter().all(|failure| failure["errno"] == libc::EROFS), "{told:#}");
+            let lines = log_lines(&log(place), "failed", "new");
+            let told: Vec<_> =
+                lines.iter().map(|line| (line["tries"].as_u64(), line["next_try_seconds"].as_f64().map(f64::round))).collect();
+            assert_eq!(told, [(Some(1), Some(1.0)), (Some(2), Some(2.0)), (Some(3), Some(4.0))], "{lines:#?}");
+            assert!(lines.iter().all(|line| line["operation"] == "mkdir" && line["errno"] == libc::EROFS), "{lines:#?}");
+            mounted.remount("rw").unwrap();
+        },
+    );
 }
 
 /// Somebody removes a directory of the mirror, which then is read-only for a while: in the end nothing is in trouble, neither what was made again nor what had nothing to be done.
 #[test]
 fn what_was_removed_from_a_read_only_mirror_heals() {
-    const NAME: &str = "what_was_removed_from_a_read_only_mirror_heals";
-    privately(NAME, || {
-        let place = Place::new();
-        let mounted = match Mounted::new(Fs::Tmpfs, &place.dst) {
-            Ok(mounted) => mounted,
-            Err(e) => return skipped(NAME, e),
-        };
-        fs::create_dir_all(place.src.join("d/e/g")).unwrap();
+    let make = |src: &Path| {
+        fs::create_dir_all(src.join("d/e/g")).unwrap();
         for file in ["d/f", "d/e/f", "d/e/g/f"] {
-            fs::write(place.src.join(file), file).unwrap();
+            fs::write(src.join(file), file).unwrap();
         }
-        let mirror = mirror(Way::Local, &place, &[]);
-        let socket = socket(&place);
-        live(&socket);
+    };
+    trouble("what_was_removed_from_a_read_only_mirror_heals", (Fs::Tmpfs, Way::Local), make, |place, mounted, _| {
         fs::remove_dir_all(place.dst.join("d")).unwrap();
         mounted.remount("ro").unwrap();
         let mut n = 0;
-        until_status(&socket, "a fourth try", |status| {
+        until_status(&socket(place), "a fourth try", |status| {
             n += 1;
             fs::write(place.src.join("d/e/new"), n.to_string()).unwrap();
-            status["receivers"][0]["failures"].as_array().unwrap().iter().any(|failure| failure["tries"].as_u64() >= Some(4))
+            failures(status).iter().any(|failure| failure["tries"].as_u64() >= Some(4))
         });
         mounted.remount("rw").unwrap();
-        mirror.settle("after the cause has ended");
-        until_status(&socket, "healed", |status| status["receivers"][0]["failing"] == 0);
-        flush(&socket, &[], 0, "after the cause has ended");
-        mirror.terminate();
     });
 }
 
@@ -384,64 +399,45 @@ fn a_deletion_below_a_deleted_directory_is_told_and_heals() {
 /// A file takes the place of a directory that holds what is immutable: it is told where that is, and that goes as soon as it can.
 #[test]
 fn what_was_replaced_and_cannot_be_deleted_is_told_and_goes() {
-    const NAME: &str = "what_was_replaced_and_cannot_be_deleted_is_told_and_goes";
-    privately(NAME, || {
-        let place = Place::new();
-        let _mounted = match Mounted::new(Fs::Ext4, &place.dst) {
-            Ok(mounted) => mounted,
-            Err(e) => return skipped(NAME, e),
-        };
-        fs::create_dir_all(place.src.join("d/e")).unwrap();
-        fs::write(place.src.join("d/e/old"), "old").unwrap();
-        let mirror = mirror(Way::Tcp, &place, &[]);
-        let socket = socket(&place);
-        live(&socket);
-        mirror.settle("at first");
+    let make = |src: &Path| {
+        fs::create_dir_all(src.join("d/e")).unwrap();
+        fs::write(src.join("d/e/old"), "old").unwrap();
+    };
+    trouble("what_was_replaced_and_cannot_be_deleted_is_told_and_goes", (Fs::Ext4, Way::Tcp), make, |place, _, _| {
+        let socket = socket(place);
         run("chattr", &["+i", place.dst.join("d/e/old").to_str().unwrap()]);
         fs::remove_dir_all(place.src.join("d")).unwrap();
         fs::write(place.src.join("d"), "file").unwrap();
         let replaced = |failure: &Value| failure["operation"] == "delete what was replaced" && failure["errno"] == libc::EPERM;
-        let failures = |status: &Value| status["receivers"][0]["failures"].as_array().cloned().unwrap_or_default();
         let told = until_status(&socket, "failing", |status| failures(status).iter().any(replaced));
-        let parked = failures(&told).into_iter().find(replaced).unwrap()["path"].as_str().unwrap().to_owned();
+        let parked = failures(&told).iter().find(|failure| replaced(failure)).unwrap()["path"].as_str().unwrap().to_owned();
         flush(&socket, &["--timeout", "100"], 23, "beside what fails");
         assert_eq!(fs::read(place.dst.join("d")).unwrap(), b"file");
         run("chattr", &["-i", place.dst.join(&parked).join("e/old").to_str().unwrap()]);
         until_status(&socket, "healed", |status| status["receivers"][0]["failing"] == 0);
         assert!(!place.dst.join(&parked).exists(), "{parked}");
-        mirror.settle("after the cause has ended");
-        mirror.terminate();
     });
 }
 
 /// More than go with one cycle: none of them is told healed because another cycle, about its neighbours, is acknowledged.
 #[test]
 fn many_that_fail_are_named_once_and_not_healed_by_their_neighbours() {
-    const NAME: &str = "many_that_fail_are_named_once_and_not_healed_by_their_neighbours";
     const MANY: usize = 3000;
-    privately(NAME, || {
-        let place = Place::new();
-        let mounted = match Mounted::new(Fs::Tmpfs, &place.dst) {
-            Ok(mounted) => mounted,
-            Err(e) => return skipped(NAME, e),
-        };
-        let log = place.src.parent().unwrap().join("failures");
-        let mirror = mirror(Way::Local, &place, &["--failure-log", log.to_str().unwrap()]);
-        let socket = socket(&place);
-        live(&socket);
-        mounted.remount("ro").unwrap();
-        (0..MANY).for_each(|n| fs::write(place.src.join(format!("f{n}")), n.to_string()).unwrap());
-        until_status(&socket, "a fourth try of all", |status| {
-            let receiver = &status["receivers"][0];
-            let tried = receiver["failures"].as_array().unwrap().iter().all(|failure| failure["tries"].as_u64() >= Some(4));
-            receiver["failing"].as_u64() >= Some(MANY as u64) && tried
-        });
-        assert!(!fs::read_to_string(&log).unwrap().contains("\"healed\""));
-        let said = mirror.stderr().lines().filter(|line| line.contains("it is tried again")).count();
-        assert!((MANY..=MANY + 1).contains(&said), "{said}");
-        mounted.remount("rw").unwrap();
-        mirror.settle("after the cause has ended");
-        until_status(&socket, "healed", |status| status["receivers"][0]["failing"] == 0);
-        mirror.terminate();
-    });
+    trouble(
+        "many_that_fail_are_named_once_and_not_healed_by_their_neighbours",
+        (Fs::Tmpfs, Way::Local),
+        |_| {},
+        |place, mounted, mirror| {
+            mounted.remount("ro").unwrap();
+            (0..MANY).for_each(|n| fs::write(place.src.join(format!("f{n}")), n.to_string()).unwrap());
+            until_status(&socket(place), "a fourth try of all", |status| {
+                let tried = failures(status).iter().all(|failure| failure["tries"].as_u64() >= Some(4));
+                status["receivers"][0]["failing"].as_u64() >= Some(MANY as u64) && tried
+            });
+            assert!(!fs::read_to_string(log(place)).unwrap().contains("\"healed\""));
+            let said = mirror.stderr().lines().filter(|line| line.contains("it is tried again")).count();
+            assert!((MANY..=MANY + 1).contains(&said), "{said}");
+            mounted.remount("rw").unwrap();
+        },
+    );
 }
