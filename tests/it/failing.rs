@@ -40,7 +40,7 @@ fn trouble(
     name: &'static str,
     (kind, way): (Fs, Way),
     make: impl Fn(&Path) + Send + Sync,
-    play: impl Fn(&Place, &Mounted, &Mirror) + Send,
+    play: impl Fn(&Place, &Mounted, &Mirror) + Send + Sync,
 ) {
     privately(name, || {
         let place = Place::new();
