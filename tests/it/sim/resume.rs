@@ -185,7 +185,7 @@ fn the_planner_goes_on_after_cuts_with_both_watchers_under_one_source() {
 #[test]
 fn a_planner_that_trusts_what_was_not_acknowledged_is_noticed() {
     let first = place::seed();
-    assert!((first..first + 20).any(|seed| !run_with_cuts(seed, 300, Watcher::Fanotify, true).0.is_empty()));
+    assert!((first..first + 400).any(|seed| !run_with_cuts(seed, 300, Watcher::Fanotify, true).0.is_empty()));
 }
 
 /// However many events come while there is no connection, what they cost is bounded by the nodes that they are about, and by how many new names may wait.
