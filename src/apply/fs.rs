@@ -431,7 +431,8 @@ impl FsTarget {
                 let mut leftovers = Vec::new();
                 let mut others = false;
                 inner.list(|name| {
-                    if name.is_reserved() {
+                    // What is parked is told by a manifest.
+                    if name.is_reserved() && !name.is_parked() {
                         leftovers.push(name.to_owned());
                     } else {
                         others = true;

@@ -23,7 +23,7 @@ use crate::sys::xattr::At;
 const PENDING_FOR_THREADS: usize = 32;
 
 /// Reports `top` and everything beneath: each directory's entries in a row, after those of its parent. The first listing of the whole root removes leftovers on the way, but
-/// keeps what is parked. Later ones remove that: between cycles it was left by one that failed.
+/// keeps what is parked. Later ones tell that like anything else, to be deleted: between cycles it was left by one that failed.
 pub(super) fn list(root: &Root, top: &RelPath, each: &mut dyn FnMut(Listed)) -> io::Result<()> {
     let first = open(root, top)?;
     let mut stat = if top.is_root() { root.staging.still(|| first.stat())? } else { first.stat()? };
@@ -93,10 +93,12 @@ impl Manifest<'_> {
                     staging = true;
                 } else if self.sweep && (name.is_parked() || name.is_kept()) {
                     parked.push(name.to_owned());
-                } else if self.sweep || (name.is_parked() && !self.root.read_only) {
+                } else if self.sweep {
                     leftovers.push(name.to_owned());
                 }
-                return;
+                if self.sweep || self.root.read_only || !name.is_parked() {
+                    return;
+                }
             }
             match entry(self.root, dir, path, name, (stat.ident.dev, self.root_dev)) {
                 Ok((entry, below)) => {

@@ -27,7 +27,7 @@ impl Emit<'_> {
             // Something else may have moved here, or the object may have moved away: then the node is another one.
             let node = self.planner.tree.resolve(self.round.slots[at].node);
             if let Some(id) = self.at_name(parent, at).filter(|id| Some(*id) == node) {
-                if self.planner.options.delete || self.planner.tree.kind(id).is_none() {
+                if self.planner.options.delete || self.planner.tree.kind(id).is_none() || self.planner.is_parked(id) {
                     self.delete(id, actions);
                 } else {
                     self.leave(id, actions);

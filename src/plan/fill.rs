@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use crate::limits::{LINK_NAMES_MAX, MANIFEST_NAMES_BYTES_MAX};
 use crate::model::meta::{Kind, Meta};
 use crate::model::op::Entry;
-use crate::model::path::RelPath;
+use crate::model::path::{Name, RelPath};
 use crate::plan::planner::{Action, Planner};
 use crate::plan::tree::{NodeId, ROOT, flag};
 
@@ -26,6 +26,8 @@ pub struct Fill {
     /// Directories in it that could not be listed before: what is known outside may be linked to what is in them.
     missed: HashSet<RelPath>,
     path: Vec<u8>,
+    /// It is in what is parked.
+    parked: bool,
     /// Hard-link groups, the receiver's numbers to ours, and how many names each has so far.
     groups: HashMap<u64, (u32, u32)>,
 }
@@ -144,6 +146,7 @@ impl Planner {
             self.tree.set_meta(at, meta);
         }
         fill.dir = at;
+        fill.parked = dir.names().any(Name::is_parked);
         fill.path.clear();
         fill.path.extend_from_slice(dir.as_bytes());
     }
@@ -152,7 +155,8 @@ impl Planner {
     pub fn entry(&mut self, entry: &Entry) {
         let Some(fill) = &mut self.fill else { return };
         let Some(dir) = fill.dir else { return };
-        if entry.name.as_name().is_reserved() {
+        let name = entry.name.as_name();
+        if name.is_reserved() && !name.is_parked() {
             return;
         }
         let id = self.tree.child_or_insert(dir, entry.name.as_name());
@@ -162,6 +166,10 @@ impl Planner {
         }
         if entry.is_border() {
             self.tree.set_border(id);
+        }
+        if fill.parked || name.is_parked() {
+            // To be deleted, whatever the filter says of such a name, and nothing is linked to it.
+            return;
         }
         let group = match entry.link_group {
             0 => 0,
@@ -228,7 +236,7 @@ impl Planner {
             self.relist(ROOT);
         }
         self.behind = true;
-        self.forget_swept();
+        self.forget_parked();
         self.guard_filled();
         self.place_strays();
         self.distrust_told();

@@ -9,6 +9,7 @@ use crate::model::path::{NameBuf, RelPath};
 use crate::plan::aftermath::Failures;
 use crate::plan::planner::Planner;
 use crate::plan::tree::{NONE, NodeId, ROOT, flag};
+use crate::plan::undeleted::DELETE_REPLACED;
 
 /// An operation that fails for lack of what should be there is tried once more soon: the cause may have been a file that vanished on its way.
 const RETRY_SOON_NS: u64 = 10_000_000;
@@ -185,8 +186,8 @@ impl Planner {
                 }
             }
             Op::Rmdir { .. } if errno == libc::EBUSY => self.relist(parent),
-            // What is to be deleted is not what it was thought to be, or was parked: the listing sweeps it.
-            Op::Unlink { .. } | Op::Rmdir { .. } if is_structural(errno) || spot.name.as_name().is_parked() => self.relist(parent),
+            // What is to be deleted is not what it was thought to be.
+            Op::Unlink { .. } | Op::Rmdir { .. } if is_structural(errno) => self.relist(parent),
             Op::Link { from, .. } if errno == libc::ENOENT && self.is_in_doubt(from) => {
                 // What was to get another name is not there itself: that says nothing of the new name's directory.
                 let id = self.tree.child_or_insert(parent, spot.name.as_name());
@@ -202,7 +203,7 @@ impl Planner {
             }
             _ => {
                 let id = self.tree.child_or_insert(parent, spot.name.as_name());
-                self.retry(id, op.verb(), errno, now);
+                self.retry(id, if self.is_parked(id) { DELETE_REPLACED } else { op.verb() }, errno, now);
             }
         }
     }

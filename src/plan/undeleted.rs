@@ -13,7 +13,7 @@ use crate::plan::tree::{NONE, NodeId, flag};
 /// What is told where a directory could not be deleted for what is in it.
 const DELETE_DIRECTORY: &str = "delete the directory";
 /// What is told where something could not be deleted that something else has taken the place of.
-const DELETE_REPLACED: &str = "delete what was replaced";
+pub(super) const DELETE_REPLACED: &str = "delete what was replaced";
 
 /// A directory of which only that is known.
 const SOME_DIR: Meta = Meta { kind: Kind::Dir, mode: 0, uid: 0, gid: 0, mtime: Time { sec: 0, nsec: 0 }, size: 0, rdev: 0, attrs: 0 };
@@ -93,8 +93,8 @@ impl Planner {
         id
     }
 
-    /// A manifest came. What was parked in what it tells of the receiver has removed, or it tries that again by itself and says so.
-    pub(super) fn forget_swept(&mut self) {
+    /// A manifest came. What was parked in what it tells of, and is not told, is gone.
+    pub(super) fn forget_parked(&mut self) {
         let Self { troubles, tree, .. } = self;
         troubles.retain(|(dir, name), _| {
             let is_there = || tree.resolve(*dir).is_some_and(|dir| tree.child(dir, name).is_some());

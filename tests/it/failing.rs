@@ -8,7 +8,6 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::content::whole;
@@ -406,15 +405,11 @@ fn what_was_replaced_and_cannot_be_deleted_is_told_and_goes() {
         fs::create_dir_all(src.join("d/e")).unwrap();
         fs::write(src.join("d/e/old"), "old").unwrap();
     };
-    trouble("what_was_replaced_and_cannot_be_deleted_is_told_and_goes", (Fs::Ext4, Way::Tcp), make, |place, _, mirror| {
+    trouble("what_was_replaced_and_cannot_be_deleted_is_told_and_goes", (Fs::Ext4, Way::Tcp), make, |place, _, _| {
         let socket = socket(place);
         run("chattr", &["+i", place.dst.join("d/e/old").to_str().unwrap()]);
-        // All of it is found at once. Where the directory's content is deleted by an earlier cycle that is on its way, only the receiver tells.
-        let program = || mirror.program.lock().unwrap();
-        program().signal(Signal::SIGSTOP);
         fs::remove_dir_all(place.src.join("d")).unwrap();
         fs::write(place.src.join("d"), "file").unwrap();
-        program().signal(Signal::SIGCONT);
         let replaced = |failure: &Value| failure["operation"] == "delete what was replaced" && failure["errno"] == libc::EPERM;
         let told = until_status(&socket, "failing", |status| failures(status).iter().any(replaced));
         let parked = failures(&told).iter().find(|failure| replaced(failure)).unwrap()["path"].as_str().unwrap().to_owned();

@@ -1,6 +1,7 @@
 //! A strict mirror in memory that does what `FsTarget` does as root on a filesystem of its own, or several, with faults on demand.
 //! It never touches a disk. The simulation of the planner runs on it, and a random comparison with `FsTarget` keeps it honest.
 
+mod mounted;
 mod outdated;
 mod staged;
 
@@ -77,6 +78,8 @@ pub struct MemTarget {
     /// Objects whose new content failed to come: the error, and the cycle.
     outdated: HashMap<u64, (Errno, u64)>,
     fault: Option<Fault>,
+    /// A session's first listing of the root is over.
+    listed: bool,
 }
 
 impl Default for MemTarget {
@@ -98,6 +101,7 @@ impl MemTarget {
             cycle: 0,
             outdated: HashMap::new(),
             fault: None,
+            listed: false,
         }
     }
 
@@ -111,9 +115,10 @@ impl MemTarget {
         self.staged.clear();
         self.outdated.clear();
         self.remove_empty_staging();
+        self.listed = false;
     }
 
-    /// Everything in the mirror by path; the root has the empty path. Reserved names are left out, as in a listing.
+    /// Everything in the mirror by path; the root has the empty path. Reserved names are left out.
     pub fn snapshot(&self) -> BTreeMap<Vec<u8>, Seen> {
         let mut all = BTreeMap::new();
         let mut todo = vec![(Vec::new(), ROOT)];
@@ -164,8 +169,9 @@ impl MemTarget {
 
     /// Whether anything reserved is there.
     pub fn has_leftovers(&self) -> bool {
-        let reserved = |body: &Body| matches!(body, Body::Dir(entries) if entries.keys().any(|name| name.starts_with(STAGING_NAME)));
-        self.nodes.values().any(|node| reserved(&node.body))
+        let is_left = |dir: u64, name: &[u8], ino: u64| name.starts_with(STAGING_NAME) && !self.is_above_mounts(dir, ino);
+        let leaves = |dir, body: &Body| matches!(body, Body::Dir(entries) if entries.iter().any(|(name, ino)| is_left(dir, name, *ino)));
+        self.nodes.iter().any(|(dir, node)| leaves(*dir, &node.body))
     }
 
     /// Asserts the invariant.
@@ -267,7 +273,7 @@ impl MemTarget {
         }
     }
 
-    /// Between cycles nothing is parked: what is there was left by one that failed.
+    /// What an earlier session left parked.
     fn sweep_parked(&mut self, dir: u64) {
         let kept = self.nodes[&dir].meta.mtime;
         for name in self.entries(dir).keys().filter(|name| Name::new(name).unwrap().is_parked()).cloned().collect::<Vec<_>>() {
@@ -540,6 +546,7 @@ impl Target for MemTarget {
         require(may_name_dir(dir))?;
         self.faulty(Act::List(dir))?;
         let mut todo = vec![(dir.clone(), self.resolve(dir)?)];
+        let sweeps = dir.is_root() && !std::mem::replace(&mut self.listed, true);
         while let Some((path, ino)) = todo.pop() {
             if path != *dir
                 && let Err(errno) = self.faulty(Act::List(&path))
@@ -548,7 +555,11 @@ impl Target for MemTarget {
                 continue;
             }
             each(Listed::Dir { dir: path.clone(), meta: self.nodes[&ino].meta });
-            for (name, child) in self.entries(ino).iter().filter(|(n, _)| !n.starts_with(STAGING_NAME)) {
+            if sweeps {
+                self.sweep_parked(ino);
+            }
+            let is_told = |name: &[u8]| !name.starts_with(STAGING_NAME) || Name::new(name).is_ok_and(Name::is_parked);
+            for (name, child) in self.entries(ino).iter().filter(|(name, _)| is_told(name)) {
                 let node = &self.nodes[child];
                 let name = Name::new(name).unwrap();
                 let target = if let Body::Symlink(target) = &node.body { Some(target.clone()) } else { None };
@@ -561,7 +572,6 @@ impl Target for MemTarget {
                     }
                 }
             }
-            self.sweep_parked(ino);
         }
         Ok(())
     }

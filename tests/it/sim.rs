@@ -468,7 +468,7 @@ impl Sim {
     fn differences(&self) -> Vec<String> {
         let (src, dst) = (setting::expected(self.source.snapshot(), &self.filter), self.target.snapshot());
         let mut all = Vec::new();
-        let stuck = mounts::stuck(&dst);
+        let stuck = self.target.above_mounts();
         let names = mounts::names(&src, &dst);
         let mut groups: HashMap<(u64, u64), u64> = HashMap::new();
         for (path, (meta, content, group)) in &src {

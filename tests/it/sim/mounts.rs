@@ -6,19 +6,6 @@ use crate::memtarget::Seen;
 /// What a snapshot of the source says, by path.
 type Source = BTreeMap<Vec<u8>, (Meta, Vec<u8>, u64)>;
 
-/// The mirror's directories that cannot go: where something is mounted, and what is above.
-pub(super) fn stuck(mirror: &BTreeMap<Vec<u8>, Seen>) -> HashSet<Vec<u8>> {
-    let mut stuck = HashSet::new();
-    for (path, seen) in mirror.iter().filter(|(path, _)| !path.is_empty()) {
-        let end = path.iter().rposition(|b| *b == b'/').unwrap_or(0);
-        if mirror[&path[..end]].volume != seen.volume {
-            let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()]);
-            stuck.extend(ends.map(|end| path[..end].to_vec()));
-        }
-    }
-    stuck
-}
-
 /// How many names each object of the source that has several should have in each filesystem of the mirror.
 pub(super) fn names(source: &Source, mirror: &BTreeMap<Vec<u8>, Seen>) -> HashMap<(u64, u64), usize> {
     let mut names = HashMap::new();
