@@ -19,6 +19,7 @@ impl Planner {
         let copies: Vec<NodeId> = self.tree.of_ident(&ident).filter(|other| *other != id && !self.tree.has_ctime(*other, ctime)).collect();
         for copy in copies {
             self.dirty.mark(&mut self.tree, copy, flag::LOOK | flag::WROTE);
+            self.staged.read_again(self.tree.reference(copy));
             self.owe(copy);
         }
     }

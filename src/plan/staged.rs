@@ -6,11 +6,11 @@ use crate::limits::STAGES_MAX;
 use crate::model::cycle::{NodeRef, Placing, Racy, Read, StageDone, StageTask};
 use crate::model::meta::{Ident, Meta, Stat, Time};
 use crate::model::op::Spot;
-use crate::plan::NodeMap;
 use crate::plan::emit::{Emit, State};
 use crate::plan::planner::{Action, Planner};
 use crate::plan::round::Slot;
 use crate::plan::tree::{NodeId, flag};
+use crate::plan::{NodeMap, NodeSet};
 
 /// A file in staging, or on its way there.
 #[derive(Debug)]
@@ -54,6 +54,8 @@ pub(super) struct Staging {
     complete: BTreeSet<Ident>,
     held: VecDeque<StageTask>,
     waits: NodeMap<NodeRef, u32>,
+    /// Written to, as is to be thought, while another name's file was on its way, and by no event since: whoever reads the object after that has what was written.
+    again: NodeSet<NodeRef>,
 }
 
 impl Staging {
@@ -146,9 +148,18 @@ impl Staging {
 
     /// The node's file was written, as an event says: what is on its way may be older, and the look that places it need not show it.
     pub(super) fn written(&mut self, node: NodeRef) {
+        self.again.remove(&node);
         if self.has(node) {
             self.files.values_mut().filter(|staged| staged.waiting.contains(&node)).for_each(|staged| staged.disturbed = true);
         }
+    }
+
+    /// The node is to be read again for what happened before now. Bounded: what is forgotten is read once more.
+    pub(super) fn read_again(&mut self, node: NodeRef) {
+        if self.again.len() >= STAGES_MAX {
+            self.again.clear();
+        }
+        self.again.insert(node);
     }
 }
 
@@ -240,6 +251,8 @@ impl Emit<'_> {
         if disturbed {
             // Something happened to it while it was on its way: its times may show whether it was before it was read.
             self.tree().forget_ctime(node);
+            let reference = self.planner.tree.reference(node);
+            self.planner.staged.read_again(reference);
             self.planner.dirty.mark(&mut self.planner.tree, node, flag::LOOK | flag::WROTE);
             if early {
                 self.planner.owe(node);
@@ -252,7 +265,9 @@ impl Emit<'_> {
         let tree = &self.planner.tree;
         let told = |slot: &Slot| {
             let wrote = tree.resolve(slot.node).is_some_and(|node| tree.has(node, flag::WROTE));
-            wrote && !staged.waiting.contains(&slot.node) && slot.stat().is_some_and(|seen| seen.ident == stat.ident)
+            // Two copies would else be read for each other for ever.
+            let is_news = wrote && !self.planner.staged.again.contains(&slot.node);
+            is_news && !staged.waiting.contains(&slot.node) && slot.stat().is_some_and(|seen| seen.ident == stat.ident)
         };
         if stat.nlink > 1 { self.round.slots.iter().any(told) } else { told(&self.round.slots[at]) }
     }
