@@ -473,6 +473,15 @@ pub const DELETE_BURST_NS: u64 = 60_000_000_000;
 /// A root that loses all its entries at once is held if so many entries would be deleted: the only file of a spool comes and goes.
 pub const EMPTIED_ENTRIES_MIN: u64 = 2;
 
+/// What goes from the root is judged together when nothing has gone from it for so long: a loop of renames has no such gap, though others have the processor for a while.
+pub const BURST_OF_ROOT_QUIET_NS: u64 = 50_000_000;
+
+/// But so long at most: a root from which something goes all the time is used so.
+pub const BURST_OF_ROOT_MAX_NS: u64 = 500_000_000;
+
+/// After so long what goes from the root is judged for itself again.
+pub const BURST_OF_ROOT_OVER_NS: u64 = 1_000_000_000;
+
 /// Clients of a control socket at one time; more wait in the kernel. A few people and scripts.
 pub const CONTROL_CLIENTS_MAX: usize = 32;
 

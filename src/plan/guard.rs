@@ -16,9 +16,10 @@ use crate::model::meta::Kind;
 use crate::model::options::MaxDelete;
 use crate::model::path::RelPath;
 use crate::model::probe::Seen;
+use crate::plan::emptied::Burst;
 use crate::plan::planner::Planner;
 use crate::plan::reconcile::{Base, Want};
-use crate::plan::round::Round;
+use crate::plan::round::{Round, Slot};
 use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
 use crate::plan::{NodeMap, NodeSet};
 
@@ -91,6 +92,8 @@ pub struct Guard {
     pub(super) allowed: NodeSet<NodeRef>,
     /// Deletions of the burst: until when (the end of a slice of time) and how many.
     passed: VecDeque<(u64, u64)>,
+    /// What went from the root just now.
+    pub(super) burst: Burst,
     /// Entries of the mirror when the burst began.
     base: u64,
     /// The first look is over: bursts are counted by time.
@@ -214,7 +217,9 @@ impl Planner {
         if !self.options.delete || self.is_dry() {
             return;
         }
-        let gone = round.slots.iter().zip(wants.iter()).filter(|(_, want)| **want == Want::Gone);
+        self.await_burst(round, wants, now);
+        let is_gone = |slot: &Slot, want: &Want| *want == Want::Gone && !slot.name.as_name().is_parked();
+        let gone = round.slots.iter().zip(wants.iter()).filter(|(slot, want)| is_gone(slot, want));
         let (mut names, mut of_root) = (0, false);
         for (slot, _) in gone {
             names += 1;
@@ -353,17 +358,6 @@ impl Planner {
         }
     }
 
-    /// Whether the round leaves nothing in the root that the source has there, or may have.
-    fn is_emptied(&self, round: &Round) -> bool {
-        let absent = |id: NodeId| {
-            let at = round.slot_of.get(&self.tree.reference(id));
-            at.is_some_and(|at| round.slots[*at].seen == Seen::Absent)
-        };
-        let counts = |id: &NodeId| self.tree.kind(*id).is_some();
-        self.tree.children(ROOT).filter(counts).all(|id| absent(id) && !self.tree.has(id, flag::PROTECTED))
-            && !round.slots.iter().any(|slot| slot.parent.id == ROOT && slot.seen != Seen::Absent)
-    }
-
     /// Whether `count` more deletions than those of the burst so far are too many.
     fn is_beyond(&self, count: u64) -> bool {
         let all = self.guard.passed().saturating_add(count);
@@ -382,7 +376,8 @@ impl Planner {
         for (at, (slot, want)) in round.slots.iter().zip(wants).enumerate() {
             let Some(id) = tree.resolve(slot.node).filter(|id| !moved.contains(id)) else { continue };
             let is_going = match want {
-                Want::Gone => true,
+                // What was replaced was judged when that was done.
+                Want::Gone => !slot.name.as_name().is_parked(),
                 // A file is replaced by what is renamed over it; a directory is emptied first.
                 Want::New | Want::Move(..) | Want::Link(_) => tree.kind(id) == Some(Kind::Dir),
                 Want::Stay(_) => {
@@ -449,6 +444,10 @@ impl Guard {
         }
     }
 
+    pub(super) fn cause(&self) -> Option<HoldCause> {
+        self.cause
+    }
+
     fn count(&self) -> u64 {
         self.held.values().sum()
     }
@@ -493,6 +492,6 @@ fn above(tree: &Tree, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
 }
 
 /// The nodes whose objects of the mirror move.
-fn moved(wants: &[Want]) -> NodeSet<NodeId> {
+pub(super) fn moved(wants: &[Want]) -> NodeSet<NodeId> {
     wants.iter().filter_map(|want| if let Want::Move(source, _) = want { Some(*source) } else { None }).collect()
 }

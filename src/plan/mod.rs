@@ -13,6 +13,7 @@ pub mod dirty;
 mod distrust;
 mod drift;
 pub mod emit;
+mod emptied;
 pub mod fill;
 pub mod flight;
 mod guard;

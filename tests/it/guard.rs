@@ -41,6 +41,32 @@ fn entries(root: &Path) -> usize {
     count
 }
 
+/// However the renames are told, by one event or many, in one round or many.
+#[test]
+fn a_source_emptied_name_by_name_is_held_as_a_whole() {
+    for watch in watches() {
+        let place = Place::new();
+        let names: Vec<String> = (0..60).map(|n| format!("d{n}")).collect();
+        fill(&place.src, &names.iter().map(String::as_str).collect::<Vec<_>>());
+        let aside = place.src.with_file_name("aside");
+        fs::create_dir(&aside).unwrap();
+        let mirror = mirror(Way::Local, &place, &["--watch", watch]);
+        let socket = socket(&place);
+        live(&socket);
+        for turn in 0..5 {
+            names.iter().for_each(|name| fs::rename(place.src.join(name), aside.join(name)).unwrap());
+            flush(&socket, &[], 25, "of a source emptied name by name");
+            let held = status(&socket);
+            assert_eq!(held["receivers"][0]["held"]["cause"].as_str(), Some("emptied"), "{watch} {turn}: {held:#}");
+            assert_eq!((held["receivers"][0]["held"]["count"].as_u64(), entries(&place.dst)), (Some(360), 360), "{watch} {turn}");
+            names.iter().for_each(|name| fs::rename(aside.join(name), place.src.join(name)).unwrap());
+            flush(&socket, &[], 0, "after all is back");
+            assert_eq!(entries(&place.dst), 360);
+        }
+        mirror.terminate();
+    }
+}
+
 #[test]
 fn a_source_emptied_at_once_is_held() {
     for watch in watches() {

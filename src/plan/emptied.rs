@@ -1,0 +1,86 @@
+//! A root that loses everything at once, whether that is found at one moment or told name by name. Part of the planner's guard.
+//!
+//! What goes from the root waits until nothing has gone from it for a moment, so that it is judged together: who moves all of it elsewhere is quick, but events of it
+//! come one by one. What goes on going is a root that is used so: it waits at the beginning only.
+
+use crate::limits::{BURST_OF_ROOT_MAX_NS, BURST_OF_ROOT_OVER_NS, BURST_OF_ROOT_QUIET_NS};
+use crate::model::cycle::NodeRef;
+use crate::model::probe::Seen;
+use crate::plan::NodeSet;
+use crate::plan::guard::moved;
+use crate::plan::planner::Planner;
+use crate::plan::reconcile::Want;
+use crate::plan::round::Round;
+use crate::plan::tree::{NodeId, ROOT, flag};
+
+/// Names that went from the root one shortly after the other.
+#[derive(Debug, Default)]
+pub(super) struct Burst {
+    /// When the first and the last of them was seen to be gone.
+    span: Option<(u64, u64)>,
+    /// Those that wait to be judged together.
+    waiting: NodeSet<NodeRef>,
+}
+
+impl Burst {
+    /// Until when these names wait, which may have waited before.
+    fn due(&mut self, gone: &[(usize, NodeRef)], now: u64) -> u64 {
+        let is_news = gone.iter().any(|(_, node)| !self.waiting.contains(node));
+        let (began, last) = match self.span {
+            Some((began, last)) if now.saturating_sub(last) < BURST_OF_ROOT_OVER_NS => (began, if is_news { now } else { last }),
+            _ => {
+                // Nothing waits so long.
+                self.waiting.clear();
+                (now, now)
+            }
+        };
+        self.span = Some((began, last));
+        (last + BURST_OF_ROOT_QUIET_NS).min(began + BURST_OF_ROOT_MAX_NS)
+    }
+}
+
+impl Planner {
+    /// What is gone from the root is left for when the burst is over that it belongs to. Not what is approved, nor what the first look of a session finds.
+    pub(super) fn await_burst(&mut self, round: &Round, wants: &mut [Want], now: u64) {
+        if !self.guard.settled || self.guard.cause().is_some() || self.options.allow_empty {
+            self.guard.burst.waiting.clear();
+            return;
+        }
+        let of_root = || round.slots.iter().enumerate().filter(|(_, slot)| slot.parent.id == ROOT && !slot.name.as_name().is_parked());
+        if !self.guard.burst.waiting.is_empty() {
+            for (_, slot) in of_root().filter(|(_, slot)| slot.seen != Seen::Absent) {
+                self.guard.burst.waiting.remove(&slot.node);
+            }
+        }
+        let moved = moved(wants);
+        let goes = |node: NodeRef| self.tree.resolve(node).is_some_and(|id| !moved.contains(&id)) && !self.guard.allowed.contains(&node);
+        let gone: Vec<(usize, NodeRef)> =
+            of_root().filter(|(at, slot)| wants[*at] == Want::Gone && goes(slot.node)).map(|(at, slot)| (at, slot.node)).collect();
+        if gone.is_empty() {
+            return;
+        }
+        let due = self.guard.burst.due(&gone, now);
+        for (at, node) in gone {
+            if due <= now {
+                self.guard.burst.waiting.remove(&node);
+                continue;
+            }
+            self.guard.burst.waiting.insert(node);
+            wants[at] = Want::Skip;
+            self.dirty.mark_at(&mut self.tree, node.id, flag::LOOK, due);
+            self.owe_after(node.id);
+        }
+    }
+
+    /// Whether the round leaves nothing in the root that the source has there, or may have.
+    pub(super) fn is_emptied(&self, round: &Round) -> bool {
+        let absent = |id: NodeId| {
+            let node = self.tree.reference(id);
+            let at = round.slot_of.get(&node);
+            at.map_or_else(|| self.guard.burst.waiting.contains(&node), |at| round.slots[*at].seen == Seen::Absent)
+        };
+        let counts = |id: &NodeId| self.tree.kind(*id).is_some();
+        self.tree.children(ROOT).filter(counts).all(|id| absent(id) && !self.tree.has(id, flag::PROTECTED))
+            && !round.slots.iter().any(|slot| slot.parent.id == ROOT && slot.seen != Seen::Absent)
+    }
+}
