@@ -98,6 +98,8 @@ impl Drop for Member<'_> {
             self.session.root.end_session(!self.session.ended_well());
             if self.session.is_in_doubt() || self.session.root.has_leftovers() {
                 self.inner.places().forget(&self.session.token);
+            } else if self.session.is_unused() {
+                self.inner.places().was_unused(&self.session.token);
             }
             self.inner.table().remove(&self.session.token);
             self.inner.gone.notify_all();
@@ -310,6 +312,8 @@ impl Inner {
     fn admit(&self, first: Message<'_>, link: &Link) -> std::result::Result<(Member<'_>, u16, Option<u16>), Refusal> {
         let (version, role) = greet(first)?;
         let (session, index) = match role {
+            // One that waited until the server could be asked for nothing, and has given up since, is in nobody's way.
+            Role::Control { .. } if !link.has_peer() => return Err(refusal(Exit::Socket, "the client has gone")),
             Role::Control { module, path, threads, attrs, read_only, writing, continues } => {
                 (self.open((&module, &path), (threads, read_only, &continues), (attrs, writing), (link.wake(), cutter(link)?))?, None)
             }

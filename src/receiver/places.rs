@@ -35,28 +35,50 @@ impl Writer {
     }
 }
 
+/// The last writer of a directory.
+#[derive(Debug)]
+struct Last {
+    writer: Writer,
+    /// The token of the session that it went on from.
+    went_on: Option<Token>,
+    /// It ended without having done anything: the mirror is as that session left it.
+    unused: bool,
+}
+
+impl Last {
+    /// Whether the mirror is as the session with this token left it.
+    fn is_of(&self, token: &Token) -> bool {
+        self.writer.token == *token || (self.unused && self.went_on == Some(*token))
+    }
+}
+
 /// The last writer of each of some directories, the newest last. Invariant: no more than [`PLACES_MAX`], none of which overlaps another.
 #[derive(Debug, Default)]
-pub(super) struct Places(VecDeque<Writer>);
+pub(super) struct Places(VecDeque<Last>);
 
 impl Places {
     /// A writing session begins; whatever else was open in its directory has ended. Whether the mirror is as the session `last` left it.
     pub(super) fn begin(&mut self, writer: Writer, last: &Token) -> bool {
         // Where a filesystem tells no time of birth, another directory may have the number of one that was removed.
         let is_certain = writer.ident.birth_ns != 0;
-        let continued =
-            is_certain && self.0.iter().any(|known| known.token == *last && known.ident == writer.ident && known.how == writer.how);
-        self.0.retain(|known| !known.overlaps(&writer));
+        let same = |known: &Writer| known.ident == writer.ident && known.how == writer.how;
+        let continued = is_certain && self.0.iter().any(|known| known.is_of(last) && same(&known.writer));
+        self.0.retain(|known| !known.writer.overlaps(&writer));
         if self.0.len() >= PLACES_MAX {
             self.0.pop_front();
         }
-        self.0.push_back(writer);
+        self.0.push_back(Last { writer, went_on: continued.then_some(*last), unused: false });
         continued
     }
 
     /// What the session left is not what its client will take it for.
     pub(super) fn forget(&mut self, token: &Token) {
-        self.0.retain(|known| known.token != *token);
+        self.0.retain(|known| known.writer.token != *token);
+    }
+
+    /// The session has ended and was never used: its client, which may have given up before it heard of it, may go on from the one before.
+    pub(super) fn was_unused(&mut self, token: &Token) {
+        self.0.iter_mut().filter(|known| known.writer.token == *token).for_each(|known| known.unused = true);
     }
 }
 
@@ -84,6 +106,21 @@ mod tests {
         let unborn = |token| Writer { ident: Ident { dev: 1, ino: 9, birth_ns: 0 }, ..writer(token, 9, "/b") };
         places.begin(unborn(8), &[0; 16]);
         assert!(!places.begin(unborn(9), &[8; 16]), "perhaps another directory");
+    }
+
+    #[test]
+    fn a_session_that_was_not_used_breaks_no_chain() {
+        let mut places = Places::default();
+        places.begin(writer(1, 7, "/a"), &[0; 16]);
+        for attempt in 2..5 {
+            assert!(places.begin(writer(attempt, 7, "/a"), &[1; 16]), "attempt {attempt}");
+            places.was_unused(&[attempt; 16]);
+        }
+        assert!(places.begin(writer(5, 7, "/a"), &[4; 16]), "or it had heard of that one");
+        assert!(!places.begin(writer(6, 7, "/a"), &[1; 16]), "that one was used");
+        assert!(!places.begin(writer(7, 7, "/a"), &[1; 16]), "and what follows it went on from nothing");
+        places.was_unused(&[7; 16]);
+        assert!(!places.begin(writer(8, 7, "/a"), &[1; 16]));
     }
 
     #[test]

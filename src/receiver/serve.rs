@@ -274,6 +274,9 @@ impl<'a> Conn<'a> {
             let message = message?;
             control.rules.check(&message)?;
             self.refuse_read_only(&message)?;
+            if !matches!(message, Message::Ping | Message::Bye) {
+                self.session.is_asked();
+            }
             self.control_message(control, message)?;
             if self.out.is_full() {
                 self.send()?;

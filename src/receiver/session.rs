@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -94,6 +95,8 @@ pub(super) struct Session {
     changed: Condvar,
     /// What makes cycles durable, if they have to be.
     pub(super) syncer: Option<Syncer>,
+    /// The control connection was asked for something.
+    used: AtomicBool,
 }
 
 impl Session {
@@ -106,7 +109,29 @@ impl Session {
     ) -> Self {
         let about = (module, found.1.to_string(), Instant::now());
         let syncer = root.is_durable().then(Syncer::default);
-        Self { token, root, place, found, continued, threads, about, state: Mutex::default(), changed: Condvar::new(), syncer }
+        Self {
+            token,
+            root,
+            place,
+            found,
+            continued,
+            threads,
+            about,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            syncer,
+            used: AtomicBool::new(false),
+        }
+    }
+
+    /// The control connection is asked for something.
+    pub(super) fn is_asked(&self) {
+        self.used.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nothing was ever asked of it: the mirror is as it was.
+    pub(super) fn is_unused(&self) -> bool {
+        !self.used.load(Ordering::Relaxed) && self.lock().attached.is_empty()
     }
 
     /// Whether the root is still where it was opened; what is written to another place is not in the mirror.

@@ -1,4 +1,4 @@
-//! What the kernel counts of a TCP connection.
+//! What the kernel tells of a TCP connection.
 
 #![allow(unsafe_code)]
 
@@ -15,16 +15,35 @@ pub struct Carried {
 }
 
 // Offsets in the kernel's `struct tcp_info`, whose end libc's does not know (Linux 4.10).
+const STATE_AT: usize = 0;
 const BYTES_ACKED_AT: usize = 120;
 const BUSY_US_AT: usize = 168;
 const RWND_LIMITED_US_AT: usize = 176;
 const LENGTH: usize = 184;
+
+/// `TCP_ESTABLISHED`, tcp(7).
+const ESTABLISHED: u8 = 1;
 
 /// Asks for it (`TCP_INFO`, tcp(7)); microseconds are its grain.
 ///
 /// # Errors
 /// Not a TCP socket, or a kernel that does not tell (`ENODATA`).
 pub fn carried(fd: BorrowedFd<'_>) -> io::Result<Carried> {
+    let info = info(fd)?;
+    let at = |offset: usize| info[offset..].first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
+    let busy_us = at(BUSY_US_AT).saturating_sub(at(RWND_LIMITED_US_AT));
+    Ok(Carried { bytes: at(BYTES_ACKED_AT), busy_ns: busy_us.saturating_mul(1000) })
+}
+
+/// Whether neither end has closed the connection, and it is not lost.
+///
+/// # Errors
+/// As [`carried`].
+pub fn is_open(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    info(fd).map(|info| info[STATE_AT] == ESTABLISHED)
+}
+
+fn info(fd: BorrowedFd<'_>) -> io::Result<[u8; LENGTH]> {
     let mut info = [0u8; LENGTH];
     let mut len = LENGTH as libc::socklen_t;
     // SAFETY: the descriptor is borrowed, so open; the kernel writes at most `len` bytes to `info`, which has as many.
@@ -35,9 +54,7 @@ pub fn carried(fd: BorrowedFd<'_>) -> io::Result<Carried> {
     if (len as usize) < LENGTH {
         return Err(io::Error::from_raw_os_error(libc::ENODATA));
     }
-    let at = |offset: usize| info[offset..].first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
-    let busy_us = at(BUSY_US_AT).saturating_sub(at(RWND_LIMITED_US_AT));
-    Ok(Carried { bytes: at(BYTES_ACKED_AT), busy_ns: busy_us.saturating_mul(1000) })
+    Ok(info)
 }
 
 #[cfg(test)]
@@ -65,6 +82,21 @@ mod tests {
         ours.shutdown(std::net::Shutdown::Write).unwrap();
         assert_eq!(reader.join().unwrap(), bytes);
         (before, carried(ours.as_fd()).unwrap())
+    }
+
+    #[test]
+    fn a_peer_that_closes_is_seen_to_whatever_it_sent_before() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        theirs.write_all(b"hello").unwrap();
+        assert!(is_open(ours.as_fd()).unwrap());
+        drop(theirs);
+        assert!((0..1000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            !is_open(ours.as_fd()).unwrap()
+        }));
+        assert!(is_open(std::fs::File::open("/dev/null").unwrap().as_fd()).is_err());
     }
 
     #[test]

@@ -100,6 +100,14 @@ impl Link {
         }
     }
 
+    /// Whether the peer has neither closed the connection nor lost it, as far as can be seen. Within one process it always has.
+    pub fn has_peer(&self) -> bool {
+        match self {
+            Self::Stream(link) => link.has_peer(),
+            Self::Local(_) => true,
+        }
+    }
+
     /// Queues `payload`, 1 to `FRAME_PAYLOAD_BYTES_MAX` bytes, as one frame. It goes to the kernel when enough has gathered, or with the next
     /// [`Link::flush`] or [`Link::wait`]. Blocks while the peer is slow and the queue is full.
     ///

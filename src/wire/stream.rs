@@ -255,6 +255,11 @@ impl StreamLink {
         self.engine.socket().try_clone_to_owned().map(TcpStream::from)
     }
 
+    pub(super) fn has_peer(&self) -> bool {
+        // Where the kernel does not tell, reading does.
+        tcp::is_open(self.engine.socket()).unwrap_or(true)
+    }
+
     pub(super) fn set_inbox_max(&mut self, bytes: usize) {
         self.inbox_bytes_max = bytes;
     }

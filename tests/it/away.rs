@@ -6,6 +6,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::compare::{Rules, wait_equal};
@@ -118,6 +119,19 @@ fn what_changed_meanwhile_is_sent_without_a_manifest() {
         away.settle();
         away.end();
     }
+}
+
+/// Attempts that gave up while the server was stopped are at its door when it goes on: they are nobody's, and stand in nobody's way.
+#[test]
+fn a_server_that_was_stopped_through_several_attempts_is_gone_on_with() {
+    let mut away = Away::start(&["--timeout", "1"]);
+    away.server.program().signal(Signal::SIGSTOP);
+    away.change("stopped");
+    until_status(&away.socket, "several attempts", |status| status["receivers"][0]["reconnects"].as_u64() >= Some(4));
+    away.server.program().signal(Signal::SIGCONT);
+    let now = away.back();
+    assert_eq!(away.resumed(&now), 1, "{}", away.sender.stderr());
+    away.end();
 }
 
 /// A receiver that was started anew knows nothing, and another writer may have done anything: so does a sender that was promised nothing ask for the manifest.
