@@ -43,7 +43,7 @@ impl Planner {
     /// What is gone from the root is left for when the burst is over that it belongs to. Not what is approved, nor what the first look of a session finds.
     pub(super) fn await_burst(&mut self, round: &Round, wants: &mut [Want], now: u64) {
         if !self.guard.settled || self.guard.cause().is_some() || self.options.allow_empty {
-            self.guard.burst.waiting.clear();
+            self.guard.burst = Burst::default();
             return;
         }
         let of_root = || round.slots.iter().enumerate().filter(|(_, slot)| slot.parent.id == ROOT && !slot.name.as_name().is_parked());

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::control::{ask, flush, live, mirror, socket, status, until_status};
 use crate::mirror::watches;
@@ -65,6 +66,24 @@ fn a_source_emptied_name_by_name_is_held_as_a_whole() {
         }
         mirror.terminate();
     }
+}
+
+/// A spool: something goes from the source all the time, and each of it is deleted soon, not when that has an end.
+#[test]
+fn what_goes_from_a_source_without_end_goes_from_its_mirror() {
+    const MANY: usize = 3000;
+    let place = Place::new();
+    (0..MANY).for_each(|n| fs::write(place.src.join(n.to_string()), "").unwrap());
+    let mirror = mirror(Way::Local, &place, &[]);
+    live(&socket(&place));
+    let taken = (0..MANY).find(|n| {
+        fs::remove_file(place.src.join(n.to_string())).unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+        !place.dst.join("0").exists()
+    });
+    assert!(taken.is_some(), "{MANY} went, and the first is still there");
+    assert!(!mirror.stderr().contains("held"), "{}", mirror.stderr());
+    mirror.terminate();
 }
 
 #[test]
