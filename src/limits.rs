@@ -477,7 +477,7 @@ pub const EMPTIED_ENTRIES_MIN: u64 = 2;
 pub const BURST_OF_ROOT_QUIET_NS: u64 = 50_000_000;
 
 /// But so long at most: a root from which something goes all the time is used so.
-pub const BURST_OF_ROOT_MAX_NS: u64 = 500_000_000;
+pub const BURST_OF_ROOT_MAX_NS: u64 = 2_000_000_000;
 
 /// After so long what goes from the root is judged for itself again.
 pub const BURST_OF_ROOT_OVER_NS: u64 = 1_000_000_000;
