@@ -10,7 +10,7 @@ use crate::plan::NodeSet;
 use crate::plan::guard::moved;
 use crate::plan::planner::Planner;
 use crate::plan::reconcile::Want;
-use crate::plan::round::Round;
+use crate::plan::round::{Round, Slot};
 use crate::plan::tree::{NodeId, ROOT, flag};
 
 /// Names that went from the root one shortly after the other.
@@ -52,10 +52,12 @@ impl Planner {
                 self.guard.burst.waiting.remove(&slot.node);
             }
         }
-        let moved = moved(wants);
-        let goes = |node: NodeRef| self.tree.resolve(node).is_some_and(|id| !moved.contains(&id)) && !self.guard.allowed.contains(&node);
-        let gone: Vec<(usize, NodeRef)> =
-            of_root().filter(|(at, slot)| wants[*at] == Want::Gone && goes(slot.node)).map(|(at, slot)| (at, slot.node)).collect();
+        let is_gone = |(at, slot): &(usize, &Slot)| wants[*at] == Want::Gone && !self.guard.allowed.contains(&slot.node);
+        let mut gone: Vec<(usize, NodeRef)> = of_root().filter(is_gone).map(|(at, slot)| (at, slot.node)).collect();
+        if !gone.is_empty() {
+            let moved = moved(wants);
+            gone.retain(|(_, node)| self.tree.resolve(*node).is_some_and(|id| !moved.contains(&id)));
+        }
         if gone.is_empty() {
             return;
         }
