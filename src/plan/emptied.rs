@@ -26,10 +26,15 @@ impl Burst {
     /// Until when these names wait, which may have waited before.
     fn due(&mut self, gone: &[(usize, NodeRef)], now: u64) -> u64 {
         let is_news = gone.iter().any(|(_, node)| !self.waiting.contains(node));
+        // One that took too long has no end before a longer rest.
+        let is_over = |began: u64, last: u64| {
+            let rest = now.saturating_sub(last);
+            let is_short = last - began < BURST_OF_ROOT_MAX_NS;
+            rest >= BURST_OF_ROOT_OVER_NS || (is_short && self.waiting.is_empty() && rest >= BURST_OF_ROOT_QUIET_NS)
+        };
         let (began, last) = match self.span {
-            Some((began, last)) if now.saturating_sub(last) < BURST_OF_ROOT_OVER_NS => (began, if is_news { now } else { last }),
+            Some((began, last)) if !is_over(began, last) => (began, if is_news { now } else { last }),
             _ => {
-                // Nothing waits so long.
                 self.waiting.clear();
                 (now, now)
             }
@@ -56,17 +61,21 @@ impl Planner {
         let mut gone: Vec<(usize, NodeRef)> = of_root().filter(is_gone).map(|(at, slot)| (at, slot.node)).collect();
         if !gone.is_empty() {
             let moved = moved(wants);
-            gone.retain(|(_, node)| self.tree.resolve(*node).is_some_and(|id| !moved.contains(&id)));
+            // What the mirror never had does not go: a lock file that comes and goes is no burst.
+            let had = |id: NodeId| self.tree.kind(id).is_some() && !moved.contains(&id);
+            gone.retain(|(_, node)| self.tree.resolve(*node).is_some_and(had));
         }
         if gone.is_empty() {
             return;
         }
         let due = self.guard.burst.due(&gone, now);
+        if due <= now {
+            // Those that others of the round had no room for wait still.
+            let waits = |id: NodeId| self.tree.has(id, flag::QUEUED | flag::DELAYED);
+            self.guard.burst.waiting.retain(|node| self.tree.resolve(*node).is_some_and(waits));
+            return;
+        }
         for (at, node) in gone {
-            if due <= now {
-                self.guard.burst.waiting.remove(&node);
-                continue;
-            }
             self.guard.burst.waiting.insert(node);
             wants[at] = Want::Skip;
             self.dirty.mark_at(&mut self.tree, node.id, flag::LOOK, due);
@@ -81,7 +90,11 @@ impl Planner {
             let at = round.slot_of.get(&node);
             at.map_or_else(|| self.guard.burst.waiting.contains(&node), |at| round.slots[*at].seen == Seen::Absent)
         };
-        let counts = |id: &NodeId| self.tree.kind(*id).is_some();
+        // What is of no object in the source and could not be deleted is not there.
+        let is_left = |id: NodeId| {
+            self.is_parked(id) || (self.tree.ident(id).is_none() && self.is_troubled(id) && !self.tree.has(id, flag::PROTECTED))
+        };
+        let counts = |id: &NodeId| self.tree.kind(*id).is_some() && !is_left(*id);
         self.tree.children(ROOT).filter(counts).all(|id| absent(id) && !self.tree.has(id, flag::PROTECTED))
             && !round.slots.iter().any(|slot| slot.parent.id == ROOT && slot.seen != Seen::Absent)
     }

@@ -94,6 +94,8 @@ pub struct Guard {
     passed: VecDeque<(u64, u64)>,
     /// What went from the root just now.
     pub(super) burst: Burst,
+    /// What is parked and stays while deletions are held: it may be, or hold, the only copy of what is missing.
+    parked: NodeSet<NodeRef>,
     /// Entries of the mirror when the burst began.
     base: u64,
     /// The first look is over: bursts are counted by time.
@@ -213,6 +215,7 @@ impl Planner {
     pub(super) fn guard_round(&mut self, round: &Round, wants: &mut [Want], now: u64) {
         if self.guard.cause.is_some() {
             self.look_for_its_end(round, wants);
+            self.keep_parked(round, wants);
         }
         if !self.options.delete || self.is_dry() {
             return;
@@ -248,6 +251,7 @@ impl Planner {
             Some(cause) => {
                 let is_news = self.guard.cause.is_none() || (cause == HoldCause::Unmounted && self.guard.held.is_empty());
                 self.guard.doubt(cause, now);
+                self.keep_parked(round, wants);
                 let (mut next, mut tops) = (doomed, Vec::new());
                 while !next.tops.is_empty() {
                     self.hold_back(&next, wants);
@@ -266,6 +270,19 @@ impl Planner {
                     let count = self.guard.count();
                     self.guard.news.push(GuardNews::Held(cause, count));
                 }
+            }
+        }
+    }
+
+    /// What a cycle that failed left parked was not judged. Where a limit is the cause, it is judged like anything else.
+    fn keep_parked(&mut self, round: &Round, wants: &mut [Want]) {
+        if !matches!(self.guard.cause, Some(HoldCause::Emptied | HoldCause::Unmounted)) {
+            return;
+        }
+        for (slot, want) in round.slots.iter().zip(wants) {
+            if *want == Want::Gone && slot.name.as_name().is_parked() {
+                *want = Want::Skip;
+                self.guard.parked.insert(slot.node);
             }
         }
     }
@@ -343,6 +360,11 @@ impl Planner {
     fn let_go(&mut self) -> Vec<NodeRef> {
         let held: Vec<NodeRef> = self.guard.held.drain().map(|(node, _)| node).filter(|node| self.tree.resolve(*node).is_some()).collect();
         let missed = std::mem::take(&mut self.guard.missed);
+        for node in std::mem::take(&mut self.guard.parked) {
+            if let Some(id) = self.tree.resolve(node) {
+                self.dirty.mark(&mut self.tree, id, flag::LOOK);
+            }
+        }
         for node in &held {
             let into = if missed && self.tree.kind(node.id) == Some(Kind::Dir) { flag::SCAN | flag::DEEP } else { 0 };
             self.dirty.mark(&mut self.tree, node.id, flag::LOOK | into);
@@ -376,8 +398,8 @@ impl Planner {
         for (at, (slot, want)) in round.slots.iter().zip(wants).enumerate() {
             let Some(id) = tree.resolve(slot.node).filter(|id| !moved.contains(id)) else { continue };
             let is_going = match want {
-                // What was replaced was judged when that was done.
-                Want::Gone => !slot.name.as_name().is_parked(),
+                // What was replaced was judged when that was done; but it may be what was to move.
+                Want::Gone => !slot.name.as_name().is_parked() || self.guard.cause == Some(HoldCause::MaxDelete),
                 // A file is replaced by what is renamed over it; a directory is emptied first.
                 Want::New | Want::Move(..) | Want::Link(_) => tree.kind(id) == Some(Kind::Dir),
                 Want::Stay(_) => {
@@ -428,6 +450,12 @@ impl Guard {
     /// Whether a directory above the node is held.
     pub(super) fn keeps_above(&self, tree: &Tree, id: NodeId) -> bool {
         !self.held.is_empty() && above(tree, id).any(|at| self.held.contains_key(&tree.reference(at)))
+    }
+
+    /// Whether something at the node or below is held, or missing with a mount.
+    pub(super) fn is_in(&self, tree: &Tree, id: NodeId) -> bool {
+        let is_any = !self.held.is_empty() || !self.unmounted.is_empty();
+        is_any && tree.subtree_bottom_up(id).into_iter().any(|below| self.leaves_alone(tree.reference(below)))
     }
 
     fn leaves_alone(&self, node: NodeRef) -> bool {

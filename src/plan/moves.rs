@@ -137,13 +137,13 @@ impl Emit<'_> {
             }
             return match self.at_name(parent, at).filter(|o| self.planner.tree.kind(*o).is_some()) {
                 // Two that wait for each other's place: one gets out of the way meanwhile.
-                Some(still) if self.claims.contains_key(&still) => self.park(still),
+                Some(still) if self.claims.contains_key(&still) => !self.holds_kept(still) && self.park(still),
                 Some(_) => self.vacate(parent, at, for_directory),
                 None => true,
             };
         }
         if kind == Kind::Dir {
-            if !self.planner.options.delete || self.holds_protected(occupant) {
+            if !self.planner.options.delete || self.holds_kept(occupant) {
                 self.planner.trouble(occupant, "replace the directory, which holds what is not to be deleted", libc::ENOTEMPTY, self.now);
                 return false;
             }
@@ -164,6 +164,11 @@ impl Emit<'_> {
             self.tree().clear(occupant, flag::UNKNOWN);
         }
         true
+    }
+
+    /// Whether there is something in it that is not to be deleted, nor to be where it may be if the cycle fails.
+    fn holds_kept(&self, id: NodeId) -> bool {
+        self.holds_protected(id) || self.planner.guard.is_in(&self.planner.tree, id)
     }
 
     pub(super) fn holds_protected(&self, id: NodeId) -> bool {

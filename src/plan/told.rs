@@ -74,6 +74,7 @@ impl Planner {
                 && let Some(id) = self.tree.child(dir, name.as_name().as_bytes())
                 && self.tree.kind(id).is_some_and(|kind| kind != Kind::Dir)
             {
+                self.staged.written(self.tree.reference(id));
                 self.dirty.mark(&mut self.tree, id, flag::LOOK | flag::WROTE);
                 if owed {
                     self.owe(id);

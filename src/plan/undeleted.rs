@@ -40,17 +40,20 @@ impl Planner {
             flight.failures.undeleted.insert(index, errno);
             return true;
         };
-        let Some(top) = spot.dir.join(spot.name.as_name()).ok().filter(|_| is_dir && !flight.failures.undeleted.is_empty()) else {
-            return false;
-        };
+        if spot.name.as_name().is_parked() && self.is_unlisted(parent) {
+            // Perhaps it could not even be parked: the manifest tells what is there.
+            return true;
+        }
+        let flight = self.flights.iter().find(|flight| flight.cycle.number == cycle.number);
+        let undeleted = flight.map(|flight| &flight.failures.undeleted).filter(|undeleted| is_dir && !undeleted.is_empty());
+        let (Some(undeleted), Ok(top)) = (undeleted, spot.dir.join(spot.name.as_name())) else { return false };
         let below = |index: &u32| deleted(&cycle.post[*index as usize]).is_some_and(|(spot, _)| is_below(spot, &top));
-        let left: Vec<(u32, i32)> = flight.failures.undeleted.iter().filter(|(index, _)| below(index)).map(|(at, e)| (*at, *e)).collect();
+        let left: Vec<(u32, i32)> = undeleted.iter().filter(|(index, _)| below(index)).map(|(at, e)| (*at, *e)).collect();
         let cause = left.iter().map(|(_, errno)| *errno).find(|errno| !is_structural(*errno));
         let Some(cause) = cause else { return false };
         // Else something there is not what it was thought to be: the listing tells.
         let is_known = |errno: i32| errno == libc::ENOTEMPTY || !is_structural(errno);
-        let is_free = self.tree.child(parent, spot.name.as_bytes()).is_none_or(|id| self.tree.kind(id).is_none());
-        if !is_free || self.tree.has(parent, flag::UNKNOWN) || !is_known(errno) || !left.iter().all(|(_, errno)| is_known(*errno)) {
+        if !self.is_free(parent, spot) || !is_known(errno) || !left.iter().all(|(_, errno)| is_known(*errno)) {
             return false;
         }
         self.come_back(cycle, (parent, spot), &left);
@@ -63,6 +66,12 @@ impl Planner {
             flight.failures.back.extend(left.iter().map(|(index, _)| *index).chain([index]));
         }
         true
+    }
+
+    /// Whether nothing else is at the name by now, as far as is known.
+    fn is_free(&self, parent: NodeId, spot: &Spot) -> bool {
+        let is_free = self.tree.child(parent, spot.name.as_bytes()).is_none_or(|id| self.tree.kind(id).is_none());
+        is_free && !self.tree.has(parent, flag::UNKNOWN)
     }
 
     /// What was not deleted below `spot` is in the tree again.
