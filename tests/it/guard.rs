@@ -2,7 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{AT_FDCWD, RenameFlags};
+use ringsync::limits::{BURST_OF_ROOT_MAX_NS, BURST_OF_ROOT_OVER_NS};
 
 use crate::control::{ask, flush, live, mirror, socket, status, until_status};
 use crate::mirror::watches;
@@ -118,6 +122,116 @@ fn a_source_emptied_at_once_is_held() {
         flush(&socket, &[], 0, "after the approval");
         assert_eq!(entries(&place.dst), 0);
         mirror.terminate();
+    }
+}
+
+/// Names that the mirror never had say nothing of how its root is used.
+#[test]
+fn a_lock_file_that_comes_and_goes_does_not_keep_a_source_from_being_held_as_a_whole() {
+    let place = Place::new();
+    fill(&place.src, &["y", "z"]);
+    let aside = place.src.with_file_name("aside");
+    fs::create_dir(&aside).unwrap();
+    let mirror = mirror(Way::Local, &place, &[]);
+    let socket = socket(&place);
+    live(&socket);
+    let lock = place.src.join("lock");
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_nanos(BURST_OF_ROOT_MAX_NS + BURST_OF_ROOT_OVER_NS / 2) {
+        fs::write(&lock, "").unwrap();
+        fs::remove_file(&lock).unwrap();
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    for name in ["y", "z"] {
+        fs::rename(place.src.join(name), aside.join(name)).unwrap();
+        // As long as a mirror takes that waits for nothing.
+        std::thread::sleep(Duration::from_millis(15));
+    }
+    flush(&socket, &[], 25, "of an emptied source");
+    assert_eq!(entries(&place.dst), 12);
+    ask(&socket, "approve", &[]);
+    mirror.settle("after the approval");
+    mirror.terminate();
+}
+
+fn set_immutable(path: &Path, on: bool) {
+    let status = Command::new("chattr").arg(if on { "+i" } else { "-i" }).arg(path).status().unwrap();
+    assert!(status.success(), "chattr {}", path.display());
+}
+
+/// Plays with a live mirror, of what was made of these directories, on a filesystem that knows of immutable files.
+fn on_ext4(name: &'static str, dirs: &[&str], options: &[&str], play: impl Fn(&Place, &Path) + Send + Sync) {
+    privately(name, || {
+        let place = Place::new();
+        let _mounted = match Mounted::new(Fs::Ext4, &place.dst) {
+            Ok(mounted) => mounted,
+            Err(e) => return skipped(name, e),
+        };
+        fill(&place.src, dirs);
+        let mirror = mirror(Way::Local, &place, options);
+        let socket = socket(&place);
+        live(&socket);
+        play(&place, &socket);
+        ask(&socket, "approve", &[]);
+        mirror.settle("after the approval");
+        mirror.terminate();
+    });
+}
+
+/// A directory that holds what cannot be deleted is left in the mirror's root, at its own name or another: the rest is held.
+#[test]
+fn what_cannot_be_deleted_does_not_keep_a_source_from_being_held() {
+    for replaced in [false, true] {
+        let name = "what_cannot_be_deleted_does_not_keep_a_source_from_being_held";
+        // More is left than goes first, or it would count as somebody deleting one thing after the other.
+        on_ext4(name, &["d", "e/a", "e/b", "e/c", "f/a", "f/b", "f/c"], &[], |place, socket| {
+            let aside = place.src.with_file_name("aside");
+            fs::create_dir(&aside).unwrap();
+            set_immutable(&place.dst.join("d/1"), true);
+            fs::remove_dir_all(place.src.join("d")).unwrap();
+            if replaced {
+                fs::write(place.src.join("d"), "").unwrap();
+            }
+            until_status(socket, "failing", |status| status["receivers"][0]["failing"].as_u64() >= Some(1));
+            flush(socket, &["--timeout", "100"], 23, "with what cannot be deleted");
+            for name in fs::read_dir(&place.src).unwrap() {
+                let name = name.unwrap().file_name();
+                fs::rename(place.src.join(&name), aside.join(&name)).unwrap();
+            }
+            until_status(socket, "held", |status| status["receivers"][0]["held"]["cause"] == "emptied");
+            assert_eq!((entries(&place.dst.join("e")), entries(&place.dst.join("f"))), (18, 18), "{replaced}");
+            let left: Vec<_> = fs::read_dir(&place.dst).unwrap().map(|entry| entry.unwrap().path().join("1")).collect();
+            left.iter().filter(|path| path.exists()).for_each(|path| set_immutable(path, false));
+        });
+    }
+}
+
+/// Directories take each other's names, and in the middle that fails: what was held in one of them is held still.
+#[test]
+fn what_is_held_outlives_an_exchange_that_fails() {
+    for stuck in ["a", "b"] {
+        on_ext4("what_is_held_outlives_an_exchange_that_fails", &["a", "b"], &["--max-delete", "2"], |place, socket| {
+            (0..9).for_each(|n| fs::write(place.src.join("a").join(format!("held{n}")), "").unwrap());
+            flush(socket, &[], 0, "before");
+            (0..9).for_each(|n| fs::remove_file(place.src.join("a").join(format!("held{n}"))).unwrap());
+            until_status(socket, "held", |status| status["state"] == "held");
+            flush(socket, &[], 25, "of what is held");
+            let there = || {
+                let names = ["a", "b"].into_iter().flat_map(|dir| fs::read_dir(place.dst.join(dir)).into_iter().flatten().flatten());
+                names.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"held")).count()
+            };
+            let before = there();
+            assert!(before >= 7, "{before}");
+            set_immutable(&place.dst.join(stuck), true);
+            let [a, b] = ["a", "b"].map(|name| place.src.join(name));
+            nix::fcntl::renameat2(AT_FDCWD, &a, AT_FDCWD, &b, RenameFlags::RENAME_EXCHANGE).unwrap();
+            until_status(socket, "failing", |status| status["receivers"][0]["failing"].as_u64() >= Some(1));
+            flush(socket, &["--timeout", "100"], 23, "with what cannot be exchanged");
+            assert_eq!(there(), before, "{stuck}");
+            set_immutable(&place.dst.join(stuck), false);
+            until_status(socket, "healed", |status| status["receivers"][0]["failing"] == 0);
+            assert_eq!(there(), before, "{stuck}");
+        });
     }
 }
 
