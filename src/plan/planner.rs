@@ -483,6 +483,7 @@ impl Planner {
         }
         if let Some(round) = &mut self.round {
             round.dirs.insert(asked.dir, seen.stat);
+            round.listed.extend(Some(asked.dir).filter(|_| asked.list && seen.list_error.is_none()));
             round.attrs.extend(seen.attrs.into_iter().map(|attrs| (attrs.digest(), attrs)));
         }
         let complete = asked.list && seen.list_error.is_none();
@@ -496,8 +497,7 @@ impl Planner {
             self.slot(dir, id, name, what, asked);
         }
         if complete {
-            let absent: Vec<NodeId> = self.tree.children(dir).filter(|c| !present.contains(c)).collect();
-            for id in absent {
+            for id in self.tree.children(dir).filter(|c| !present.contains(c)).collect::<Vec<_>>() {
                 if let Some(name) = self.tree.name_buf(id) {
                     self.slot(dir, id, name, Seen::Absent, asked);
                 }

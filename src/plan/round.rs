@@ -55,6 +55,8 @@ pub struct Round {
     pub asked: NodeSet<NodeRef>,
     /// The directories themselves, as seen.
     pub dirs: NodeMap<NodeRef, Stat>,
+    /// Those that were listed, to their end.
+    pub listed: NodeSet<NodeRef>,
     /// What the digests in all that was seen stand for.
     pub attrs: AttrsTable,
     /// Slots that are being looked at again, for their attributes. What was seen is `Failed(0)` until the answer is there.

@@ -141,10 +141,15 @@ impl Planner {
         }
         let names = round.slots.iter().map(|slot| (slot.parent, Box::from(slot.name.as_bytes())));
         let names = names.filter(|key: &TroubleKey| self.troubles.contains_key(key));
-        // A directory's own metadata are seen without its name; what waits for no time is not about them.
+        // A directory's own metadata are seen without its name; what waits for no time is about what is in it, and is over if there is nothing to be done there when the
+        // mirror's manifest has told that.
+        let is_told = self.wanted_lists.is_empty() && self.fill.is_none();
         let is_timed = |key: &TroubleKey| self.troubles.get(key).is_some_and(|failing| failing.next_at > 0);
-        let dirs = round.dirs.keys().filter_map(|dir| Some(self.trouble_key(self.tree.resolve(*dir)?))).filter(is_timed);
-        names.chain(dirs).collect()
+        let of_dir = |dir: &NodeRef| {
+            let key = self.trouble_key(self.tree.resolve(*dir)?);
+            Some(key).filter(|key| is_timed(key) || (is_told && round.listed.contains(dir) && self.troubles.contains_key(key)))
+        };
+        names.chain(round.dirs.keys().filter_map(of_dir)).collect()
     }
 
     /// After the round: those of them are healed for which nothing was to be done.
