@@ -519,6 +519,3 @@ pub const NAMES_WAITING_MAX: usize = 1024 * 1024;
 
 /// Names of its own that a receiver could not remove and tries again with each cycle; each holds a descriptor. More are left to the next session.
 pub const LEFTOVERS_MAX: usize = 64;
-
-/// Entries that an earlier session left parked, and that a receiver removes when the mirror is equal; each holds a descriptor. More are left to later sessions.
-pub const KEPT_MAX: usize = 64;

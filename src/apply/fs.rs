@@ -236,7 +236,7 @@ impl FsTarget {
                 require(may_name(from))?;
                 let dir = self.held(&from.dir)?;
                 self.dirs.forget(from);
-                dir.dir.rename_new(from.name.as_name(), &dir.dir, NameBuf::parked(*id).as_name())
+                dir.dir.rename_new(from.name.as_name(), &dir.dir, NameBuf::parked(*id, from.name.as_name()).as_name())
             }
             Op::Mkdir { at, meta } => {
                 require(may_name(at) && meta.kind == Kind::Dir)?;
@@ -552,7 +552,6 @@ impl Target for FsTarget {
         self.root.staging.drop_file(&self.root, id);
         if id == 0 {
             self.root.staging.forget_partials(&self.root);
-            self.root.kept.remove(&self.root);
         }
     }
 

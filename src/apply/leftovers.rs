@@ -28,7 +28,7 @@ impl Leftover {
     fn now(&self) -> Vec<NameBuf> {
         let mut names = vec![self.name.clone()];
         if matches!(self.dir.stat_at(self.name.as_name()), Err(e) if e.kind() == io::ErrorKind::NotFound) {
-            let is_ours = |name: Name<'_>| name.is_reserved() && name.as_bytes() != STAGING_NAME && !name.is_parked() && !name.is_kept();
+            let is_ours = |name: Name<'_>| name.is_reserved() && name.as_bytes() != STAGING_NAME && !name.is_parked();
             // What cannot be listed cannot be removed either.
             let _ = self.dir.list(|name| names.extend(is_ours(name).then(|| name.to_owned())));
         }

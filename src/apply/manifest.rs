@@ -23,7 +23,7 @@ use crate::sys::xattr::At;
 const PENDING_FOR_THREADS: usize = 32;
 
 /// Reports `top` and everything beneath: each directory's entries in a row, after those of its parent. The first listing of the whole root removes leftovers on the way, but
-/// keeps what is parked. Later ones tell that like anything else, to be deleted: between cycles it was left by one that failed.
+/// nothing that is parked: that is told like anything else, and deleted by who knows whether somebody misses it.
 pub(super) fn list(root: &Root, top: &RelPath, each: &mut dyn FnMut(Listed)) -> io::Result<()> {
     let first = open(root, top)?;
     let mut stat = if top.is_root() { root.staging.still(|| first.stat())? } else { first.stat()? };
@@ -84,19 +84,17 @@ impl Manifest<'_> {
 
     fn directory(&self, dir: &Dir, path: &RelPath, stat: &Stat, pending: &mut Vec<Pending>, each: &mut dyn FnMut(Listed)) {
         each(Listed::Dir { dir: path.clone(), meta: stat.meta });
-        let (mut leftovers, mut parked) = (Vec::new(), Vec::new());
+        let mut leftovers = Vec::new();
         let mut staging = false;
         let mut trouble = Ok(());
         let listed = dir.list(|name| {
             if name.is_reserved() {
                 if self.sweep && path.is_root() && name.as_bytes() == STAGING_NAME {
                     staging = true;
-                } else if self.sweep && (name.is_parked() || name.is_kept()) {
-                    parked.push(name.to_owned());
-                } else if self.sweep {
+                } else if self.sweep && !name.is_parked() {
                     leftovers.push(name.to_owned());
                 }
-                if self.sweep || self.root.read_only || !name.is_parked() {
+                if self.root.read_only || !name.is_parked() {
                     return;
                 }
             }
@@ -114,7 +112,6 @@ impl Manifest<'_> {
             self.root.staging.sweep(self.root);
         }
         sweep::remove_all(dir, self.root, &leftovers);
-        self.root.kept.keep(self.root, dir, parked);
         if let Err(e) = listed.and(trouble) {
             each(Listed::Failed { dir: path.clone(), errno: errno(&e) });
         }

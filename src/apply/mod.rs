@@ -11,7 +11,6 @@ mod file;
 pub mod fs;
 mod held;
 mod inplace;
-mod kept;
 mod leftovers;
 mod manifest;
 mod meta;

@@ -11,7 +11,6 @@ use crate::apply::access::Loosened;
 use crate::apply::attrs::Keeper;
 use crate::apply::durable::{Changes, Touched};
 use crate::apply::held;
-use crate::apply::kept::Kept;
 use crate::apply::leftovers::Leftovers;
 use crate::apply::meta::Identity;
 use crate::apply::outdated::Outdated;
@@ -30,7 +29,6 @@ pub struct Root {
     pub(super) staging: Staging,
     pub(super) loosened: Loosened,
     pub(super) leftovers: Leftovers,
-    pub(super) kept: Kept,
     pub(super) outdated: Outdated,
     pub(super) attrs: Keeper,
     times: Times,
@@ -62,7 +60,6 @@ impl Root {
             staging: Staging::new(),
             loosened: Loosened::new(),
             leftovers: Leftovers::default(),
-            kept: Kept::default(),
             outdated: Outdated::default(),
             read_only,
             writing,
@@ -116,7 +113,7 @@ impl Root {
 
     /// Whether something of ours could not be removed at some time: it may be there, and be found by a first listing only.
     pub fn has_leftovers(&self) -> bool {
-        self.leftovers.were_any() || self.kept.is_any()
+        self.leftovers.were_any()
     }
 
     /// Whether a file may be made without a name and get one later, as far as is known.

@@ -14,8 +14,11 @@ pub const STAGING_NAME: &[u8] = b".ringsync-staging";
 /// Between [`STAGING_NAME`] and the number in the name of a parked entry.
 const PARKED: &[u8] = b"-p";
 
-/// The same of one that an earlier session left parked.
-const KEPT: &[u8] = b"-k";
+/// Between that number and the name that the entry had before.
+const OF: u8 = b'-';
+
+/// Longer names are not part of a parked entry's name: filesystems that encrypt names have room for 143 bytes.
+const PARKED_OF_BYTES_MAX: usize = 96;
 
 /// Why bytes are no name or path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -71,17 +74,29 @@ impl<'a> Name<'a> {
 
     /// Whether the name is one of [`NameBuf::parked`].
     pub fn is_parked(self) -> bool {
-        self.is_numbered(PARKED)
+        self.park().is_some()
     }
 
-    /// Whether the name is one of [`NameBuf::kept`].
-    pub fn is_kept(self) -> bool {
-        self.is_numbered(KEPT)
+    /// The number that a parked entry's name was made of, if it is the name of one; `None` too if it is beyond 64 bits.
+    pub fn park_number(self) -> Option<u64> {
+        self.park().and_then(|(digits, _)| std::str::from_utf8(digits).ok()?.parse().ok())
     }
 
-    fn is_numbered(self, infix: &[u8]) -> bool {
-        let number = self.0.strip_prefix(STAGING_NAME).and_then(|rest| rest.strip_prefix(infix));
-        number.is_some_and(|digits| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit))
+    /// The name that a parked entry had before, if it was short enough to be told.
+    pub fn parked_of(self) -> Option<Self> {
+        self.park().and_then(|(_, of)| of)
+    }
+
+    /// The digits of a parked entry's number, and the name that it had.
+    fn park(self) -> Option<(&'a [u8], Option<Self>)> {
+        let rest = self.0.strip_prefix(STAGING_NAME)?.strip_prefix(PARKED)?;
+        let (digits, of) = rest.split_at(rest.iter().take_while(|byte| byte.is_ascii_digit()).count());
+        match of {
+            _ if digits.is_empty() => None,
+            [] => Some((digits, None)),
+            [OF, of @ ..] => Name::new(of).ok().map(|of| (digits, Some(of))),
+            _ => None,
+        }
     }
 
     /// An owned copy.
@@ -101,14 +116,12 @@ impl fmt::Debug for Name<'_> {
 pub struct NameBuf(Box<[u8]>);
 
 impl NameBuf {
-    /// The reserved name that an entry has, in its directory, while it is parked under the number `id`.
-    pub fn parked(id: u64) -> Self {
-        Self([STAGING_NAME, PARKED, id.to_string().as_bytes()].concat().into())
-    }
-
-    /// The reserved name of an entry that an earlier session left parked, until it is known that nobody misses it. Nothing is parked there.
-    pub fn kept(id: u64) -> Self {
-        Self([STAGING_NAME, KEPT, id.to_string().as_bytes()].concat().into())
+    /// The reserved name that the entry `of` has, in its directory, while it is parked under the number `id`. It tells what it was, for people and for rules about what is in it.
+    pub fn parked(id: u64, of: Name<'_>) -> Self {
+        let id = id.to_string();
+        let name = [STAGING_NAME, PARKED, id.as_bytes()].concat();
+        let is_told = of.0.len() <= PARKED_OF_BYTES_MAX;
+        Self(if is_told { [&name[..], &[OF], of.0].concat().into() } else { name.into() })
     }
 
     /// The name.

@@ -178,7 +178,7 @@ impl Aftermath {
 }
 
 fn parked(from: &Spot, id: u64) -> Vec<u8> {
-    below(from.dir.as_bytes(), NameBuf::parked(id).as_bytes())
+    below(from.dir.as_bytes(), NameBuf::parked(id, from.name.as_name()).as_bytes())
 }
 
 impl Planner {
@@ -273,9 +273,9 @@ mod tests {
         assert_eq!(tainted(&taint), ["c/b/f", "g"]);
         taint.done(&Op::Unlink { at: spot("g") });
         taint.done(&Op::Park { from: spot("c/b"), id: 3 });
-        assert_eq!(tainted(&taint), ["c/.ringsync-staging-p3/f"]);
+        assert_eq!(tainted(&taint), ["c/.ringsync-staging-p3-b/f"]);
         taint.failed(&Op::Move { from: spot("p"), to: spot("q") });
         taint.done(&Op::Move { from: spot("q/inner"), to: spot("r") });
-        assert_eq!(tainted(&taint), ["c/.ringsync-staging-p3/f", "p", "q", "r"]);
+        assert_eq!(tainted(&taint), ["c/.ringsync-staging-p3-b/f", "p", "q", "r"]);
     }
 }

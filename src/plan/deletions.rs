@@ -97,6 +97,8 @@ impl Emit<'_> {
         }
         if self.above_borders.contains(&top) || self.planner.tree.is_border(top) {
             self.planner.wait_for_unmount(top, self.now);
+        } else if self.planner.tree.is_live(top) && self.planner.is_parked(top) {
+            self.planner.parked_stays(top, self.now);
         }
     }
 

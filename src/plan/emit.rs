@@ -500,6 +500,7 @@ impl Emit<'_> {
             }
             let Some(stat) = self.round.dirs.get(&self.planner.tree.reference(dir)).copied() else {
                 // Touched without having been looked at: a later cycle sets its time.
+                self.tree().doubt_meta(dir);
                 self.planner.dirty.mark(&mut self.planner.tree, dir, flag::OWN);
                 self.planner.owe_own(dir);
                 continue;

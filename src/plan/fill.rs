@@ -18,6 +18,9 @@ const FILL_WAIT_NS: u64 = 20_000_000;
 /// After so long without a manifest the next comes at once again.
 const FILLS_FORGOTTEN_NS: u64 = 120_000_000_000;
 
+/// What fails where a directory of the mirror cannot be listed.
+const LIST: &str = "list the mirror's directory";
+
 /// A manifest on its way.
 #[derive(Debug, Default)]
 pub struct Fill {
@@ -25,15 +28,35 @@ pub struct Fill {
     dir: Option<NodeId>,
     /// Directories in it that could not be listed before: what is known outside may be linked to what is in them.
     missed: HashSet<RelPath>,
+    /// Its path, as the filter has to be asked: what is parked has the name that it had before.
     path: Vec<u8>,
     /// It is in what is parked.
     parked: bool,
+    /// It is in something that is parked and whose name before is not known.
+    nameless: bool,
     /// Hard-link groups, the receiver's numbers to ours, and how many names each has so far.
     groups: HashMap<u64, (u32, u32)>,
 }
 
 /// Memory of one of a fill's hard-link groups, its share of the table's room included.
 const GROUP_BYTES: usize = 48;
+
+impl Fill {
+    /// The entries that follow are of this directory; of no interest without `id`.
+    fn at(&mut self, dir: &RelPath, id: Option<NodeId>) {
+        self.dir = id;
+        (self.parked, self.nameless) = (false, false);
+        self.path.clear();
+        for name in dir.names() {
+            self.parked |= name.is_parked();
+            self.nameless |= name.is_parked() && name.parked_of().is_none();
+            if !self.path.is_empty() {
+                self.path.push(b'/');
+            }
+            self.path.extend_from_slice(name.parked_of().unwrap_or(name).as_bytes());
+        }
+    }
+}
 
 impl Planner {
     /// Asks for the manifest of a directory, soon: its node, or the nearest ancestor that the mirror is sure to have. Until it comes nothing below is
@@ -85,7 +108,11 @@ impl Planner {
         self.forget_unmounted(top, now);
         self.keep_doubts(top, false);
         self.drop_below(top);
-        self.dirty.mark(&mut self.tree, top, flag::SCAN | flag::DEEP);
+        // What is parked is not looked for in the source.
+        match self.parked_above(top) {
+            Some(parked) => self.dirty.mark(&mut self.tree, parked, flag::LOOK),
+            None => self.dirty.mark(&mut self.tree, top, flag::SCAN | flag::DEEP),
+        }
         self.owe(top);
         self.fill = Some(Fill { missed, ..Fill::default() });
         actions.push(Action::List(path));
@@ -133,22 +160,27 @@ impl Planner {
 
     /// The entries that follow are of this directory, whose own metadata is `meta`.
     pub fn listing(&mut self, dir: &RelPath, meta: &Meta) {
-        let Some(fill) = &mut self.fill else { return };
+        if self.fill.is_none() {
+            return;
+        }
         let mut at = Some(ROOT);
         for name in dir.names() {
             at = at.and_then(|id| self.tree.child(id, name.as_bytes())).filter(|id| !self.tree.has(*id, flag::PROTECTED));
         }
         if let Some(at) = at {
             self.tree.clear(at, flag::RELIST);
+            if dir.names().any(Name::is_parked) {
+                // Nothing in it is looked at, which would show that this is no trouble any more.
+                self.heal_from(at, LIST);
+            }
         }
         let at = at.filter(|id| self.tree.kind(*id) == Some(Kind::Dir));
         if let Some(at) = at {
             self.tree.set_meta(at, meta);
         }
-        fill.dir = at;
-        fill.parked = dir.names().any(Name::is_parked);
-        fill.path.clear();
-        fill.path.extend_from_slice(dir.as_bytes());
+        if let Some(fill) = &mut self.fill {
+            fill.at(dir, at);
+        }
     }
 
     /// One entry of the mirror.
@@ -167,13 +199,14 @@ impl Planner {
         if entry.is_border() {
             self.tree.set_border(id);
         }
-        if fill.parked || name.is_parked() {
-            // To be deleted, whatever the filter says of such a name, and nothing is linked to it.
-            return;
+        if name.is_parked() {
+            // To be deleted, whatever the filter says of such a name.
+            return self.parked_told(&entry.name);
         }
         let group = match entry.link_group {
             0 => 0,
-            _ if entry.meta.kind == Kind::Dir => 0,
+            // Nothing is linked to what is to be deleted.
+            _ if fill.parked || entry.meta.kind == Kind::Dir => 0,
             theirs => {
                 let (group, names) = fill.groups.entry(theirs).or_insert_with(|| {
                     self.next_group += 1;
@@ -190,7 +223,8 @@ impl Planner {
                 fill.path.push(b'/');
             }
             fill.path.extend_from_slice(entry.name.as_bytes());
-            if self.excludes(self.fill.as_ref().map_or(&[][..], |f| &f.path), entry.meta.kind) {
+            let (path, nameless) = self.fill.as_ref().map_or((&[][..], false), |fill| (&fill.path, fill.nameless));
+            if nameless || self.excludes(path, entry.meta.kind) {
                 self.tree.set(id, flag::PROTECTED);
             }
             if let Some(fill) = &mut self.fill {
@@ -213,8 +247,12 @@ impl Planner {
         if let Some(fill) = &mut self.fill {
             fill.missed.remove(dir);
         }
+        if self.is_parked(at) && matches!(errno, libc::ENOENT | libc::ENOTDIR | libc::ELOOP) {
+            // It is gone: the directory that it is in tells.
+            return self.relist(self.tree.parent(at));
+        }
         self.unlisted.insert(self.tree.reference(at));
-        self.trouble(at, "list the mirror's directory", errno, now);
+        self.trouble(at, LIST, errno, now);
         let time = self.retry_at(at, now);
         self.dirty.mark_at(&mut self.tree, at, flag::RELIST, time);
     }
@@ -236,7 +274,7 @@ impl Planner {
             self.relist(ROOT);
         }
         self.behind = true;
-        self.forget_parked();
+        self.parked_all_told();
         self.guard_filled();
         self.place_strays();
         self.distrust_told();

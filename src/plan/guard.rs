@@ -17,6 +17,7 @@ use crate::model::options::MaxDelete;
 use crate::model::path::RelPath;
 use crate::model::probe::Seen;
 use crate::plan::emptied::Burst;
+use crate::plan::parked::Parked;
 use crate::plan::planner::Planner;
 use crate::plan::reconcile::{Base, Want};
 use crate::plan::round::{Round, Slot};
@@ -94,8 +95,8 @@ pub struct Guard {
     passed: VecDeque<(u64, u64)>,
     /// What went from the root just now.
     pub(super) burst: Burst,
-    /// What is parked and stays while deletions are held: it may be, or hold, the only copy of what is missing.
-    parked: NodeSet<NodeRef>,
+    /// What is parked, and stays.
+    pub(super) parked: Parked,
     /// Entries of the mirror when the burst began.
     base: u64,
     /// The first look is over: bursts are counted by time.
@@ -189,8 +190,11 @@ impl Planner {
         }
     }
 
-    /// Whether a dirty node is not to be looked at: what is below a held name. The name itself is, but not as the directory that it was.
+    /// Whether a dirty node is not to be looked at: what is below a held name, or in what is parked. The name itself is, but not as the directory that it was.
     pub(super) fn is_left_alone(&mut self, id: NodeId) -> bool {
+        if let Some(top) = self.parked_above(id) {
+            return self.is_parked_left_alone(id, top);
+        }
         if self.guard.held.is_empty() && self.guard.unmounted.is_empty() {
             return false;
         }
@@ -215,8 +219,8 @@ impl Planner {
     pub(super) fn guard_round(&mut self, round: &Round, wants: &mut [Want], now: u64) {
         if self.guard.cause.is_some() {
             self.look_for_its_end(round, wants);
-            self.keep_parked(round, wants);
         }
+        self.keep_parked(round, wants);
         if !self.options.delete || self.is_dry() {
             return;
         }
@@ -270,19 +274,6 @@ impl Planner {
                     let count = self.guard.count();
                     self.guard.news.push(GuardNews::Held(cause, count));
                 }
-            }
-        }
-    }
-
-    /// What a cycle that failed left parked was not judged. Where a limit is the cause, it is judged like anything else.
-    fn keep_parked(&mut self, round: &Round, wants: &mut [Want]) {
-        if !matches!(self.guard.cause, Some(HoldCause::Emptied | HoldCause::Unmounted)) {
-            return;
-        }
-        for (slot, want) in round.slots.iter().zip(wants) {
-            if *want == Want::Gone && slot.name.as_name().is_parked() {
-                *want = Want::Skip;
-                self.guard.parked.insert(slot.node);
             }
         }
     }
@@ -360,11 +351,7 @@ impl Planner {
     fn let_go(&mut self) -> Vec<NodeRef> {
         let held: Vec<NodeRef> = self.guard.held.drain().map(|(node, _)| node).filter(|node| self.tree.resolve(*node).is_some()).collect();
         let missed = std::mem::take(&mut self.guard.missed);
-        for node in std::mem::take(&mut self.guard.parked) {
-            if let Some(id) = self.tree.resolve(node) {
-                self.dirty.mark(&mut self.tree, id, flag::LOOK);
-            }
-        }
+        self.let_parked_go();
         for node in &held {
             let into = if missed && self.tree.kind(node.id) == Some(Kind::Dir) { flag::SCAN | flag::DEEP } else { 0 };
             self.dirty.mark(&mut self.tree, node.id, flag::LOOK | into);

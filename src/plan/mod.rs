@@ -26,6 +26,7 @@ mod moves;
 pub mod names;
 mod objects;
 mod owners;
+mod parked;
 pub mod planner;
 pub mod reconcile;
 mod reports;
@@ -42,6 +43,7 @@ mod tree_tests;
 mod troubles;
 mod undeleted;
 mod unmounted;
+mod unread;
 mod verify;
 
 pub use guard::{Guard, GuardNews, Held, Hold, HoldCause};

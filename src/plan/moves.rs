@@ -181,9 +181,10 @@ impl Emit<'_> {
         let parent = self.planner.tree.parent(id);
         let Some(from) = self.spot(id) else { return false };
         let number = self.next_id();
+        let name = NameBuf::parked(number, from.name.as_name());
         self.push_pre(Op::Park { from, id: number }, parent);
         self.leaves(id);
-        self.tree().reparent(id, parent, NameBuf::parked(number).as_name());
+        self.tree().reparent(id, parent, name.as_name());
         true
     }
 

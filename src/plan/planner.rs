@@ -28,8 +28,6 @@ use crate::plan::tree::{NONE, NodeId, ROOT, Tree, flag};
 use crate::plan::troubles::{Failing, READ_DIRECTORY, Trouble, TroubleKey};
 use crate::plan::{NodeMap, NodeSet, undeleted};
 
-/// A name whose directory was not where it should be is looked at again after so long.
-pub(super) const STALE_NS: u64 = 2_000_000;
 /// A directory without watch is listed so often.
 const POLL_NS: u64 = 10_000_000_000;
 /// What the planner wants done.
@@ -362,11 +360,11 @@ impl Planner {
             if self.tree.has(id, flag::LOOK) && id != ROOT {
                 weight += 1;
                 let parent = self.tree.parent(id);
-                names.entry(parent).or_insert_with(|| {
+                let of_dir = names.entry(parent).or_insert_with(|| {
                     order.push(parent);
                     Vec::new()
                 });
-                names.entry(parent).or_default().push(id);
+                if self.is_parked(id) { self.parked_slot(id) } else { of_dir.push(id) }
             } else if self.tree.has(id, flag::OWN | flag::LOOK) && !self.tree.has(id, flag::SCAN) {
                 weight += 1;
                 names.entry(id).or_insert_with(|| {
@@ -423,51 +421,6 @@ impl Planner {
             }
         }
         self.finish_if_answered(now, actions);
-    }
-
-    /// The directory is not where the tree has it: look at it from above, and at what was asked a little later.
-    fn stale(&mut self, asked: &Asked, dir: NodeId, now: u64) {
-        if dir != ROOT {
-            self.dirty.mark(&mut self.tree, dir, flag::LOOK);
-        }
-        self.debt_asked_later(asked);
-        self.ask_later(asked, dir, now + STALE_NS);
-    }
-
-    fn unreadable(&mut self, asked: &Asked, dir: NodeId, errno: i32, now: u64) {
-        if self.trouble(dir, READ_DIRECTORY, errno, now) == 1 {
-            self.debt_asked_later(asked);
-        }
-        let at = self.retry_at(dir, now);
-        if asked.list {
-            self.ask_by_name(asked);
-        }
-        self.ask_later(asked, dir, at);
-    }
-
-    /// The directory could not be listed: what events told of may be looked at nevertheless.
-    fn ask_by_name(&mut self, asked: &Asked) {
-        for node in &asked.names {
-            if let Some(id) = self.tree.resolve(*node) {
-                self.dirty.mark(&mut self.tree, id, flag::LOOK);
-                self.owe_after(id);
-            }
-        }
-    }
-
-    fn ask_later(&mut self, asked: &Asked, dir: NodeId, at: u64) {
-        if asked.list {
-            let deep = if asked.deep { flag::DEEP } else { 0 };
-            // Not over a look that is queued: flags are kept, the time is that of the queue.
-            self.dirty.mark_at(&mut self.tree, dir, flag::SCAN | deep, at);
-        } else {
-            self.dirty.mark_at(&mut self.tree, dir, flag::OWN, at);
-        }
-        for node in &asked.names {
-            if let Some(id) = self.tree.resolve(*node) {
-                self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);
-            }
-        }
     }
 
     fn seen(&mut self, asked: &Asked, dir: NodeId, seen: DirSeen, now: u64, actions: &mut Vec<Action>) {
@@ -539,7 +492,7 @@ impl Planner {
         }
     }
 
-    fn slot(&mut self, dir: NodeId, id: NodeId, name: NameBuf, seen: Seen, asked: &Asked) {
+    pub(super) fn slot(&mut self, dir: NodeId, id: NodeId, name: NameBuf, seen: Seen, asked: &Asked) {
         if asked.list && self.debt.is_on() {
             self.debt_listed(dir, id);
         }

@@ -2,9 +2,10 @@
 
 use crate::model::cycle::{FileDone, Racy, Read, StageDone};
 use crate::model::meta::Time;
-use crate::plan::planner::{Planner, STALE_NS};
+use crate::plan::planner::Planner;
 use crate::plan::staged::Staged;
 use crate::plan::tree::{NodeId, flag};
+use crate::plan::unread::STALE_NS;
 
 /// A file that changed while it was read is read again after so long, doubled with each try.
 const CHANGED_NS: u64 = 5_000_000;

@@ -268,7 +268,7 @@ impl Planner {
             let known = self.tree.is_live(id)
                 && self.tree.kind(id) == Some(Kind::Dir)
                 && !self.tree.has(id, flag::UNKNOWN | flag::PROTECTED)
-                && !self.is_in_parked(id);
+                && self.parked_above(id).is_none();
             if !known {
                 continue;
             }

@@ -121,6 +121,15 @@ impl Planner {
         }
     }
 
+    /// These are over.
+    pub(super) fn heal_all(&mut self, keys: Vec<TroubleKey>) {
+        for key in keys {
+            if let (Some(failing), Some(path)) = (self.troubles.remove(&key), trouble_path(&self.tree, &key)) {
+                self.reports.push((key, failing.report(path, Turn::Healed)));
+            }
+        }
+    }
+
     /// Whether a trouble ends with a cycle that was about the nodes of `part`. What is looked at, waits for its content or goes with a later cycle has not ended.
     fn is_over(&self, key: &TroubleKey, failing: &Failing, part: &NodeSet<NodeRef>, under_way: &UnderWay<'_>) -> bool {
         let (dir, name) = key;
@@ -181,7 +190,12 @@ impl Planner {
 
     /// The directory has been read: if that was its trouble, it is healed.
     pub(super) fn heal_read(&mut self, id: NodeId) {
-        if self.troubles.get(&self.trouble_key(id)).is_some_and(|failing| failing.what == READ_DIRECTORY) {
+        self.heal_from(id, READ_DIRECTORY);
+    }
+
+    /// If that was the node's trouble, it is healed.
+    pub(super) fn heal_from(&mut self, id: NodeId, what: &str) {
+        if self.troubles.get(&self.trouble_key(id)).is_some_and(|failing| failing.what == what) {
             self.heal(id);
         }
     }

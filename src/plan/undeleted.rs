@@ -4,11 +4,11 @@
 use crate::model::cycle::Cycle;
 use crate::model::meta::{Kind, Meta, Time};
 use crate::model::op::{Op, Spot};
-use crate::model::path::{Name, NameBuf, RelPath};
+use crate::model::path::{NameBuf, RelPath};
 use crate::model::probe::Seen;
 use crate::plan::flight::is_structural;
 use crate::plan::planner::Planner;
-use crate::plan::tree::{NONE, NodeId, flag};
+use crate::plan::tree::{NodeId, flag};
 
 /// What is told where a directory could not be deleted for what is in it.
 const DELETE_DIRECTORY: &str = "delete the directory";
@@ -100,26 +100,6 @@ impl Planner {
             self.tree.clear(id, flag::UNKNOWN);
         }
         id
-    }
-
-    /// A manifest came. What was parked in what it tells of, and is not told, is gone.
-    pub(super) fn forget_parked(&mut self) {
-        let Self { troubles, tree, .. } = self;
-        troubles.retain(|(dir, name), _| {
-            let is_there = || tree.resolve(*dir).is_some_and(|dir| tree.child(dir, name).is_some());
-            !Name::new(name).is_ok_and(Name::is_parked) || is_there()
-        });
-    }
-
-    /// Whether the node is what was parked and could not be deleted.
-    pub(super) fn is_parked(&self, id: NodeId) -> bool {
-        Name::new(self.tree.name(id)).is_ok_and(Name::is_parked)
-    }
-
-    /// Whether the node is that, or in it.
-    pub(super) fn is_in_parked(&self, id: NodeId) -> bool {
-        let up = |id: &NodeId| Some(self.tree.parent(*id)).filter(|id| *id != NONE);
-        !self.troubles.is_empty() && std::iter::successors(Some(id), up).any(|id| self.is_parked(id))
     }
 }
 

@@ -78,6 +78,7 @@ impl Session<'_> {
             return Ok(());
         }
         self.catch_up.forgot = true;
+        self.planner.forget_past();
         self.payload.stage_drop(0);
         // A run that ends waits for the answer: what comes before is done by then.
         self.payload.ping();

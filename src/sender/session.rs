@@ -289,6 +289,9 @@ impl<'a> Session<'a> {
             if idle {
                 self.settle_mounts();
                 self.at_rest()?;
+                if !self.planner.is_idle() {
+                    continue;
+                }
                 if self.config.once && self.pump.verified() != Some(false) {
                     return Ok(Over::Done { interrupted: false });
                 }

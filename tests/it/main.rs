@@ -29,6 +29,7 @@ mod mirror;
 mod mirror_mounts;
 mod mounts;
 mod ops;
+mod parked;
 mod patch;
 mod place;
 mod program;

@@ -78,8 +78,6 @@ pub struct MemTarget {
     /// Objects whose new content failed to come: the error, and the cycle.
     outdated: HashMap<u64, (Errno, u64)>,
     fault: Option<Fault>,
-    /// A session's first listing of the root is over.
-    listed: bool,
 }
 
 impl Default for MemTarget {
@@ -101,7 +99,6 @@ impl MemTarget {
             cycle: 0,
             outdated: HashMap::new(),
             fault: None,
-            listed: false,
         }
     }
 
@@ -110,12 +107,11 @@ impl MemTarget {
         self.fault = fault;
     }
 
-    /// The end of a session: staged files go; parked entries stay until the first listing of the next.
+    /// The end of a session: staged files go.
     pub fn end_session(&mut self) {
         self.staged.clear();
         self.outdated.clear();
         self.remove_empty_staging();
-        self.listed = false;
     }
 
     /// Everything in the mirror by path; the root has the empty path. Reserved names are left out.
@@ -273,15 +269,6 @@ impl MemTarget {
         }
     }
 
-    /// What an earlier session left parked.
-    fn sweep_parked(&mut self, dir: u64) {
-        let kept = self.nodes[&dir].meta.mtime;
-        for name in self.entries(dir).keys().filter(|name| Name::new(name).unwrap().is_parked()).cloned().collect::<Vec<_>>() {
-            self.detach(dir, &name);
-        }
-        self.nodes.get_mut(&dir).unwrap().meta.mtime = kept;
-    }
-
     fn within(&self, a: u64, b: u64) -> Result<(), Errno> {
         if self.nodes[&a].volume == self.nodes[&b].volume { Ok(()) } else { Err(libc::EXDEV) }
     }
@@ -321,7 +308,7 @@ impl MemTarget {
     fn park(&mut self, from: &Spot, id: u64) -> Result<(), Errno> {
         let dir = self.resolve(&from.dir)?;
         let ino = self.lookup(dir, from.name.as_name()).ok_or(libc::ENOENT)?;
-        let name = NameBuf::parked(id);
+        let name = NameBuf::parked(id, from.name.as_name());
         if self.entries(dir).contains_key(name.as_bytes()) {
             return Err(libc::EEXIST);
         }
@@ -546,7 +533,6 @@ impl Target for MemTarget {
         require(may_name_dir(dir))?;
         self.faulty(Act::List(dir))?;
         let mut todo = vec![(dir.clone(), self.resolve(dir)?)];
-        let sweeps = dir.is_root() && !std::mem::replace(&mut self.listed, true);
         while let Some((path, ino)) = todo.pop() {
             if path != *dir
                 && let Err(errno) = self.faulty(Act::List(&path))
@@ -555,9 +541,6 @@ impl Target for MemTarget {
                 continue;
             }
             each(Listed::Dir { dir: path.clone(), meta: self.nodes[&ino].meta });
-            if sweeps {
-                self.sweep_parked(ino);
-            }
             let is_told = |name: &[u8]| !name.starts_with(STAGING_NAME) || Name::new(name).is_ok_and(Name::is_parked);
             for (name, child) in self.entries(ino).iter().filter(|(name, _)| is_told(name)) {
                 let node = &self.nodes[child];

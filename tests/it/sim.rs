@@ -453,6 +453,13 @@ impl Sim {
                 if self.approves && self.planner.approve() > 0 {
                     continue;
                 }
+                // What waits for an unmount would keep it for good.
+                if self.planner.hold().is_none() && (self.planner.failing() == 0 || self.mounts > 0) {
+                    self.planner.forget_past();
+                    if !self.planner.is_idle() {
+                        continue;
+                    }
+                }
                 match self.planner.next_at() {
                     // What is to go and is mounted is tried again for good.
                     Some(_) if self.only_mounts_are_left() => return true,

@@ -54,16 +54,19 @@ pub fn seed() -> u64 {
 
 /// Few names and little depth, so that operations meet.
 fn a_dir(rng: &mut Rng) -> RelPath {
-    rel(["", "", "a", "b", "c", "a/a", "a/b", "b/a", "a/b/c", ".ringsync-staging-p0", "a/.ringsync-staging-p1/a"][rng.below(11) as usize])
+    rel(["", "", "a", "b", "c", "a/a", "a/b", "b/a", "a/b/c", ".ringsync-staging-p0-a", "a/.ringsync-staging-p1-a/a"]
+        [rng.below(11) as usize])
+}
+
+fn a_name(rng: &mut Rng) -> Name<'static> {
+    Name::new([b"a", b"b", b"c", b"d"][rng.below(4) as usize]).unwrap()
 }
 
 fn a_spot(rng: &mut Rng) -> Spot {
     if rng.below(12) == 0 {
-        return Spot { dir: a_dir(rng), name: NameBuf::parked(rng.below(2)) };
+        return Spot { dir: a_dir(rng), name: NameBuf::parked(rng.below(2), a_name(rng)) };
     }
-    let dir = a_dir(rng);
-    let name = ["a", "b", "c", "d"][rng.below(4) as usize];
-    Spot { dir, name: Name::new(name.as_bytes()).unwrap().to_owned() }
+    Spot { dir: a_dir(rng), name: a_name(rng).to_owned() }
 }
 
 /// What every kind of entry can have, as root.

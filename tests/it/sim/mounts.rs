@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::memtarget::Seen;
+use ringsync::model::path::{Name, RelPath};
 
 /// What a snapshot of the source says, by path.
 type Source = BTreeMap<Vec<u8>, (Meta, Vec<u8>, u64)>;
@@ -59,8 +60,12 @@ impl Sim {
     /// is no reason to send anything.
     pub(super) fn unmounted(&mut self) -> Vec<String> {
         let kinds = |(path, kind): (&Vec<u8>, Kind)| (path.clone(), kind);
+        // Every session tries to delete what is parked and cannot go for a mount.
+        let is_parked = |path: Vec<u8>| RelPath::new(&path).unwrap().names().any(Name::is_parked);
+        let tries = self.target.above_mounts().into_iter().any(is_parked);
         let there: Vec<_> = self.target.snapshot().iter().map(|(path, seen)| kinds((path, seen.meta.kind))).collect();
-        if self.source.snapshot().iter().map(|(path, (meta, ..))| kinds((path, meta.kind))).eq(there)
+        if !tries
+            && self.source.snapshot().iter().map(|(path, (meta, ..))| kinds((path, meta.kind))).eq(there)
             && let Some(difference) = self.reconnect()
         {
             return vec![format!("while filesystems are mounted: {difference}")];

@@ -1,0 +1,129 @@
+//! What a cycle that failed, or a receiver that was killed, left parked: it goes when nobody misses it, what is excluded in it stays, and what keeps it is told.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::control::{live, mirror, socket, until_status};
+use crate::mounts::{Fs, Mounted, privately};
+use crate::place::{Place, deadline, skipped, until};
+use crate::program::{As, Way, once};
+
+/// The name in the mirror of what was parked as number `number`.
+fn parked(number: u32, of: &str) -> String {
+    format!(".ringsync-staging-p{number}{of}")
+}
+
+fn attribute(change: &str, path: &Path) {
+    let status = Command::new("chattr").arg(change).arg(path).status().unwrap();
+    assert!(status.success(), "chattr {change} {}: {status}", path.display());
+}
+
+/// Rules are about what it was; where that is not known all of it stays.
+#[test]
+fn what_is_excluded_in_what_was_left_parked_stays() {
+    for way in [Way::Local, Way::Tcp] {
+        for (number, of, rule) in [(3, "-b", "/d/b/keep.log"), (4, "-b", "*.log"), (5, "", "/d/b/keep.log")] {
+            let place = Place::new();
+            fs::create_dir_all(place.src.join("d/b")).unwrap();
+            fs::write(place.src.join("d/b/f"), "f").unwrap();
+            let left = place.dst.join("d").join(parked(number, of));
+            fs::create_dir_all(left.join("e")).unwrap();
+            for name in ["keep.log", "f", "e/f"] {
+                fs::write(left.join(name), "precious").unwrap();
+            }
+            for _ in 0..2 {
+                let said = once(As::Us, way, &place, &["--exclude", rule], 23);
+                assert!(said.contains("delete what was replaced: Directory not empty"), "{said}");
+                assert_eq!(fs::read(left.join("keep.log")).unwrap(), b"precious", "{rule}");
+                assert_eq!((left.join("e").exists(), left.join("f").exists()), (of.is_empty(), of.is_empty()), "{rule}");
+                assert_eq!(fs::read(place.dst.join("d/b/f")).unwrap(), b"f");
+            }
+            // No rule is about the rest.
+            once(As::Us, way, &place, &[], 0);
+            assert!(!left.exists(), "{rule}");
+        }
+    }
+}
+
+/// What somebody put into a directory of the mirror since its last manifest, and which is excluded, outlives a swap of that directory that fails.
+#[test]
+fn what_is_excluded_in_a_swap_that_failed_stays() {
+    const NAME: &str = "what_is_excluded_in_a_swap_that_failed_stays";
+    privately(NAME, || {
+        for rule in ["*.log", "/b/keep.log"] {
+            let place = Place::new();
+            let _mounted = match Mounted::new(Fs::Ext4, &place.dst) {
+                Ok(mounted) => mounted,
+                Err(e) => return skipped(NAME, e),
+            };
+            for name in ["a", "b"] {
+                fs::create_dir(place.src.join(name)).unwrap();
+                fs::write(place.src.join(name).join("f"), name).unwrap();
+            }
+            let mirror = mirror(Way::Local, &place, &["--exclude", rule]);
+            let socket = socket(&place);
+            live(&socket);
+            fs::write(place.dst.join("b/keep.log"), "precious").unwrap();
+            attribute("+i", &place.dst.join("a"));
+            // At once, for the sender.
+            mirror.program.lock().unwrap().signal(Signal::SIGSTOP);
+            for (from, to) in [("a", "t"), ("b", "a"), ("t", "b")] {
+                fs::rename(place.src.join(from), place.src.join(to)).unwrap();
+            }
+            mirror.program.lock().unwrap().signal(Signal::SIGCONT);
+            let is_kept = |failure: &Value| {
+                let path = failure["path"].as_str().unwrap();
+                path.starts_with(".ringsync-staging-p")
+                    && path.ends_with("-b")
+                    && failure["errno"] == libc::ENOTEMPTY
+                    && failure["tries"].as_u64() > Some(1)
+            };
+            let failures = |status: &Value| status["receivers"][0]["failures"].as_array().cloned().unwrap_or_default();
+            let status = until_status(&socket, "telling of what is kept", |status| failures(status).iter().any(is_kept));
+            let left = place.dst.join(failures(&status).into_iter().find(is_kept).unwrap()["path"].as_str().unwrap());
+            attribute("-i", &place.dst.join("a"));
+            let is_swapped = || {
+                [("a", "b"), ("b", "a")].iter().all(|(at, text)| fs::read(place.dst.join(at).join("f")).is_ok_and(|f| f == text.as_bytes()))
+            };
+            assert!(until(deadline(), is_swapped));
+            assert_eq!(fs::read(left.join("keep.log")).unwrap(), b"precious");
+            assert_eq!(fs::read_dir(&left).unwrap().count(), 1, "the rest goes");
+            fs::remove_file(left.join("keep.log")).unwrap();
+            until_status(&socket, "healed", |status| status["receivers"][0]["failing"] == 0);
+            assert!(!left.exists());
+            mirror.terminate();
+        }
+    });
+}
+
+/// Not by the first run alone, and not in the receiver's log alone.
+#[test]
+fn what_was_left_parked_and_cannot_be_deleted_fails_each_time() {
+    const NAME: &str = "what_was_left_parked_and_cannot_be_deleted_fails_each_time";
+    privately(NAME, || {
+        for way in [Way::Local, Way::Tcp] {
+            let place = Place::new();
+            let _mounted = match Mounted::new(Fs::Ext4, &place.dst) {
+                Ok(mounted) => mounted,
+                Err(e) => return skipped(NAME, e),
+            };
+            fs::write(place.src.join("f"), "f").unwrap();
+            let left = place.dst.join(parked(7, "-d"));
+            fs::create_dir_all(left.join("e")).unwrap();
+            fs::write(left.join("e/old"), "old").unwrap();
+            attribute("+i", &left.join("e/old"));
+            for _ in 0..2 {
+                let said = once(As::Us, way, &place, &[], 23);
+                assert!(said.contains("delete what was replaced: Operation not permitted"), "{said}");
+                assert!(left.join("e/old").exists());
+            }
+            attribute("-i", &left.join("e/old"));
+            once(As::Us, way, &place, &[], 0);
+            assert!(!left.exists());
+        }
+    });
+}
