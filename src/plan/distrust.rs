@@ -11,6 +11,7 @@ use crate::model::cycle::NodeRef;
 use crate::model::event::{Hint, Key};
 use crate::model::meta::Kind;
 use crate::model::path::Name;
+use crate::model::probe::Seen;
 use crate::plan::planner::{Action, Planner};
 use crate::plan::tree::{NodeId, ROOT, Tree, flag};
 
@@ -121,6 +122,15 @@ impl Planner {
             } else if is_blind {
                 distrust.blind.insert(path);
             }
+        }
+    }
+
+    /// What was seen at the name is another object than the mirror's, or may be, in a directory that `came`. No event tells of what came with its directory, and which object the mirror's is
+    /// is forgotten with a manifest that is wanted before there is a cycle of it.
+    pub(super) fn doubt_another(&mut self, id: NodeId, seen: &Seen, came: bool) {
+        let Seen::Present { stat, .. } = seen else { return };
+        if self.tree.kind(id).is_some() && self.tree.ident(id).map_or(came, |known| known != stat.ident) {
+            self.tree.set(id, flag::CAME);
         }
     }
 

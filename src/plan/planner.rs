@@ -431,6 +431,7 @@ impl Planner {
         if dir == ROOT || self.tree.ident(dir).is_none() {
             self.tree.set_ident(dir, &seen.stat.ident);
         }
+        let came = self.tree.has(dir, flag::CAME);
         if asked.list {
             self.listed(asked, dir, &seen, now, actions);
         }
@@ -447,6 +448,7 @@ impl Planner {
             if complete {
                 present.insert(id);
             }
+            self.doubt_another(id, &what, came);
             self.slot(dir, id, name, what, asked);
         }
         if complete {
@@ -466,7 +468,7 @@ impl Planner {
             self.dirty.mark_at(&mut self.tree, dir, flag::SCAN | deep, at);
             self.ask_by_name(asked);
         } else if !self.tree.has(dir, flag::LOOK) {
-            // What it holds now is looked at by name and identity.
+            // What it holds now is looked at by name and identity: its doubt is theirs.
             self.tree.clear(dir, flag::CAME);
         }
         if let Some(key) = &seen.key {

@@ -9,6 +9,8 @@ use ringsync::limits::NAMES_WAITING_MAX;
 use ringsync::model::event::Hint;
 use ringsync::model::probe::Ask;
 
+mod came;
+
 /// No seed of either watcher leaves a difference, and the case comes up at all.
 fn each(what: &str, play: impl Fn(u64, Watcher) -> Option<Vec<String>>) {
     each_of(20, what, play);
