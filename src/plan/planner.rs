@@ -316,7 +316,8 @@ impl Planner {
         }
         self.forget_strays(now, actions);
         self.halves.give_up(now);
-        if self.guard.is_concerned() && self.is_idle() {
+        if (self.guard.is_concerned() || !self.troubles.is_empty()) && self.is_idle() {
+            self.heal_unwaited();
             self.guard_rests();
         }
         let ahead: usize = self.flights.iter().map(Flight::weight).sum();
@@ -457,6 +458,7 @@ impl Planner {
                     self.slot(dir, id, name, Seen::Absent, asked);
                 }
             }
+            self.heal_vanished(asked.dir);
         }
     }
 

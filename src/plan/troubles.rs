@@ -140,7 +140,22 @@ impl Planner {
         let was_part = part.contains(dir) || node.is_some_and(|node| part.contains(&node));
         // What waits for no time is not tried for its own sake: what is on its way need not be another try.
         let is_tried = failing.next_at > 0 && (under_way.has(dir, name, node) || node.is_some_and(|node| self.staged.has(node)));
-        was_part && !is_tried && !id.is_some_and(|id| self.tree.has(id, again))
+        // It left the tree for a manifest that is on its way: whether it is as it should be is seen after that.
+        let is_dropped = id.is_none() && self.fill.is_some();
+        was_part && !is_tried && !is_dropped && !id.is_some_and(|id| self.tree.has(id, again))
+    }
+
+    /// The directory was listed to its end: what was in trouble there, and neither the source nor the mirror has, is over.
+    pub(super) fn heal_vanished(&mut self, dir: NodeRef) {
+        let Some(id) = self.tree.resolve(dir).filter(|_| !self.troubles.is_empty()) else { return };
+        let names = self.troubles.range((dir, Box::default())..).map(|(key, _)| key).take_while(|key| key.0 == dir);
+        let is_gone = |name: &[u8]| !name.is_empty() && self.tree.child(id, name).is_none();
+        let mut gone: Vec<TroubleKey> = names.filter(|(_, name)| is_gone(name)).cloned().collect();
+        if !gone.is_empty() {
+            let under_way = UnderWay::new(self);
+            gone.retain(|(dir, name)| !under_way.has(dir, name, None));
+            self.heal_all(gone);
+        }
     }
 
     /// The names of a round that are in trouble.
@@ -186,6 +201,21 @@ impl Planner {
                 }
             }
         }
+    }
+
+    /// Nothing is under way: of what was to be tried again at some time, that is over which nobody waits for any more. It was tried for another reason, and went
+    /// well while something else kept it from being told.
+    pub(super) fn heal_unwaited(&mut self) {
+        if !self.wanted_lists.is_empty() {
+            return;
+        }
+        let waits = |(dir, name): &TroubleKey| {
+            let id = self.tree.resolve(*dir).and_then(|dir| node_of(&self.tree, dir, name));
+            id.is_some_and(|id| self.tree.has(id, flag::UNKNOWN | flag::DELAYED) || self.is_held(self.tree.reference(id)))
+        };
+        let timed = self.troubles.iter().filter(|(_, failing)| failing.next_at > 0).map(|(key, _)| key);
+        let over = timed.filter(|key| !waits(key)).cloned().collect();
+        self.heal_all(over);
     }
 
     /// The directory has been read: if that was its trouble, it is healed.

@@ -45,11 +45,13 @@ impl Planner {
             return true;
         }
         let flight = self.flights.iter().find(|flight| flight.cycle.number == cycle.number);
-        let undeleted = flight.map(|flight| &flight.failures.undeleted).filter(|undeleted| is_dir && !undeleted.is_empty());
+        let undeleted = flight.map(|flight| &flight.failures.undeleted).filter(|_| is_dir);
         let (Some(undeleted), Ok(top)) = (undeleted, spot.dir.join(spot.name.as_name())) else { return false };
         let below = |index: &u32| deleted(&cycle.post[*index as usize]).is_some_and(|(spot, _)| is_below(spot, &top));
         let left: Vec<(u32, i32)> = undeleted.iter().filter(|(index, _)| below(index)).map(|(at, e)| (*at, *e)).collect();
-        let cause = left.iter().map(|(_, errno)| *errno).find(|errno| !is_structural(*errno));
+        // It is empty, as far as is known, and cannot be removed itself.
+        let is_own = left.is_empty() && errno != libc::EBUSY && !is_structural(errno) && !self.is_border(parent, spot);
+        let cause = left.iter().map(|(_, errno)| *errno).find(|errno| !is_structural(*errno)).or(is_own.then_some(errno));
         let Some(cause) = cause else { return false };
         // Else something there is not what it was thought to be: the listing tells.
         let is_known = |errno: i32| errno == libc::ENOTEMPTY || !is_structural(errno);
@@ -58,7 +60,11 @@ impl Planner {
         }
         self.come_back(cycle, (parent, spot), &left);
         let id = self.dir_comes_back(parent, &spot.name);
-        let what = if spot.name.as_name().is_parked() { DELETE_REPLACED } else { DELETE_DIRECTORY };
+        let what = match &cycle.post[index as usize] {
+            _ if spot.name.as_name().is_parked() => DELETE_REPLACED,
+            op if is_own => op.verb(),
+            _ => DELETE_DIRECTORY,
+        };
         self.trouble(id, what, cause, now);
         let at = self.retry_at(id, now);
         self.dirty.mark_at(&mut self.tree, id, flag::LOOK, at);

@@ -127,3 +127,38 @@ fn what_was_left_parked_and_cannot_be_deleted_fails_each_time() {
         }
     });
 }
+
+/// It goes with its directory, which waits longer and longer meanwhile.
+#[test]
+fn a_directory_with_a_leftover_that_cannot_be_removed_waits_with_back_off() {
+    const NAME: &str = "a_directory_with_a_leftover_that_cannot_be_removed_waits_with_back_off";
+    privately(NAME, || {
+        let place = Place::new();
+        let _mounted = match Mounted::new(Fs::Ext4, &place.dst) {
+            Ok(mounted) => mounted,
+            Err(e) => return skipped(NAME, e),
+        };
+        fs::create_dir(place.src.join("d")).unwrap();
+        fs::write(place.src.join("keep"), "keep").unwrap();
+        let log = place.src.with_file_name("failures");
+        let mirror = mirror(Way::Local, &place, &["--failure-log", log.to_str().unwrap()]);
+        let socket = socket(&place);
+        live(&socket);
+        let leftover = place.dst.join("d/.ringsync-staging-00");
+        fs::write(&leftover, "left").unwrap();
+        attribute("+i", &leftover);
+        fs::remove_dir(place.src.join("d")).unwrap();
+        let is_it = |failure: &Value| failure["path"] == "d" && failure["errno"] == libc::EPERM && failure["tries"].as_u64() > Some(2);
+        until_status(&socket, "trying again", |status| {
+            status["receivers"][0]["failures"].as_array().is_some_and(|all| all.iter().any(is_it))
+        });
+        attribute("-i", &leftover);
+        until_status(&socket, "healed", |status| status["receivers"][0]["failing"] == 0);
+        mirror.terminate();
+        let text = fs::read_to_string(&log).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let tries: Vec<u64> = lines.iter().filter(|line| line["event"] == "failed").map(|line| line["tries"].as_u64().unwrap()).collect();
+        assert_eq!(tries, (1..=tries.len() as u64).collect::<Vec<_>>(), "{text}");
+        assert_eq!(lines.iter().filter(|line| line["event"] == "healed").count(), 1, "{text}");
+    });
+}

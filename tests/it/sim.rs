@@ -25,6 +25,7 @@ use crate::{place, rng::Rng};
 
 mod again;
 mod anew;
+mod backoff;
 mod distrust;
 mod flush;
 mod guard;
@@ -453,19 +454,15 @@ impl Sim {
                 if self.approves && self.planner.approve() > 0 {
                     continue;
                 }
-                // What waits for an unmount would keep it for good.
-                if self.planner.hold().is_none() && (self.planner.failing() == 0 || self.mounts > 0) {
-                    self.planner.forget_past();
-                    if !self.planner.is_idle() {
-                        continue;
-                    }
+                if self.forgets_past() {
+                    continue;
                 }
                 match self.planner.next_at() {
                     // What is to go and is mounted is tried again for good.
                     Some(_) if self.only_mounts_are_left() => return true,
                     // Troubles wait for their time: it comes.
                     Some(at) => self.source.now_ns = self.source.now_ns.max(at),
-                    None => return true,
+                    None => return self.waits_for_nothing(),
                 }
             }
         }
