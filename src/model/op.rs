@@ -10,6 +10,10 @@ use crate::model::times::Times;
 
 /// What the operations do that set metadata and nothing else, for messages.
 pub const SET_METADATA: &str = "set metadata";
+/// The word for [`Op::Unlink`].
+pub const UNLINK: &str = "unlink";
+/// The word for [`Op::Rmdir`].
+pub const RMDIR: &str = "rmdir";
 
 /// A name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,8 +134,8 @@ impl Op {
             Self::SetMeta { .. } | Self::DirMeta { .. } => SET_METADATA,
             Self::Place { .. } => "place",
             Self::Link { .. } => "link",
-            Self::Unlink { .. } => "unlink",
-            Self::Rmdir { .. } => "rmdir",
+            Self::Unlink { .. } => UNLINK,
+            Self::Rmdir { .. } => RMDIR,
         }
     }
 }

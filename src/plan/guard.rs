@@ -229,7 +229,7 @@ impl Planner {
         let gone = round.slots.iter().zip(wants.iter()).filter(|(slot, want)| is_gone(slot, want));
         let (mut names, mut of_root) = (0, false);
         for (slot, _) in gone {
-            names += 1;
+            names += u64::from(!self.was_passed(slot.node));
             of_root |= slot.parent.id == ROOT;
         }
         if self.options.max_delete.is_none() && self.guard.cause.is_none() && !of_root {
@@ -251,7 +251,11 @@ impl Planner {
             self.is_beyond(count).then_some(HoldCause::MaxDelete)
         };
         match cause {
-            None => self.guard.pass(count, entries, now),
+            None => {
+                let tops = doomed.tops.iter().filter(|(_, id, _)| !self.was_passed(self.tree.reference(*id)));
+                let count = tops.map(|(.., entries)| entries).sum();
+                self.guard.pass(count, entries, now);
+            }
             Some(cause) => {
                 let is_news = self.guard.cause.is_none() || (cause == HoldCause::Unmounted && self.guard.held.is_empty());
                 self.guard.doubt(cause, now);
@@ -276,6 +280,11 @@ impl Planner {
                 }
             }
         }
+    }
+
+    /// Whether the node's deletion was made, and failed: another try is no further deletion.
+    fn was_passed(&self, node: NodeRef) -> bool {
+        !self.troubles.is_empty() && self.tree.resolve(node).is_some_and(|id| self.fails_to_go(id))
     }
 
     /// Holds what is doomed: none of it is wanted to go any more.

@@ -225,9 +225,14 @@ impl Planner {
 
     /// If that was the node's trouble, it is healed.
     pub(super) fn heal_from(&mut self, id: NodeId, what: &str) {
-        if self.troubles.get(&self.trouble_key(id)).is_some_and(|failing| failing.what == what) {
+        if self.trouble_of(id) == Some(what) {
             self.heal(id);
         }
+    }
+
+    /// What fails at the node.
+    pub(super) fn trouble_of(&self, id: NodeId) -> Option<&'static str> {
+        self.troubles.get(&self.trouble_key(id)).map(|failing| failing.what)
     }
 
     /// What the node's trouble was is over, and what waits in it for another try has waited long enough.

@@ -3,7 +3,7 @@
 
 use crate::model::cycle::Cycle;
 use crate::model::meta::{Kind, Meta, Time};
-use crate::model::op::{Op, Spot};
+use crate::model::op::{Op, RMDIR, Spot, UNLINK};
 use crate::model::path::{NameBuf, RelPath};
 use crate::model::probe::Seen;
 use crate::plan::flight::is_structural;
@@ -72,6 +72,11 @@ impl Planner {
             flight.failures.back.extend(left.iter().map(|(index, _)| *index).chain([index]));
         }
         true
+    }
+
+    /// Whether the node is in trouble since it could not be deleted.
+    pub(super) fn fails_to_go(&self, id: NodeId) -> bool {
+        self.trouble_of(id).is_some_and(|what| matches!(what, UNLINK | RMDIR | DELETE_DIRECTORY | DELETE_REPLACED))
     }
 
     /// Whether nothing else is at the name by now, as far as is known.

@@ -87,6 +87,7 @@ fn what_goes_from_a_source_without_end_goes_from_its_mirror() {
     });
     assert!(taken.is_some(), "{MANY} went, and the first is still there");
     assert!(!mirror.stderr().contains("held"), "{}", mirror.stderr());
+    mirror.settle("when no more go");
     mirror.terminate();
 }
 

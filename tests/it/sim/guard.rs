@@ -4,6 +4,7 @@ use ringsync::model::options::MaxDelete;
 use ringsync::plan::{GuardNews, HoldCause};
 
 use super::*;
+use crate::memtarget::Act;
 
 const WATCHERS: [Watcher; 2] = [Watcher::Fanotify, Watcher::Inotify];
 
@@ -98,6 +99,32 @@ fn a_root_that_is_empty_at_the_first_look_is_held_until_that_is_approved() {
         assert!(sim.rest());
         assert_eq!(mirrored(&sim), 22);
         assert_eq!(sim.planner.approve(), 22);
+        assert!(sim.rest());
+        assert_eq!((sim.differences(), sim.planner.deletions_held(0)), (vec![], None), "{watcher:?} {seed}");
+    }
+}
+
+/// What cannot be deleted is tried again and again.
+#[test]
+fn another_try_is_no_further_deletion() {
+    for (watcher, seed) in WATCHERS.iter().flat_map(|w| (0..10).map(move |seed| (*w, seed))) {
+        let (mut sim, root) = setting(watcher, seed, Some(MaxDelete::Entries(2)));
+        sim.target.set_fault(Some(Box::new(|act| {
+            let fails = matches!(act, Act::Op(Op::Unlink { at }) if at.name.as_bytes() == b"f1");
+            fails.then_some(libc::EPERM)
+        })));
+        let b = sim.source.entries(root)[&b"b"[..]];
+        sim.source.remove(b, b"f1");
+        let tries = |sim: &Sim| sim.planner.failures(1).first().map_or(0, |failing| failing.tries);
+        for _ in 0..200_000 {
+            if tries(&sim) > 3 {
+                break;
+            }
+            sim.step();
+        }
+        assert!(tries(&sim) > 3, "{watcher:?} {seed}");
+        sim.source.remove(b, b"f2");
+        sim.target.set_fault(None);
         assert!(sim.rest());
         assert_eq!((sim.differences(), sim.planner.deletions_held(0)), (vec![], None), "{watcher:?} {seed}");
     }
