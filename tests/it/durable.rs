@@ -525,8 +525,10 @@ fn a_live_mirror_has_a_thread_for_it_only_where_it_is_asked_for() {
         let mirror = Mirror::start(As::Us, Way::Local, &place, &["--durability", durability]);
         mirror.settle(durability);
         let tasks = format!("/proc/{}/task", mirror.program.lock().unwrap().pid());
-        let names = fs::read_dir(tasks).unwrap().flatten().filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
-        assert_eq!(names.filter(|name| name.trim() == "sync").count(), threads, "{durability}");
+        let names = || fs::read_dir(&tasks).unwrap().flatten().filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+        // A thread gets its name when it runs.
+        let are_there = || names().filter(|name| name.trim() == "sync").count() == threads;
+        assert!(until(deadline(), are_there), "{durability}: {:?}", names().collect::<Vec<_>>());
         fs::create_dir(place.src.join("d")).unwrap();
         fs::write(place.src.join("d/large"), whole(1, 2, 3 << 20)).unwrap();
         mirror.settle(durability);

@@ -108,13 +108,12 @@ fn a_root_that_is_empty_at_the_first_look_is_held_until_that_is_approved() {
 #[test]
 fn another_try_is_no_further_deletion() {
     for (watcher, seed) in WATCHERS.iter().flat_map(|w| (0..10).map(move |seed| (*w, seed))) {
-        let (mut sim, root) = setting(watcher, seed, Some(MaxDelete::Entries(2)));
+        let (mut sim, root) = setting(watcher, seed, Some(MaxDelete::Entries(12)));
         sim.target.set_fault(Some(Box::new(|act| {
             let fails = matches!(act, Act::Op(Op::Unlink { at }) if at.name.as_bytes() == b"f1");
             fails.then_some(libc::EPERM)
         })));
-        let b = sim.source.entries(root)[&b"b"[..]];
-        sim.source.remove(b, b"f1");
+        sim.source.remove(root, b"b");
         let tries = |sim: &Sim| sim.planner.failures(1).first().map_or(0, |failing| failing.tries);
         for _ in 0..200_000 {
             if tries(&sim) > 3 {
@@ -123,7 +122,7 @@ fn another_try_is_no_further_deletion() {
             sim.step();
         }
         assert!(tries(&sim) > 3, "{watcher:?} {seed}");
-        sim.source.remove(b, b"f2");
+        assert_eq!(sim.planner.deletions_held(0), None, "{watcher:?} {seed}: 11 are allowed");
         sim.target.set_fault(None);
         assert!(sim.rest());
         assert_eq!((sim.differences(), sim.planner.deletions_held(0)), (vec![], None), "{watcher:?} {seed}");
