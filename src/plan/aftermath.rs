@@ -25,7 +25,7 @@ pub struct Failures {
 }
 
 impl Failures {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.ops.is_empty() && self.unsent.is_empty()
     }
 }

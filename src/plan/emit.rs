@@ -495,7 +495,8 @@ impl Emit<'_> {
         let mut dirs: Vec<(u32, NodeId)> = self.touched.iter().filter(|d| tree.is_live(**d)).map(|d| (tree.depth(*d), *d)).collect();
         dirs.sort_unstable_by(|a, b| b.cmp(a));
         for (_, dir) in dirs {
-            if self.planner.tree.kind(dir) != Some(Kind::Dir) {
+            // In what is parked nothing is as in the source.
+            if self.planner.tree.kind(dir) != Some(Kind::Dir) || self.planner.parked_above(dir).is_some() {
                 continue;
             }
             let Some(stat) = self.round.dirs.get(&self.planner.tree.reference(dir)).copied() else {

@@ -45,6 +45,12 @@ impl Burst {
 }
 
 impl Planner {
+    /// Whether something that is gone from the root waits to be judged.
+    pub(super) fn awaits_burst(&self) -> bool {
+        let waits = |id: NodeId| self.tree.has(id, flag::QUEUED | flag::DELAYED);
+        self.guard.burst.waiting.iter().any(|node| self.tree.resolve(*node).is_some_and(waits))
+    }
+
     /// What is gone from the root is left for when the burst is over that it belongs to. Not what is approved, nor what the first look of a session finds.
     pub(super) fn await_burst(&mut self, round: &Round, wants: &mut [Want], now: u64) {
         if !self.guard.settled || self.guard.cause().is_some() || self.options.allow_empty {

@@ -86,10 +86,18 @@ impl Planner {
         (!self.wanted_lists.is_empty()).then_some(self.last_fill + wait)
     }
 
-    /// Starts the fill that covers all wanted ones.
-    pub(super) fn start_fill(&mut self, now: u64, actions: &mut Vec<Action>) {
+    /// One more manifest follows those before, unless it is long since the last one.
+    fn count_fill(&mut self, now: u64) {
         self.fills_in_row = if now.saturating_sub(self.last_fill) > FILLS_FORGOTTEN_NS { 1 } else { self.fills_in_row + 1 };
         self.last_fill = now;
+    }
+
+    /// Starts the fill that covers all wanted ones.
+    pub(super) fn start_fill(&mut self, now: u64, actions: &mut Vec<Action>) {
+        let is_again = self.guard.parked.is_again(&self.wanted_lists);
+        if !is_again {
+            self.count_fill(now);
+        }
         let mut top = None;
         for wanted in std::mem::take(&mut self.wanted_lists) {
             let Some(id) = self.tree.resolve(wanted) else { continue };
@@ -199,14 +207,14 @@ impl Planner {
         if entry.is_border() {
             self.tree.set_border(id);
         }
-        if name.is_parked() {
-            // To be deleted, whatever the filter says of such a name.
-            return self.parked_told(&entry.name);
+        if name.is_parked() && !fill.parked {
+            self.parked_told(id, &entry.name);
         }
+        let Some(fill) = &mut self.fill else { return };
         let group = match entry.link_group {
             0 => 0,
             // Nothing is linked to what is to be deleted.
-            _ if fill.parked || entry.meta.kind == Kind::Dir => 0,
+            _ if fill.parked || name.is_parked() || entry.meta.kind == Kind::Dir => 0,
             theirs => {
                 let (group, names) = fill.groups.entry(theirs).or_insert_with(|| {
                     self.next_group += 1;
@@ -218,12 +226,14 @@ impl Planner {
         };
         self.tree.set_group(id, group);
         if !self.filter.is_empty() && !self.options.delete_excluded {
+            let was = name.is_parked().then(|| name.parked_of());
             let len = fill.path.len();
             if len > 0 {
                 fill.path.push(b'/');
             }
-            fill.path.extend_from_slice(entry.name.as_bytes());
-            let (path, nameless) = self.fill.as_ref().map_or((&[][..], false), |fill| (&fill.path, fill.nameless));
+            fill.path.extend_from_slice(was.flatten().unwrap_or(name).as_bytes());
+            let nameless = fill.nameless || (was == Some(None) && entry.meta.kind != Kind::Dir);
+            let path = self.fill.as_ref().map_or(&[][..], |fill| &fill.path);
             if nameless || self.excludes(path, entry.meta.kind) {
                 self.tree.set(id, flag::PROTECTED);
             }

@@ -262,6 +262,9 @@ impl Planner {
         self.follow_failures();
         self.find_unmounted();
         let Some(flight) = self.flights.pop_front() else { return Ok(()) };
+        if flight.failures.is_empty() {
+            self.guard.parked.done(&flight.cycle);
+        }
         if !self.troubles.is_empty() {
             self.clear_troubles(&flight);
         }

@@ -123,7 +123,7 @@ impl Planner {
         }
         if self.guard.cause.take().is_some() {
             self.guard.passed.clear();
-            self.guard.base = self.tree.len() as u64 - 1;
+            self.guard.base = self.mirrored();
         }
         self.guard.made_anew = false;
         count
@@ -167,7 +167,7 @@ impl Planner {
     /// The manifest of a session's start is complete: so much the mirror holds.
     pub(super) fn guard_filled(&mut self) {
         if !self.guard.settled && self.guard.passed.is_empty() {
-            self.guard.base = self.tree.len() as u64 - 1;
+            self.guard.base = self.mirrored();
         }
     }
 
@@ -176,6 +176,7 @@ impl Planner {
         self.guard.settled = true;
         self.guard.unsure = false;
         self.guard.allowed.clear();
+        self.let_parked_go();
         let Some(cause) = self.guard.cause else { return };
         let Self { guard, tree, .. } = self;
         guard.held.retain(|node, _| tree.resolve(*node).is_some());
@@ -220,11 +221,14 @@ impl Planner {
         if self.guard.cause.is_some() {
             self.look_for_its_end(round, wants);
         }
+        let judges = self.options.delete && !self.is_dry();
+        if judges {
+            self.await_burst(round, wants, now);
+        }
         self.keep_parked(round, wants);
-        if !self.options.delete || self.is_dry() {
+        if !judges {
             return;
         }
-        self.await_burst(round, wants, now);
         let is_gone = |slot: &Slot, want: &Want| *want == Want::Gone && !slot.name.as_name().is_parked();
         let gone = round.slots.iter().zip(wants.iter()).filter(|(slot, want)| is_gone(slot, want));
         let (mut names, mut of_root) = (0, false);
@@ -233,7 +237,7 @@ impl Planner {
             of_root |= slot.parent.id == ROOT;
         }
         if self.options.max_delete.is_none() && self.guard.cause.is_none() && !of_root {
-            self.guard.pass(names, self.tree.len() as u64 - 1, now);
+            self.guard.pass(names, self.mirrored(), now);
             return;
         }
         let doomed = self.doomed(round, wants);
@@ -241,7 +245,7 @@ impl Planner {
         if count == 0 {
             return;
         }
-        let entries = self.tree.len() as u64 - 1;
+        let entries = self.mirrored();
         self.guard.slide(now, entries);
         let cause = if self.guard.cause.is_some() {
             self.guard.cause
@@ -430,7 +434,7 @@ impl Planner {
             if !moved.contains(&id) && !self.tree.has(id, flag::PROTECTED) {
                 // A mount point stays, with what is above it.
                 count += u64::from(self.tree.kind(id).is_some() && !self.tree.holds_border(id));
-                todo.extend(self.tree.children(id));
+                todo.extend(self.tree.children(id).filter(|child| !self.is_told_parked(*child)));
             }
         }
         count
@@ -482,7 +486,7 @@ impl Guard {
 
     /// Whether [`Planner::guard_rests`] has anything to do.
     pub(super) fn is_concerned(&self) -> bool {
-        !self.settled || self.unsure || self.cause.is_some() || !self.allowed.is_empty()
+        !self.settled || self.unsure || self.cause.is_some() || !self.allowed.is_empty() || !self.parked.kept.is_empty()
     }
 
     /// Notes deletions that are made.

@@ -181,6 +181,7 @@ impl Emit<'_> {
         let parent = self.planner.tree.parent(id);
         let Some(from) = self.spot(id) else { return false };
         let number = self.next_id();
+        self.planner.parks(number);
         let name = NameBuf::parked(number, from.name.as_name());
         self.push_pre(Op::Park { from, id: number }, parent);
         self.leaves(id);

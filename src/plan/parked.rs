@@ -4,16 +4,19 @@
 //! the source is in doubt, and what an earlier session left stays until nobody misses it ([`Planner::forget_past`]). What the filter protects in it stays too, and is told: under the
 //! parked name, which no look at the source finds and no rule is about.
 
-use crate::model::cycle::NodeRef;
+use std::collections::HashSet;
+
+use crate::model::cycle::{Cycle, NodeRef};
+use crate::model::op::Op;
 use crate::model::path::{Name, NameBuf};
 use crate::model::probe::Seen;
-use crate::plan::NodeSet;
 use crate::plan::guard::HoldCause;
 use crate::plan::planner::Planner;
 use crate::plan::reconcile::Want;
 use crate::plan::round::{Asked, Round};
 use crate::plan::tree::{NONE, NodeId, flag};
 use crate::plan::undeleted::DELETE_REPLACED;
+use crate::plan::{NodeMap, NodeSet};
 
 /// Numbers beyond are of no session that there was: they do not move this one's.
 const NUMBERS_MAX: u64 = 1 << 62;
@@ -21,26 +24,54 @@ const NUMBERS_MAX: u64 = 1 << 62;
 /// See the module's comment.
 #[derive(Debug, Default)]
 pub(super) struct Parked {
-    /// A manifest told of some.
-    any: bool,
-    /// This session parks from this number on; 0: its first manifest is not complete.
-    first: u64,
+    /// The topmost of what manifests told, with the entries at and below each.
+    told: NodeMap<NodeRef, u64>,
+    /// Numbers that this session parks under: others are of earlier ones. Those of a cycle that was done are forgotten.
+    ours: HashSet<u64>,
     /// Nobody misses what earlier sessions left.
     unmissed: bool,
     /// What stays for the time being.
-    kept: NodeSet<NodeRef>,
+    pub(super) kept: NodeSet<NodeRef>,
+    /// What is listed again since its time has come.
+    again: NodeSet<NodeRef>,
 }
 
 impl Parked {
     fn is_missed(&self, name: Name<'_>) -> bool {
-        !self.unmissed && name.park_number().is_none_or(|number| number < self.first || number >= NUMBERS_MAX)
+        !self.unmissed && name.park_number().is_none_or(|number| !self.ours.contains(&number))
+    }
+
+    /// Whether a manifest of these is one of what stays, and comes from time to time: it is none of those that follow one another.
+    pub(super) fn is_again(&mut self, wanted: &NodeSet<NodeRef>) -> bool {
+        let again = std::mem::take(&mut self.again);
+        wanted.iter().all(|node| again.contains(node))
+    }
+
+    /// The cycle is done, and nothing of it is parked any more.
+    pub(super) fn done(&mut self, cycle: &Cycle) {
+        if !self.ours.is_empty() {
+            for op in &cycle.pre {
+                if let Op::Park { id, .. } = op {
+                    self.ours.remove(id);
+                }
+            }
+        }
     }
 }
 
 impl Planner {
-    /// A manifest tells of something that is parked. This session parks nothing under its number.
-    pub(super) fn parked_told(&mut self, name: &NameBuf) {
-        self.guard.parked.any = true;
+    /// Something is to be parked under the number.
+    pub(super) fn parks(&mut self, number: u64) {
+        self.guard.parked.ours.insert(number);
+    }
+
+    /// A manifest tells of something that is parked, which is not in something else that is. This session parks nothing under its number.
+    pub(super) fn parked_told(&mut self, id: NodeId, name: &NameBuf) {
+        let node = self.tree.reference(id);
+        self.guard.parked.told.insert(node, 0);
+        if self.guard.parked.is_missed(name.as_name()) {
+            self.guard.parked.kept.insert(node);
+        }
         if let Some(number) = name.as_name().park_number().filter(|number| *number < NUMBERS_MAX) {
             self.next_id = self.next_id.max(number);
         }
@@ -48,22 +79,34 @@ impl Planner {
 
     /// A manifest is complete. What was parked in what it tells of, and is not told, is gone.
     pub(super) fn parked_all_told(&mut self) {
-        if self.guard.parked.first == 0 {
-            self.guard.parked.first = self.next_id + 1;
-        }
         let Self { troubles, tree, guard, .. } = self;
         guard.parked.kept.retain(|node| tree.resolve(*node).is_some());
+        guard.parked.told.retain(|node, _| tree.resolve(*node).is_some());
+        for (node, entries) in &mut guard.parked.told {
+            *entries = tree.subtree_bottom_up(node.id).len() as u64;
+        }
         let is_there = |dir: NodeRef, name: &[u8]| tree.resolve(dir).is_some_and(|dir| tree.child(dir, name).is_some());
         let is_parked = |name: &[u8]| Name::new(name).is_ok_and(Name::is_parked);
         let gone = troubles.keys().filter(|(dir, name)| is_parked(name) && !is_there(*dir, name)).cloned().collect();
         self.heal_all(gone);
     }
 
+    /// Entries of the mirror, but for what is parked.
+    pub(super) fn mirrored(&self) -> u64 {
+        let told = self.guard.parked.told.iter().filter(|(node, _)| self.tree.resolve(**node).is_some());
+        (self.tree.len() as u64 - 1).saturating_sub(told.map(|(_, entries)| entries).sum())
+    }
+
+    /// Whether what is parked may be the only copy of what the source misses, whoever parked it, or that is to be judged yet.
+    fn keeps_parked(&self) -> bool {
+        matches!(self.guard.cause(), Some(HoldCause::Emptied | HoldCause::Unmounted)) || self.awaits_burst() || self.misses_mounts()
+    }
+
     /// Takes what is to stay out of `wants`. Where a limit holds deletions, it is judged like anything else.
     pub(super) fn keep_parked(&mut self, round: &Round, wants: &mut [Want]) {
-        let holds = matches!(self.guard.cause(), Some(HoldCause::Emptied | HoldCause::Unmounted));
+        let holds = self.keeps_parked();
         let parked = &mut self.guard.parked;
-        if !holds && (!parked.any || parked.unmissed) {
+        if !holds && (parked.told.is_empty() || parked.unmissed) {
             return;
         }
         for (slot, want) in round.slots.iter().zip(wants) {
@@ -81,20 +124,45 @@ impl Planner {
         self.let_parked_go();
     }
 
-    /// What is kept is looked at again.
+    /// What is kept for no reason any more is looked at again.
     pub(super) fn let_parked_go(&mut self) {
-        for node in std::mem::take(&mut self.guard.parked.kept) {
-            if let Some(id) = self.tree.resolve(node) {
-                self.dirty.mark(&mut self.tree, id, flag::LOOK);
-            }
+        if self.keeps_parked() {
+            return;
         }
+        let Self { guard, tree, dirty, .. } = self;
+        let Parked { kept, ours, unmissed, .. } = &mut guard.parked;
+        kept.retain(|node| {
+            let Some(id) = tree.resolve(*node) else { return false };
+            let number = Name::new(tree.name(id)).ok().and_then(Name::park_number);
+            let goes = *unmissed || number.is_some_and(|number| ours.contains(&number));
+            if goes {
+                dirty.mark(tree, id, flag::LOOK);
+            }
+            !goes
+        });
     }
 
     /// It was to be deleted, and stays for what the filter protects in it, until a manifest of it tells that this is gone.
     pub(super) fn parked_stays(&mut self, id: NodeId, now: u64) {
         self.trouble(id, DELETE_REPLACED, libc::ENOTEMPTY, now);
         let at = self.retry_at(id, now);
-        self.dirty.mark_at(&mut self.tree, id, flag::RELIST, at);
+        // What is in something that is excluded itself is of no interest.
+        let again = if self.tree.has(id, flag::PROTECTED) { flag::LOOK } else { flag::RELIST };
+        self.dirty.mark_at(&mut self.tree, id, again, at);
+    }
+
+    /// The time may have come for the manifest of a directory that waits for it.
+    pub(super) fn relist_again(&mut self, id: NodeId, now: u64) {
+        if self.is_parked(id) {
+            if let Some(at) = self.next_try(id).filter(|at| *at > now) {
+                // It was queued to be looked at.
+                self.tree.clear(id, flag::RELIST);
+                self.dirty.mark_at(&mut self.tree, id, flag::RELIST, at);
+                return;
+            }
+            self.guard.parked.again.insert(self.tree.reference(id));
+        }
+        self.relist(id);
     }
 
     /// It is to be looked at: the source has nothing at such a name.
@@ -121,9 +189,14 @@ impl Planner {
         Name::new(self.tree.name(id)).is_ok_and(Name::is_parked)
     }
 
+    /// Whether the node is parked, as a manifest told.
+    pub(super) fn is_told_parked(&self, id: NodeId) -> bool {
+        !self.guard.parked.told.is_empty() && self.guard.parked.told.contains_key(&self.tree.reference(id))
+    }
+
     /// The topmost node that is parked, of this one and those above it, as far as that is between cycles.
     pub(super) fn parked_above(&self, id: NodeId) -> Option<NodeId> {
-        if !self.guard.parked.any && self.troubles.is_empty() {
+        if self.guard.parked.told.is_empty() && self.troubles.is_empty() {
             return None;
         }
         let up = |id: &NodeId| Some(self.tree.parent(*id)).filter(|id| *id != NONE);

@@ -352,7 +352,7 @@ impl Planner {
                 continue;
             }
             if self.tree.has(id, flag::RELIST) {
-                self.relist(id);
+                self.relist_again(id, now);
             }
             if self.tree.has(id, flag::SCAN) {
                 weight += SCAN_WEIGHT;

@@ -211,7 +211,7 @@ impl Planner {
         }
         let waits = |(dir, name): &TroubleKey| {
             let id = self.tree.resolve(*dir).and_then(|dir| node_of(&self.tree, dir, name));
-            id.is_some_and(|id| self.tree.has(id, flag::UNKNOWN | flag::DELAYED) || self.is_held(self.tree.reference(id)))
+            id.is_some_and(|id| self.tree.has(id, flag::UNKNOWN | flag::DELAYED) || self.guard.keeps(&self.tree, id))
         };
         let timed = self.troubles.iter().filter(|(_, failing)| failing.next_at > 0).map(|(key, _)| key);
         let over = timed.filter(|key| !waits(key)).cloned().collect();
@@ -228,6 +228,11 @@ impl Planner {
         if self.trouble_of(id) == Some(what) {
             self.heal(id);
         }
+    }
+
+    /// When what fails at the node is tried again.
+    pub(super) fn next_try(&self, id: NodeId) -> Option<u64> {
+        self.troubles.get(&self.trouble_key(id)).and_then(Failing::next_at)
     }
 
     /// What fails at the node.

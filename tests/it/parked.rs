@@ -49,6 +49,46 @@ fn what_is_excluded_in_what_was_left_parked_stays() {
     }
 }
 
+/// So does what is excluded itself, or may be.
+#[test]
+fn what_was_left_parked_and_is_excluded_itself_stays() {
+    let place = Place::new();
+    fs::create_dir_all(place.src.join("cache")).unwrap();
+    let left = [(2, "-cache"), (5, "-b.log"), (9, "")].map(|(number, of)| place.dst.join(parked(number, of)));
+    fs::create_dir_all(&left[0]).unwrap();
+    for file in [&left[0].join("only"), &left[1], &left[2]] {
+        fs::write(file, "precious").unwrap();
+    }
+    let rules = ["--exclude", "cache/", "--exclude", "*.log"];
+    for _ in 0..2 {
+        once(As::Us, Way::Local, &place, &rules, 23);
+        assert!(left[0].join("only").exists() && left[1].exists() && left[2].exists());
+    }
+    once(As::Us, Way::Local, &place, &[&rules[..], &["--delete-excluded"]].concat(), 0);
+    assert!(left.iter().all(|path| !path.exists()));
+}
+
+/// Where nothing is deleted it goes nevertheless, wherever it is; and it is none of the entries that a limit is about.
+#[test]
+fn what_was_left_parked_is_no_entry_of_the_mirror() {
+    let place = Place::new();
+    let many = |dir: &Path, most: u32| {
+        fs::create_dir_all(dir).unwrap();
+        (0..most).for_each(|n| fs::write(dir.join(n.to_string()), "x").unwrap());
+    };
+    many(&place.src, 3);
+    many(&place.dst, 10);
+    many(&place.dst.join("old").join(parked(1, "-x")), 3);
+    many(&place.dst.join(parked(5, "-x")), 90);
+    once(As::Us, Way::Local, &place, &["--no-delete"], 0);
+    assert_eq!(fs::read_dir(&place.dst).unwrap().count(), 11);
+    assert_eq!(fs::read_dir(place.dst.join("old")).unwrap().count(), 0);
+    many(&place.dst.join(parked(5, "-x")), 90);
+    let said = once(As::Us, Way::Local, &place, &["--max-delete", "50%"], 25);
+    assert!(said.contains("deletions are held"), "{said}");
+    assert!((0..10).all(|n| place.dst.join(n.to_string()).exists()), "8 of 11 are more than half");
+}
+
 /// What somebody put into a directory of the mirror since its last manifest, and which is excluded, outlives a swap of that directory that fails.
 #[test]
 fn what_is_excluded_in_a_swap_that_failed_stays() {

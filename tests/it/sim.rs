@@ -35,6 +35,7 @@ mod life;
 mod mounts;
 mod overflow;
 mod overtaken;
+mod parked;
 mod quiet;
 mod renamed;
 mod resume;

@@ -8,7 +8,7 @@ use crate::memtarget::Act;
 
 const WATCHERS: [Watcher; 2] = [Watcher::Fanotify, Watcher::Inotify];
 
-fn setting(watcher: Watcher, seed: u64, max_delete: Option<MaxDelete>) -> (Sim, u64) {
+pub(super) fn setting(watcher: Watcher, seed: u64, max_delete: Option<MaxDelete>) -> (Sim, u64) {
     let mut sim = Sim::new(seed, watcher);
     *sim.calm.lock().unwrap() = true;
     sim.filter = Arc::default();
