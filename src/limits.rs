@@ -517,5 +517,8 @@ pub const TIMEOUT_SECONDS_MAX: u32 = 32_767;
 /// sender remember each temporary file. 100 MiB of nodes.
 pub const NAMES_WAITING_MAX: usize = 1024 * 1024;
 
+/// Numbers of what a sender parked that it knows to be its own, with cycles that fail again and again; some 1 MiB.
+pub const PARKS_MAX: usize = 65_536;
+
 /// Names of its own that a receiver could not remove and tries again with each cycle; each holds a descriptor. More are left to the next session.
 pub const LEFTOVERS_MAX: usize = 64;

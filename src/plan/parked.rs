@@ -4,8 +4,9 @@
 //! the source is in doubt, and what an earlier session left stays until nobody misses it ([`Planner::forget_past`]). What the filter protects in it stays too, and is told: under the
 //! parked name, which no look at the source finds and no rule is about.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
+use crate::limits::PARKS_MAX;
 use crate::model::cycle::{Cycle, NodeRef};
 use crate::model::op::Op;
 use crate::model::path::{Name, NameBuf};
@@ -26,8 +27,9 @@ const NUMBERS_MAX: u64 = 1 << 62;
 pub(super) struct Parked {
     /// The topmost of what manifests told, with the entries at and below each.
     told: NodeMap<NodeRef, u64>,
-    /// Numbers that this session parks under: others are of earlier ones. Those of a cycle that was done are forgotten.
-    ours: HashSet<u64>,
+    /// Numbers that this session parks under: others are of earlier ones. Those of a cycle that was done are forgotten, and the oldest beyond [`PARKS_MAX`]: what is parked
+    /// there stays as long as what earlier sessions left.
+    ours: BTreeSet<u64>,
     /// Nobody misses what earlier sessions left.
     unmissed: bool,
     /// What stays for the time being.
@@ -62,7 +64,11 @@ impl Parked {
 impl Planner {
     /// Something is to be parked under the number.
     pub(super) fn parks(&mut self, number: u64) {
-        self.guard.parked.ours.insert(number);
+        let ours = &mut self.guard.parked.ours;
+        ours.insert(number);
+        if ours.len() > PARKS_MAX {
+            ours.pop_first();
+        }
     }
 
     /// A manifest tells of something that is parked, which is not in something else that is. This session parks nothing under its number.
