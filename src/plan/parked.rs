@@ -2,7 +2,7 @@
 //!
 //! A manifest tells it like anything else that the source does not have, and it is deleted in the same way. But it may be the only copy of what the source misses: it stays while
 //! the source is in doubt, and what an earlier session left stays until nobody misses it ([`Planner::forget_past`]). What the filter protects in it stays too, and is told: under the
-//! parked name, which no look at the source finds and no rule is about.
+//! parked name, which no look at the source finds. Rules are asked by the name that it had.
 
 use std::collections::BTreeSet;
 

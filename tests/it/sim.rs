@@ -26,6 +26,7 @@ use crate::{place, rng::Rng};
 mod again;
 mod anew;
 mod backoff;
+mod came;
 mod distrust;
 mod flush;
 mod guard;

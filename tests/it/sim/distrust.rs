@@ -9,14 +9,12 @@ use ringsync::limits::NAMES_WAITING_MAX;
 use ringsync::model::event::Hint;
 use ringsync::model::probe::Ask;
 
-mod came;
-
 /// No seed of either watcher leaves a difference, and the case comes up at all.
-fn each(what: &str, play: impl Fn(u64, Watcher) -> Option<Vec<String>>) {
+pub(super) fn each(what: &str, play: impl Fn(u64, Watcher) -> Option<Vec<String>>) {
     each_of(20, what, play);
 }
 
-fn each_of(seeds: u64, what: &str, play: impl Fn(u64, Watcher) -> Option<Vec<String>>) {
+pub(super) fn each_of(seeds: u64, what: &str, play: impl Fn(u64, Watcher) -> Option<Vec<String>>) {
     let mut played = 0;
     for (seed, watcher) in (0..seeds).flat_map(|seed| [(seed, Watcher::Fanotify), (seed, Watcher::Inotify)]) {
         if let Some(differences) = play(seed, watcher) {
@@ -28,7 +26,7 @@ fn each_of(seeds: u64, what: &str, play: impl Fn(u64, Watcher) -> Option<Vec<Str
 }
 
 /// A mirror at rest long after the last change; the root and `d` as well.
-fn settled(seed: u64, watcher: Watcher) -> (Sim, u64, u64) {
+pub(super) fn settled(seed: u64, watcher: Watcher) -> (Sim, u64, u64) {
     let mut sim = mirrored(seed, watcher);
     sim.source.in_order = true;
     let root = sim.source.dirs()[0];
@@ -93,7 +91,7 @@ fn lose(sim: &mut Sim) -> Vec<String> {
 }
 
 /// The removal of `d/y` is acknowledged, and said to have failed, so that the manifest of `d` is asked for.
-fn deny_removal(sim: &mut Sim, d: u64) {
+pub(super) fn deny_removal(sim: &mut Sim, d: u64) {
     sim.source.remove(d, b"y");
     while sim.acks.is_empty() {
         sim.step();
@@ -188,7 +186,7 @@ fn a_twin_that_could_not_be_written_is_sent_after_a_manifest() {
     }
 }
 
-fn step_unacknowledged(sim: &mut Sim) {
+pub(super) fn step_unacknowledged(sim: &mut Sim) {
     let held = std::mem::take(&mut sim.acks);
     sim.step();
     let new = std::mem::replace(&mut sim.acks, held);
@@ -252,7 +250,7 @@ fn a_change_that_is_heard_during_a_manifest_is_sent() {
 }
 
 /// The session begins anew, with a manifest of all. What was on its way is lost.
-fn begin_anew(sim: &mut Sim) {
+pub(super) fn begin_anew(sim: &mut Sim) {
     let mut actions = Vec::new();
     sim.planner.connected(ABILITIES, sim.source.now_ns, &mut actions);
     sim.act(actions);

@@ -1,5 +1,8 @@
 //! A directory that comes with what is in it, of which no event tells.
 
+use ringsync::model::probe::Ask;
+
+use super::distrust::{begin_anew, deny_removal, each, each_of, settled, step_unacknowledged};
 use super::*;
 
 /// Another directory comes from out of sight to where `d/e` was, with a file `f` of equal length and time: nothing is told of that.
