@@ -116,12 +116,21 @@ impl MemTarget {
 
     /// Everything in the mirror by path; the root has the empty path. Reserved names are left out.
     pub fn snapshot(&self) -> BTreeMap<Vec<u8>, Seen> {
+        self.tree(|name| !name.starts_with(STAGING_NAME))
+    }
+
+    /// What is there, with what is parked.
+    pub fn snapshot_with_parked(&self) -> BTreeMap<Vec<u8>, Seen> {
+        self.tree(is_told)
+    }
+
+    fn tree(&self, is_shown: impl Fn(&[u8]) -> bool) -> BTreeMap<Vec<u8>, Seen> {
         let mut all = BTreeMap::new();
         let mut todo = vec![(Vec::new(), ROOT)];
         while let Some((path, ino)) = todo.pop() {
             let node = &self.nodes[&ino];
             if let Body::Dir(entries) = &node.body {
-                for (name, child) in entries.iter().filter(|(n, _)| !n.starts_with(STAGING_NAME)) {
+                for (name, child) in entries.iter().filter(|(name, _)| is_shown(name)) {
                     let mut below = path.clone();
                     if !below.is_empty() {
                         below.push(b'/');
@@ -385,14 +394,19 @@ impl MemTarget {
         }
         match (&self.nodes[&ino].body, want_dir) {
             (Body::Dir(_), false) => return Err(libc::EISDIR),
-            // Reserved names alone are in nobody's way.
-            (Body::Dir(entries), true) if entries.keys().any(|name| !name.starts_with(STAGING_NAME)) => return Err(libc::ENOTEMPTY),
+            // Reserved names alone are in nobody's way, but for what is parked.
+            (Body::Dir(entries), true) if entries.keys().any(|name| is_told(name)) => return Err(libc::ENOTEMPTY),
             (Body::Dir(_), true) | (_, false) => {}
             (_, true) => return Err(libc::ENOTDIR),
         }
         self.detach(dir, at.name.as_bytes());
         Ok(())
     }
+}
+
+/// Whether a manifest tells of it: what is parked, and what is not reserved.
+fn is_told(name: &[u8]) -> bool {
+    !name.starts_with(STAGING_NAME) || Name::new(name).is_ok_and(Name::is_parked)
 }
 
 fn allowed(at: &Spot) -> Result<(), Errno> {
@@ -541,7 +555,6 @@ impl Target for MemTarget {
                 continue;
             }
             each(Listed::Dir { dir: path.clone(), meta: self.nodes[&ino].meta });
-            let is_told = |name: &[u8]| !name.starts_with(STAGING_NAME) || Name::new(name).is_ok_and(Name::is_parked);
             for (name, child) in self.entries(ino).iter().filter(|(name, _)| is_told(name)) {
                 let node = &self.nodes[child];
                 let name = Name::new(name).unwrap();

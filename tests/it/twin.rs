@@ -14,7 +14,7 @@ use ringsync::delta::{Digester, Shape, Step};
 use ringsync::model::attrs::Attrs;
 use ringsync::model::meta::{Extent, Kind, Meta, Time};
 use ringsync::model::op::{Op, Spot};
-use ringsync::model::path::{Name, NameBuf, RelPath};
+use ringsync::model::path::{Name, NameBuf, RelPath, STAGING_NAME};
 
 use crate::compare::attrs;
 use crate::fixture::{Mirror, file_meta, meta, mkdir, rel, skipped_without_root, spot, unlink};
@@ -134,7 +134,8 @@ fn read(root: &Path) -> BTreeMap<Vec<u8>, Seen> {
         };
         if kind == Kind::Dir {
             let entries = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap());
-            todo.extend(entries.filter(|e| !e.file_name().as_bytes().starts_with(b".ringsync-staging")).map(|e| e.path()));
+            let is_told = |name: &[u8]| !name.starts_with(STAGING_NAME) || Name::new(name).unwrap().is_parked();
+            todo.extend(entries.filter(|e| is_told(e.file_name().as_bytes())).map(|e| e.path()));
         }
         let meta = Meta {
             kind,
@@ -154,11 +155,11 @@ fn read(root: &Path) -> BTreeMap<Vec<u8>, Seen> {
 }
 
 fn compare(mem: &MemTarget, root: &Path, started: i64, context: &str) {
-    let mut twin = mem.snapshot();
+    let mut twin = mem.snapshot_with_parked();
     let mut real = read(root);
     assert_eq!(twin.keys().collect::<Vec<_>>(), real.keys().collect::<Vec<_>>(), "names after {context}");
     for tree in [&mut twin, &mut real] {
-        // Groups whose other names are parked have a number but no partner: number by the first path that is seen.
+        // Numbered by the first path that is seen.
         let mut first: BTreeMap<u64, u64> = BTreeMap::new();
         for seen in tree.values_mut().filter(|seen| seen.link_group != 0) {
             let next = first.len() as u64 + 1;
