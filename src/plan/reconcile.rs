@@ -381,7 +381,7 @@ impl<'a> Pass<'a> {
             })
             .partition(|n| self.is_within_reach(*n, volume));
         if !elsewhere.is_empty() {
-            self.copies(set, &elsewhere);
+            self.copies(ident, set, &elsewhere);
         }
         let busy = |n: &NodeId| self.tree.has(*n, flag::BUSY);
         if outside.iter().any(busy) {
@@ -435,13 +435,17 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// The object's names on other filesystems of the mirror are copies, which do not change with it: they are looked at when it does.
-    fn copies(&mut self, set: &[usize], elsewhere: &[NodeId]) {
+    /// The object's names on other filesystems of the mirror are copies, which do not change with it: they are looked at when it does. A name of which nobody knew that it is
+    /// the object's may be found equal, because the mirror had it before, after a change that was told of this name only: copies that are otherwise were looked at too early.
+    fn copies(&mut self, ident: &Ident, set: &[usize], elsewhere: &[NodeId]) {
         let same = |at: &usize| matches!(self.wants[*at], Want::Stay(Difference::None) | Want::Move(_, Difference::None));
-        if !set.iter().all(same) {
-            let wrote = self.wrote(set);
-            self.later.extend(elsewhere.iter().map(|n| (*n, wrote)));
-        }
+        let is_known = |at: &usize| self.mirrored(*at).is_some_and(|node| self.tree.ident(node) == Some(*ident));
+        let changed = !set.iter().all(same);
+        let stranger = set.iter().copied().find(|at| !is_known(at));
+        let is_behind = |node: &NodeId| stranger.is_some_and(|at| self.difference(*node, &self.round.slots[at]) != Difference::None);
+        let stale: Vec<NodeId> = elsewhere.iter().copied().filter(|node| changed || is_behind(node)).collect();
+        let wrote = self.wrote(set);
+        self.later.extend(stale.into_iter().map(|node| (node, wrote)));
     }
 
     /// What to mark the object's other names with: whether it was written through one of these.
