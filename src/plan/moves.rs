@@ -93,7 +93,12 @@ impl Emit<'_> {
             }
             // The object's identity is the new name's from here on; what is at the old name is not compared, but replaced or deleted.
             self.tree().clear_ident(source);
-            self.tree().doubt(source);
+            if self.planner.tree.kind(source) == Some(Kind::Dir) {
+                // What is in it is known: no manifest is going to tell that. It may have to stay, and is another directory then.
+                self.tree().set(source, flag::CAME);
+            } else {
+                self.tree().doubt(source);
+            }
             if self.planner.tree.name_buf(source).is_some_and(|name| name.as_name().is_parked()) {
                 self.discard(source);
             }
@@ -144,6 +149,11 @@ impl Emit<'_> {
         }
         if kind == Kind::Dir {
             if !self.planner.options.delete || self.holds_kept(occupant) {
+                if for_directory && !self.planner.tree.has(occupant, flag::UNKNOWN) {
+                    // It need not go: the next look, which finds nothing to be moved here any more, makes it the directory that the source has.
+                    self.defer(at);
+                    return false;
+                }
                 self.planner.trouble(occupant, "replace the directory, which holds what is not to be deleted", libc::ENOTEMPTY, self.now);
                 return false;
             }

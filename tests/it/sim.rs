@@ -42,6 +42,7 @@ mod renamed;
 mod resume;
 mod scrub;
 mod setting;
+mod stay;
 mod twins;
 
 /// A cycle whose files are being read.
