@@ -341,11 +341,8 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Fourth pass: names of one object in the source become names of one object in the mirror; of one in each of its filesystems.
+    /// Fourth pass: names of one object in the source become names of one object in the mirror, of one in each of its filesystems, or copies where links are not carried.
     fn links(&mut self) {
-        if !self.options.hard_links {
-            return;
-        }
         // A name that was looked at before the object got its second one is part of the set as well.
         let several = |at: &usize| self.present(*at).filter(|(_, stat)| stat.nlink > 1 && stat.meta.kind != Kind::Dir);
         let linked: HashSet<Ident> = (0..self.wants.len()).filter_map(|at| several(&at)).map(|(_, stat)| stat.ident).collect();
@@ -379,9 +376,12 @@ impl<'a> Pass<'a> {
             .filter(|n| {
                 self.slot_of(*n).is_none() && self.tree.kind(*n).is_some_and(|k| k != Kind::Dir) && !self.guard.keeps(self.tree, *n)
             })
-            .partition(|n| self.is_within_reach(*n, volume));
+            .partition(|n| self.options.hard_links && self.is_within_reach(*n, volume));
         if !elsewhere.is_empty() {
             self.copies(ident, set, &elsewhere);
+        }
+        if !self.options.hard_links {
+            return;
         }
         let busy = |n: &NodeId| self.tree.has(*n, flag::BUSY);
         if outside.iter().any(busy) {
@@ -435,8 +435,9 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// The object's names on other filesystems of the mirror are copies, which do not change with it: they are looked at when it does. A name of which nobody knew that it is
-    /// the object's may be found equal, because the mirror had it before, after a change that was told of this name only: copies that are otherwise were looked at too early.
+    /// The object's names on other filesystems of the mirror, or all where links are not carried, are copies, which do not change with it: they are looked at when it
+    /// does. A name of which nobody knew that it is the object's may be found equal, because the mirror had it before, after a change that was told of this name only:
+    /// copies that are otherwise were looked at too early.
     fn copies(&mut self, ident: &Ident, set: &[usize], elsewhere: &[NodeId]) {
         let same = |at: &usize| matches!(self.wants[*at], Want::Stay(Difference::None) | Want::Move(_, Difference::None));
         let is_known = |at: &usize| self.mirrored(*at).is_some_and(|node| self.tree.ident(node) == Some(*ident));

@@ -20,7 +20,7 @@ impl Sim {
     /// Another run over an equal mirror, as far as length and time tell; what it sends that it should not.
     pub(super) fn reconnect(&mut self) -> Option<String> {
         let before = self.cycles;
-        self.planner = Planner::new(Options::mirror(), self.filter.clone(), 1);
+        self.planner = Planner::new(Options { hard_links: self.links, ..Options::mirror() }, self.filter.clone(), 1);
         self.connect();
         if !self.rest() {
             return Some("does not come to rest after a reconnect".into());

@@ -33,15 +33,15 @@ pub fn is_excluded(filter: &Filter, path: &[u8], is_dir: bool) -> bool {
     !path.is_empty() && above.chain([(path, is_dir)]).any(|(path, is_dir)| filter.decide(path, is_dir) == Decision::Excluded)
 }
 
-/// What the mirror has to hold of the source: hard links are counted where they are not excluded.
-pub fn expected(source: Snapshot, filter: &Filter) -> Snapshot {
+/// What the mirror has to hold of the source: hard links are counted where they are not excluded, and nowhere without `links`.
+pub fn expected(source: Snapshot, filter: &Filter, links: bool) -> Snapshot {
     let mut kept: Snapshot = source.into_iter().filter(|(path, (meta, ..))| !is_excluded(filter, path, meta.kind == Kind::Dir)).collect();
     let mut names: HashMap<u64, u32> = HashMap::new();
     for (_, _, group) in kept.values() {
         *names.entry(*group).or_default() += 1;
     }
     for (_, _, group) in kept.values_mut() {
-        *group = if names[group] > 1 { *group } else { 0 };
+        *group = if links && names[group] > 1 { *group } else { 0 };
     }
     kept
 }
