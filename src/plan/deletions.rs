@@ -95,6 +95,7 @@ impl Emit<'_> {
                 self.tree().remove(id);
             }
         }
+        self.planner.parked_shrank(top);
         if self.above_borders.contains(&top) || self.planner.tree.is_border(top) {
             self.planner.wait_for_unmount(top, self.now);
         } else if self.planner.tree.is_live(top) && self.planner.is_parked(top) {

@@ -94,12 +94,13 @@ impl Planner {
 
     /// Starts the fill that covers all wanted ones.
     pub(super) fn start_fill(&mut self, now: u64, actions: &mut Vec<Action>) {
-        let is_again = self.guard.parked.is_again(&self.wanted_lists);
+        self.wanted_lists.retain(|node| self.tree.resolve(*node).is_some());
+        let (next, is_again) = self.guard.parked.take_wanted(&mut self.wanted_lists);
         if !is_again {
             self.count_fill(now);
         }
         let mut top = None;
-        for wanted in std::mem::take(&mut self.wanted_lists) {
+        for wanted in next {
             let Some(id) = self.tree.resolve(wanted) else { continue };
             top = Some(match top {
                 None => id,
@@ -112,6 +113,8 @@ impl Planner {
             Ok(path) if !self.is_linked_outside(top) => (top, path),
             _ => (ROOT, RelPath::root()),
         };
+        let tree = &self.tree;
+        self.wanted_lists.retain(|node| tree.resolve(*node).is_some_and(|id| !tree.is_within(id, top)));
         let missed = self.take_unlisted(top);
         self.forget_unmounted(top, now);
         self.keep_doubts(top, false);

@@ -180,11 +180,12 @@ impl Planner {
         let Some(cause) = self.guard.cause else { return };
         let Self { guard, tree, .. } = self;
         guard.held.retain(|node, _| tree.resolve(*node).is_some());
+        let guard = &self.guard;
         let ended = match cause {
             HoldCause::Emptied => guard.held.is_empty(),
             // What cannot be looked at may be what is missing.
             HoldCause::Unmounted => guard.held.is_empty() && !self.is_source_in_trouble(),
-            HoldCause::MaxDelete => guard.held.is_empty() || !self.is_beyond(self.guard.count()),
+            HoldCause::MaxDelete => guard.held.is_empty() || !self.is_beyond(self.count_anew()),
         };
         if ended {
             self.release();
@@ -245,6 +246,8 @@ impl Planner {
         if count == 0 {
             return;
         }
+        let is_anew = |(_, id, _): &&(usize, NodeId, u64)| !self.was_passed(self.tree.reference(*id));
+        let count_anew = doomed.tops.iter().filter(is_anew).map(|(.., entries)| entries).sum();
         let entries = self.mirrored();
         self.guard.slide(now, entries);
         let cause = if self.guard.cause.is_some() {
@@ -252,14 +255,10 @@ impl Planner {
         } else if !self.options.allow_empty && count >= EMPTIED_ENTRIES_MIN && count > self.guard.passed() && self.is_emptied(round) {
             Some(HoldCause::Emptied)
         } else {
-            self.is_beyond(count).then_some(HoldCause::MaxDelete)
+            self.is_beyond(count_anew).then_some(HoldCause::MaxDelete)
         };
         match cause {
-            None => {
-                let tops = doomed.tops.iter().filter(|(_, id, _)| !self.was_passed(self.tree.reference(*id)));
-                let count = tops.map(|(.., entries)| entries).sum();
-                self.guard.pass(count, entries, now);
-            }
+            None => self.guard.pass(count_anew, entries, now),
             Some(cause) => {
                 let is_news = self.guard.cause.is_none() || (cause == HoldCause::Unmounted && self.guard.held.is_empty());
                 self.guard.doubt(cause, now);
@@ -289,6 +288,11 @@ impl Planner {
     /// Whether the node's deletion was made, and failed: another try is no further deletion.
     fn was_passed(&self, node: NodeRef) -> bool {
         !self.troubles.is_empty() && self.tree.resolve(node).is_some_and(|id| self.fails_to_go(id))
+    }
+
+    /// Entries that are held, but for those whose deletion was made before, and failed.
+    fn count_anew(&self) -> u64 {
+        self.guard.held.iter().filter(|(node, _)| !self.was_passed(**node)).map(|(_, entries)| entries).sum()
     }
 
     /// Holds what is doomed: none of it is wanted to go any more.

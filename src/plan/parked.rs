@@ -43,10 +43,20 @@ impl Parked {
         !self.unmissed && name.park_number().is_none_or(|number| !self.ours.contains(&number))
     }
 
-    /// Whether a manifest of these is one of what stays, and comes from time to time: it is none of those that follow one another.
-    pub(super) fn is_again(&mut self, wanted: &NodeSet<NodeRef>) -> bool {
-        let again = std::mem::take(&mut self.again);
-        wanted.iter().all(|node| again.contains(node))
+    /// Takes out of `wanted` what the next manifest is to cover, and whether that is one of what stays, and comes from time to time: it is none of those that follow one another. Of
+    /// these one comes after the other, since a manifest around two of them would be of all that is between, and forget when they are tried again.
+    pub(super) fn take_wanted(&mut self, wanted: &mut NodeSet<NodeRef>) -> (Vec<NodeRef>, bool) {
+        self.again.retain(|node| wanted.contains(node));
+        let mut next: Vec<NodeRef> = wanted.iter().filter(|node| !self.again.contains(node)).copied().collect();
+        let is_again = next.is_empty();
+        if is_again {
+            next.extend(wanted.iter().next());
+        }
+        for node in &next {
+            wanted.remove(node);
+            self.again.remove(node);
+        }
+        (next, is_again)
     }
 
     /// The cycle is done, and nothing of it is parked any more.
@@ -95,6 +105,16 @@ impl Planner {
         let is_parked = |name: &[u8]| Name::new(name).is_ok_and(Name::is_parked);
         let gone = troubles.keys().filter(|(dir, name)| is_parked(name) && !is_there(*dir, name)).cloned().collect();
         self.heal_all(gone);
+    }
+
+    /// Of what is at the node all was deleted that is not to stay. Else what remains would hide others from [`Planner::mirrored`].
+    pub(super) fn parked_shrank(&mut self, id: NodeId) {
+        if !self.guard.parked.told.is_empty()
+            && self.tree.is_live(id)
+            && let Some(entries) = self.guard.parked.told.get_mut(&self.tree.reference(id))
+        {
+            *entries = self.tree.subtree_bottom_up(id).len() as u64;
+        }
     }
 
     /// Entries of the mirror, but for what is parked.
