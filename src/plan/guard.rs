@@ -118,12 +118,16 @@ impl Planner {
     /// Lets all deletions go that are held now, and begins to count anew; if there are none, what is missing with a mount. Returns how many entries that are.
     pub fn approve(&mut self) -> u64 {
         let count = if self.guard.held.is_empty() { self.approve_unmounted() } else { self.guard.count() };
+        let cause = self.guard.cause.take();
         for node in self.let_go() {
             self.guard.allowed.insert(node);
         }
-        if self.guard.cause.take().is_some() {
+        if cause.is_some() {
             self.guard.passed.clear();
             self.guard.base = self.mirrored();
+        }
+        if cause == Some(HoldCause::Emptied) {
+            self.guard.parked.approve_emptied();
         }
         self.guard.made_anew = false;
         count
@@ -182,7 +186,8 @@ impl Planner {
         guard.held.retain(|node, _| tree.resolve(*node).is_some());
         let guard = &self.guard;
         let ended = match cause {
-            HoldCause::Emptied => guard.held.is_empty(),
+            // What was parked does not come back under that name.
+            HoldCause::Emptied => guard.held.keys().all(|node| self.is_parked(node.id)) && (guard.held.is_empty() || !self.has_nothing()),
             // What cannot be looked at may be what is missing.
             HoldCause::Unmounted => guard.held.is_empty() && !self.is_source_in_trouble(),
             HoldCause::MaxDelete => guard.held.is_empty() || !self.is_beyond(self.count_anew()),
@@ -252,7 +257,11 @@ impl Planner {
         self.guard.slide(now, entries);
         let cause = if self.guard.cause.is_some() {
             self.guard.cause
-        } else if !self.options.allow_empty && count >= EMPTIED_ENTRIES_MIN && count > self.guard.passed() && self.is_emptied(round) {
+        } else if !self.options.allow_empty
+            && count + self.entries_missed() >= EMPTIED_ENTRIES_MIN
+            && count > self.guard.passed()
+            && self.is_emptied(round)
+        {
             Some(HoldCause::Emptied)
         } else {
             self.is_beyond(count_anew).then_some(HoldCause::MaxDelete)
@@ -377,9 +386,10 @@ impl Planner {
     }
 
     fn release(&mut self) {
+        let cause = self.guard.cause.take();
         self.let_go();
         self.guard.made_anew = false;
-        if let Some(cause) = self.guard.cause.take() {
+        if let Some(cause) = cause {
             self.guard.news.push(GuardNews::Released(cause));
         }
     }
@@ -474,6 +484,14 @@ impl Guard {
         if matches!(self.cause, None | Some(HoldCause::MaxDelete)) {
             self.cause = Some(cause);
         }
+    }
+
+    /// Holds what is parked, since the source has nothing.
+    pub(super) fn hold_parked(&mut self, missed: &[(NodeRef, u64)], now: u64) {
+        self.doubt(HoldCause::Emptied, now);
+        self.held.extend(missed.iter().copied());
+        let count = self.count();
+        self.news.push(GuardNews::Held(HoldCause::Emptied, count));
     }
 
     pub(super) fn cause(&self) -> Option<HoldCause> {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::limits::PARKS_MAX;
+use crate::limits::{EMPTIED_ENTRIES_MIN, PARKS_MAX};
 use crate::model::cycle::{Cycle, NodeRef};
 use crate::model::op::Op;
 use crate::model::path::{Name, NameBuf};
@@ -15,7 +15,7 @@ use crate::plan::guard::HoldCause;
 use crate::plan::planner::Planner;
 use crate::plan::reconcile::Want;
 use crate::plan::round::{Asked, Round};
-use crate::plan::tree::{NONE, NodeId, flag};
+use crate::plan::tree::{NONE, NodeId, ROOT, flag};
 use crate::plan::undeleted::DELETE_REPLACED;
 use crate::plan::{NodeMap, NodeSet};
 
@@ -32,6 +32,8 @@ pub(super) struct Parked {
     ours: BTreeSet<u64>,
     /// Nobody misses what earlier sessions left.
     unmissed: bool,
+    /// It was approved that the source has nothing.
+    emptied: bool,
     /// What stays for the time being.
     pub(super) kept: NodeSet<NodeRef>,
     /// What is listed again since its time has come.
@@ -39,6 +41,11 @@ pub(super) struct Parked {
 }
 
 impl Parked {
+    /// An operator says that a source without anything is what it shall be.
+    pub(super) fn approve_emptied(&mut self) {
+        self.emptied = true;
+    }
+
     fn is_missed(&self, name: Name<'_>) -> bool {
         !self.unmissed && name.park_number().is_none_or(|number| !self.ours.contains(&number))
     }
@@ -144,10 +151,39 @@ impl Planner {
         }
     }
 
-    /// The mirror has all that it shall have, and nothing of the source is in doubt: what earlier sessions left parked is missed by nobody.
-    pub fn forget_past(&mut self) {
+    /// What earlier sessions left, and may be missed yet, with its entries.
+    fn missed(&self) -> impl Iterator<Item = (NodeRef, u64)> {
+        let parked = &self.guard.parked;
+        // What is excluded itself stays anyway.
+        let is_missed = |node: NodeRef| {
+            !self.tree.has(node.id, flag::PROTECTED) && Name::new(self.tree.name(node.id)).is_ok_and(|name| parked.is_missed(name))
+        };
+        let told = parked.told.iter().filter(|_| !parked.unmissed).map(|(node, entries)| (*node, *entries));
+        told.filter(move |(node, _)| self.tree.resolve(*node).is_some_and(|_| is_missed(*node)))
+    }
+
+    /// Entries of what earlier sessions left, and may be missed yet.
+    pub(super) fn entries_missed(&self) -> u64 {
+        self.missed().map(|(_, entries)| entries).sum()
+    }
+
+    /// Whether the mirror has all that it shall have, and nothing of the source is in doubt: then what earlier sessions left parked is missed by nobody. Where the source has nothing, its
+    /// deletion is held like that of anything else.
+    pub fn forget_past(&mut self, now: u64) -> bool {
+        let judges = !self.is_dry() && !self.options.allow_empty;
+        if judges && !self.guard.parked.emptied && self.entries_missed() >= EMPTIED_ENTRIES_MIN && self.has_nothing() {
+            let missed: Vec<(NodeRef, u64)> = self.missed().collect();
+            self.guard.hold_parked(&missed, now);
+            return false;
+        }
         self.guard.parked.unmissed = true;
         self.let_parked_go();
+        true
+    }
+
+    /// Whether the source is known to have nothing.
+    pub(super) fn has_nothing(&self) -> bool {
+        !self.tree.children(ROOT).any(|id| self.tree.ident(id).is_some())
     }
 
     /// What is kept for no reason any more is looked at again.

@@ -77,8 +77,12 @@ impl Session<'_> {
         if self.catch_up.forgot || !self.synced || self.planner.hold().is_some() || self.planner.failing() > 0 {
             return Ok(());
         }
+        let now = self.now();
+        if !self.planner.forget_past(now) {
+            self.tell_guard();
+            return Ok(());
+        }
         self.catch_up.forgot = true;
-        self.planner.forget_past();
         self.payload.stage_drop(0);
         // A run that ends waits for the answer: what comes before is done by then.
         self.payload.ping();

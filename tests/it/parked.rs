@@ -7,7 +7,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::control::{live, mirror, socket, until_status};
+use crate::control::{ask, live, mirror, socket, until_status};
 use crate::mounts::{Fs, Mounted, privately};
 use crate::place::{Place, deadline, skipped, until};
 use crate::program::{As, Way, once};
@@ -54,6 +54,7 @@ fn what_is_excluded_in_what_was_left_parked_stays() {
 fn what_was_left_parked_and_is_excluded_itself_stays() {
     let place = Place::new();
     fs::create_dir_all(place.src.join("cache")).unwrap();
+    fs::write(place.src.join("f"), "f").unwrap();
     let left = [(2, "-cache"), (5, "-b.log"), (9, "")].map(|(number, of)| place.dst.join(parked(number, of)));
     fs::create_dir_all(&left[0]).unwrap();
     for file in [&left[0].join("only"), &left[1], &left[2]] {
@@ -87,6 +88,51 @@ fn what_was_left_parked_is_no_entry_of_the_mirror() {
     let said = once(As::Us, Way::Local, &place, &["--max-delete", "50%"], 25);
     assert!(said.contains("deletions are held"), "{said}");
     assert!((0..10).all(|n| place.dst.join(n.to_string()).exists()), "8 of 11 are more than half");
+}
+
+/// It may be the only copy: where the source has nothing, it is held as anything else would be, and goes when that is over or approved.
+#[test]
+fn what_was_left_parked_is_held_for_an_empty_source() {
+    for (way, extra) in [(Way::Local, &[][..]), (Way::Tcp, &[]), (Way::Local, &["--no-delete"])] {
+        for approves in [false, true] {
+            let place = Place::new();
+            let left = place.dst.join(parked(7, "-a"));
+            fs::create_dir(&left).unwrap();
+            (0..90).for_each(|n| fs::write(left.join(n.to_string()), "precious").unwrap());
+            for _ in 0..2 {
+                let said = once(As::Us, way, &place, extra, 25);
+                assert!(said.contains("deletions are held") && said.contains("held=91"), "{said}");
+            }
+            let mirror = mirror(way, &place, extra);
+            let socket = socket(&place);
+            until_status(&socket, "held", |status| status["receivers"][0]["held"]["count"] == 91);
+            assert_eq!(fs::read_dir(&left).unwrap().count(), 90);
+            if approves {
+                let (code, said) = ask(&socket, "approve", &[]);
+                assert_eq!(code, 0, "{said}");
+            } else {
+                fs::write(place.src.join("f"), "f").unwrap();
+            }
+            assert!(until(deadline(), || !left.exists()), "{way:?} {extra:?}: it stays");
+            live(&socket);
+            mirror.terminate();
+        }
+    }
+}
+
+/// With another entry, which alone is none that a root emptied at once is held for.
+#[test]
+fn what_was_left_parked_is_part_of_what_a_source_lost() {
+    let place = Place::new();
+    let left = place.dst.join(parked(7, "-a"));
+    fs::create_dir(&left).unwrap();
+    for file in [left.join("f"), place.dst.join("b")] {
+        fs::write(file, "precious").unwrap();
+    }
+    once(As::Us, Way::Local, &place, &[], 25);
+    assert!(left.join("f").exists() && place.dst.join("b").exists());
+    once(As::Us, Way::Local, &place, &["--allow-empty"], 0);
+    assert_eq!(fs::read_dir(&place.dst).unwrap().count(), 0);
 }
 
 /// What somebody put into a directory of the mirror since its last manifest, and which is excluded, outlives a swap of that directory that fails.
@@ -247,7 +293,9 @@ fn what_stays_is_not_held_for_a_limit() {
     until_status(&socket, "telling of it", |status| failures(status).len() == 1);
     (0..3).for_each(|n| fs::remove_file(place.src.join("d").join(n.to_string())).unwrap());
     let is_held_too = |path: &Value| path.as_str().is_some_and(|path| path.starts_with(".ringsync-staging-p7"));
-    until_status(&socket, "holding", |status| status["receivers"][0]["held"]["paths"].as_array().is_some_and(|paths| paths.iter().any(is_held_too)));
+    until_status(&socket, "holding", |status| {
+        status["receivers"][0]["held"]["paths"].as_array().is_some_and(|paths| paths.iter().any(is_held_too))
+    });
     (0..3).for_each(write);
     until_status(&socket, "live", |status| status["state"] == "live");
     fs::remove_file(left.join("x/y/z/keep.log")).unwrap();

@@ -11,7 +11,8 @@ impl Sim {
     pub(super) fn forgets_past(&mut self) -> bool {
         // What waits for an unmount would keep it for good.
         if self.planner.hold().is_none() && (self.planner.failing() == 0 || self.mounts > 0) {
-            self.planner.forget_past();
+            let now = self.source.now_ns;
+            self.planner.forget_past(now);
         }
         !self.planner.is_idle()
     }
