@@ -126,7 +126,7 @@ impl Planner {
             self.guard.passed.clear();
             self.guard.base = self.mirrored();
         }
-        if cause == Some(HoldCause::Emptied) {
+        if cause == Some(HoldCause::Emptied) && count > 0 {
             self.guard.parked.approve_emptied();
         }
         self.guard.made_anew = false;
@@ -184,6 +184,11 @@ impl Planner {
         let Some(cause) = self.guard.cause else { return };
         let Self { guard, tree, .. } = self;
         guard.held.retain(|node, _| tree.resolve(*node).is_some());
+        if cause == HoldCause::Emptied && self.guard.held.is_empty() && self.misses_parked() {
+            // Held by the session before as well.
+            self.hold_missed();
+            return;
+        }
         let guard = &self.guard;
         let ended = match cause {
             // What was parked does not come back under that name.
@@ -287,8 +292,10 @@ impl Planner {
                     }
                 }
                 if is_news {
-                    let count = self.guard.count();
-                    self.guard.news.push(GuardNews::Held(cause, count));
+                    if cause == HoldCause::Emptied {
+                        self.hold_missed();
+                    }
+                    self.guard.tell_held();
                 }
             }
         }
@@ -486,12 +493,15 @@ impl Guard {
         }
     }
 
-    /// Holds what is parked, since the source has nothing.
-    pub(super) fn hold_parked(&mut self, missed: &[(NodeRef, u64)], now: u64) {
-        self.doubt(HoldCause::Emptied, now);
-        self.held.extend(missed.iter().copied());
-        let count = self.count();
-        self.news.push(GuardNews::Held(HoldCause::Emptied, count));
+    pub(super) fn hold(&mut self, nodes: &[(NodeRef, u64)]) {
+        self.held.extend(nodes.iter().copied());
+    }
+
+    pub(super) fn tell_held(&mut self) {
+        if let Some(cause) = self.cause {
+            let count = self.count();
+            self.news.push(GuardNews::Held(cause, count));
+        }
     }
 
     pub(super) fn cause(&self) -> Option<HoldCause> {

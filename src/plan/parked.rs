@@ -170,15 +170,27 @@ impl Planner {
     /// Whether the mirror has all that it shall have, and nothing of the source is in doubt: then what earlier sessions left parked is missed by nobody. Where the source has nothing, its
     /// deletion is held like that of anything else.
     pub fn forget_past(&mut self, now: u64) -> bool {
-        let judges = !self.is_dry() && !self.options.allow_empty;
-        if judges && !self.guard.parked.emptied && self.entries_missed() >= EMPTIED_ENTRIES_MIN && self.has_nothing() {
-            let missed: Vec<(NodeRef, u64)> = self.missed().collect();
-            self.guard.hold_parked(&missed, now);
+        if self.misses_parked() {
+            self.guard.doubt(HoldCause::Emptied, now);
+            self.hold_missed();
+            self.guard.tell_held();
             return false;
         }
         self.guard.parked.unmissed = true;
         self.let_parked_go();
         true
+    }
+
+    /// Whether what earlier sessions left parked is to be held, since the source has nothing.
+    pub(super) fn misses_parked(&self) -> bool {
+        let judges = !self.is_dry() && !self.options.allow_empty && !self.guard.parked.emptied;
+        judges && self.entries_missed() >= EMPTIED_ENTRIES_MIN && self.has_nothing()
+    }
+
+    /// Holds what earlier sessions left parked.
+    pub(super) fn hold_missed(&mut self) {
+        let missed: Vec<(NodeRef, u64)> = self.missed().filter(|(node, _)| !self.guard.keeps_above(&self.tree, node.id)).collect();
+        self.guard.hold(&missed);
     }
 
     /// Whether the source is known to have nothing.

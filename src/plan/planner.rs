@@ -526,7 +526,12 @@ impl Planner {
             Verdict::Wants(mut wants, later) => {
                 self.note_gone(&round);
                 for (id, why) in later {
-                    self.dirty.mark(&mut self.tree, id, flag::LOOK | why);
+                    // What failed waits for its time: two names that fail would be tried for each other without end.
+                    if self.tree.has(id, flag::DELAYED) && self.is_troubled(id) {
+                        self.tree.set(id, flag::LOOK | why);
+                    } else {
+                        self.dirty.mark(&mut self.tree, id, flag::LOOK | why);
+                    }
                     self.owe_after(id);
                 }
                 self.guard_round(&round, &mut wants, now);

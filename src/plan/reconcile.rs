@@ -441,7 +441,8 @@ impl<'a> Pass<'a> {
     fn copies(&mut self, ident: &Ident, set: &[usize], elsewhere: &[NodeId]) {
         let same = |at: &usize| matches!(self.wants[*at], Want::Stay(Difference::None) | Want::Move(_, Difference::None));
         let is_known = |at: &usize| self.mirrored(*at).is_some_and(|node| self.tree.ident(node) == Some(*ident));
-        let changed = !set.iter().all(same);
+        // Where links are not carried, events have marked those that were known: two that fail would be tried for each other without end.
+        let changed = self.options.hard_links && !set.iter().all(same);
         let stranger = set.iter().copied().find(|at| !is_known(at));
         let is_behind = |node: &NodeId| stranger.is_some_and(|at| self.difference(*node, &self.round.slots[at]) != Difference::None);
         let stale: Vec<NodeId> = elsewhere.iter().copied().filter(|node| changed || is_behind(node)).collect();

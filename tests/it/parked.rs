@@ -129,7 +129,8 @@ fn what_was_left_parked_is_part_of_what_a_source_lost() {
     for file in [left.join("f"), place.dst.join("b")] {
         fs::write(file, "precious").unwrap();
     }
-    once(As::Us, Way::Local, &place, &[], 25);
+    let said = once(As::Us, Way::Local, &place, &[], 25);
+    assert!(said.contains("held=3"), "{said}");
     assert!(left.join("f").exists() && place.dst.join("b").exists());
     once(As::Us, Way::Local, &place, &["--allow-empty"], 0);
     assert_eq!(fs::read_dir(&place.dst).unwrap().count(), 0);

@@ -2,7 +2,9 @@
 
 use super::distrust::is_on_its_way;
 use super::*;
-use crate::memtarget::Seen;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::memtarget::{Act, Seen};
 use ringsync::model::path::{Name, RelPath};
 
 /// What a snapshot of the source says, by path.
@@ -157,4 +159,44 @@ fn a_copy_that_was_looked_at_too_early_is_looked_at_again() {
         assert_eq!(sim.differences(), [""; 0], "seed {seed}, {watcher:?}");
     }
     assert!(early > 0, "both names were always looked at together");
+}
+
+/// Two copies of one object that cannot be written are each tried when their time has come, not for each other.
+#[test]
+fn two_copies_that_fail_wait_with_back_off() {
+    for (seed, watcher, links) in
+        (0..10).flat_map(|seed| [(seed, Watcher::Fanotify, true), (seed, Watcher::Inotify, true), (seed, Watcher::Inotify, false)])
+    {
+        let mut sim = copied(seed, watcher);
+        sim.links = links;
+        sim.planner = Planner::new(Options { hard_links: links, ..Options::mirror() }, sim.filter.clone(), seed);
+        let root = sim.source.dirs()[0];
+        let v = sim.source.entries(root)[&b"v"[..]];
+        let s = sim.source.create(root, b"s", Body::File(Arc::new(vec![1; 9])), Kind::File, 0o644).unwrap();
+        sim.source.link(v, b"s", s);
+        sim.connect();
+        assert!(sim.rest());
+        let puts = Arc::new(AtomicUsize::new(0));
+        let count = puts.clone();
+        sim.target.set_fault(Some(Box::new(move |act| match act {
+            Act::Put(_) => {
+                count.fetch_add(1, Ordering::Relaxed);
+                Some(libc::ENOSPC)
+            }
+            _ => None,
+        })));
+        let began = sim.source.now_ns;
+        sim.source.write(root, b"s", vec![2; 10], false);
+        while sim.source.now_ns < began + 60_000_000_000 && puts.load(Ordering::Relaxed) < 100 {
+            sim.step();
+            if sim.planner.is_idle() {
+                sim.source.now_ns = sim.source.now_ns.max(sim.planner.next_at().unwrap_or(0));
+            }
+        }
+        let puts = puts.load(Ordering::Relaxed);
+        assert!((2..=20).contains(&puts), "seed {seed}, {watcher:?}, {links}: {puts} in a minute");
+        sim.target.set_fault(None);
+        assert!(sim.rest());
+        assert_eq!(sim.differences(), [""; 0], "seed {seed}, {watcher:?}, {links}");
+    }
 }
