@@ -526,6 +526,10 @@ impl Planner {
             Verdict::Wants(mut wants, later) => {
                 self.note_gone(&round);
                 for (id, why) in later {
+                    // It waits for the same content as the name that was looked at.
+                    if !self.options.hard_links && why == 0 && self.staged.has(self.tree.reference(id)) {
+                        continue;
+                    }
                     // What failed waits for its time: two names that fail would be tried for each other without end.
                     if self.tree.has(id, flag::DELAYED) && self.is_troubled(id) {
                         self.tree.set(id, flag::LOOK | why);

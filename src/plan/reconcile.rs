@@ -441,10 +441,10 @@ impl<'a> Pass<'a> {
     fn copies(&mut self, ident: &Ident, set: &[usize], elsewhere: &[NodeId]) {
         let same = |at: &usize| matches!(self.wants[*at], Want::Stay(Difference::None) | Want::Move(_, Difference::None));
         let is_known = |at: &usize| self.mirrored(*at).is_some_and(|node| self.tree.ident(node) == Some(*ident));
-        // Where links are not carried, events have marked those that were known: two that fail would be tried for each other without end.
+        // Where links are not carried only what differs from what was seen is looked at: names that fail or wait would be looked at for each other without end.
         let changed = self.options.hard_links && !set.iter().all(same);
-        let stranger = set.iter().copied().find(|at| !is_known(at));
-        let is_behind = |node: &NodeId| stranger.is_some_and(|at| self.difference(*node, &self.round.slots[at]) != Difference::None);
+        let witness = set.iter().copied().find(|at| !self.options.hard_links || !is_known(at));
+        let is_behind = |node: &NodeId| witness.is_some_and(|at| self.difference(*node, &self.round.slots[at]) != Difference::None);
         let stale: Vec<NodeId> = elsewhere.iter().copied().filter(|node| changed || is_behind(node)).collect();
         let wrote = self.wrote(set);
         self.later.extend(stale.into_iter().map(|node| (node, wrote)));

@@ -96,6 +96,41 @@ fn two_names_that_are_not_linked_come_to_rest() {
     }
 }
 
+/// Both change, and are found in different rounds: they are not looked at for each other while they are on their way.
+#[test]
+fn two_names_that_are_not_linked_and_change_are_sent_a_few_times() {
+    for (seed, watcher) in (0..20).flat_map(|seed| [(seed, Watcher::Fanotify), (seed, Watcher::Inotify)]) {
+        let mut sim = mirrored(seed, watcher);
+        sim.links = false;
+        sim.planner = Planner::new(Options { hard_links: false, ..Options::mirror() }, sim.filter.clone(), seed);
+        let root = sim.source.dirs()[0];
+        let dirs: Vec<u64> = (0..150)
+            .map(|n| {
+                let name = format!("many{n}").into_bytes();
+                sim.source.create(root, &name, Body::Dir(BTreeMap::new()), Kind::Dir, 0o755).unwrap()
+            })
+            .collect();
+        let large = sim.source.create(dirs[0], b"x", Body::File(Arc::new(vec![b'l'; LEN])), Kind::File, 0o644).unwrap();
+        sim.source.link(dirs[149], b"y", large);
+        sim.source.now_ns += 3 * TICK_NS;
+        sim.connect();
+        assert!(sim.rest(), "seed {seed}, {watcher:?}");
+        sim.source.write(dirs[0], b"x", vec![b'm'; LEN + 1], false);
+        sim.source.now_ns += 3 * TICK_NS;
+        sim.source.read_events(&mut sim.rng, |_| ());
+        sim.asked = Some(Vec::new());
+        let now = sim.source.now_ns;
+        sim.planner.event(Event::Overflow, now);
+        sim.all_but_staging(3000, false);
+        assert!(sim.rest(), "seed {seed}, {watcher:?}: it never rests");
+        let asked = sim.asked.take().unwrap_or_default();
+        let count = |what: &str| asked.iter().filter(|action| action.starts_with(what)).count();
+        let (stages, probes) = (count("Stage("), count("Probe("));
+        assert!(stages <= 8 && probes <= 200, "seed {seed}, {watcher:?}: {stages} stages, {probes} probes");
+        assert_eq!(sim.differences(), [""; 0], "seed {seed}, {watcher:?}");
+    }
+}
+
 /// A listing finds it again while it is on its way, and no event says that it changed: that is no reason to read it twice.
 #[test]
 fn a_large_file_on_its_way_that_is_listed_again_is_sent_once() {
